@@ -1,0 +1,156 @@
+"""The result backend port: one record per task, written on conditions that hold under duplicates.
+
+A record is a few columns that conditions look at (`TaskRecord`) and an opaque text, ``data``, with everything else. A
+`Write` applies only to the state it was decided on; an adapter's whole duty is to decide that atomically.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.exceptions import TimeoutError
+
+
+@dataclasses.dataclass(slots=True)
+class TaskRecord:
+    """What is known about a task; times are epoch seconds.
+
+    ``gen`` and ``retries`` say which attempt the record speaks of; ``final`` closes that generation. ``starts`` counts
+    recorded starts without an outcome. ``not_before`` is when a retry is due. ``data`` is JSON text (result, traceback …).
+    """
+
+    id: str
+    status: str
+    gen: int = 0
+    retries: int = 0
+    final: bool = False
+    token: str = ""
+    starts: int = 0
+    revoked: bool = False
+    not_before: float | None = None
+    data: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class Write:
+    """A new state of a record and the attempt it was decided on.
+
+    It applies if there is no record, or the record is of an older generation, or it is of the same generation, not final,
+    and its ``retries`` equal ``attempt``. The record's ``revoked`` flag survives. ``token`` names the run: the same final write
+    repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go.
+    """
+
+    id: str
+    status: str
+    gen: int
+    attempt: int
+    retries: int
+    final: bool
+    token: str
+    expires_at: float
+    starts: int = 0
+    not_before: float | None = None
+    data: str = ""
+
+    def applies_to(self, record: TaskRecord | None) -> bool:
+        """Say whether this write may replace the record."""
+        if record is None or record.gen < self.gen:
+            return True
+        return record.gen == self.gen and not record.final and record.retries == self.attempt
+
+    def record(self, revoked: bool = False) -> TaskRecord:
+        """Return the record as it is once the write has been applied."""
+        return TaskRecord(
+            id=self.id, status=self.status, gen=self.gen, retries=self.retries, final=self.final, token=self.token,
+            starts=self.starts, revoked=revoked, not_before=self.not_before, data=self.data,
+        )  # fmt: skip
+
+
+class ResultBackend(ABC):
+    """Keeps the records of tasks."""
+
+    #: whether other processes see the records
+    shared: bool = True
+    #: the largest ``data`` in bytes, `None` for no limit
+    max_data: int | None = None
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        self.url = url
+        self.options = dict(options or {})
+        self.clock = clock
+
+    def describe(self) -> str:
+        """Name the backend for people, without credentials."""
+        return self.url.split("://", 1)[0]
+
+    def read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Return the records that exist, by id, as of now; one round trip per 100 where the store allows it."""
+        return self._read(list(dict.fromkeys(ids))) if ids else {}
+
+    def write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        """Apply writes; return for each `None` where it took effect, else the record that stood against it.
+
+        A write that finds itself already applied (the store repeated it) counts as having taken effect. Several writes of one
+        task in one call are applied in their order. Raises `OperationalError` where the store cannot be reached: then any of them may
+        or may not have been applied, and repeating them is safe.
+        """
+        if not writes:
+            return []
+        losers = self._write(writes)
+        return [
+            None if loser is not None and loser.token == write.token and loser.status == write.status and loser.final else loser
+            for write, loser in zip(writes, losers, strict=True)
+        ]  # fmt: skip
+
+    @abstractmethod
+    def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Read records by unique ids, strongly consistent; rows past their ``expires_at`` are absent."""
+
+    @abstractmethod
+    def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        """Apply each write where `Write.applies_to` holds, atomically per record; return the records that stood against."""
+
+    @abstractmethod
+    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
+        """Set the ``revoked`` flag, making a PENDING record of generation 0 where there is none.
+
+        The row lives at least until ``expires_at``.
+        """
+
+    @abstractmethod
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove records."""
+
+    def wait(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_interval: Callable[[], None] | None = None,
+    ) -> TaskRecord:
+        """Return the task's record once it is final; poll with growing intervals from 5 ms to ``interval`` (default 0.5 s).
+
+        Raises `dispatcher.exceptions.TimeoutError` after ``timeout`` seconds.
+        """
+        longest = 0.5 if interval is None else max(0.001, interval)
+        pause = min(0.005, longest)
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        while True:
+            record = self.read([task_id]).get(task_id)
+            if record is not None and record.final:
+                return record
+            if on_interval is not None:
+                on_interval()
+            left = None if deadline is None else deadline - self.clock.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
+            self.clock.sleep(pause if left is None else min(pause, left))
+            pause = min(pause * 1.5, longest)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections; the backend opens new ones when it is used again."""

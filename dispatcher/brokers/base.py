@@ -1,0 +1,190 @@
+"""The broker port: how bodies reach a queue, are leased to a worker, and are settled.
+
+An adapter fills the hooks whose names start with an underscore; this base owns checks and error wording. Every adapter
+is safe to use from several threads, opens its connections on first use, and opens new ones after a fork.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.exceptions import MessageTooLarge, SendError, UnsupportedOption
+
+
+class Outgoing(NamedTuple):
+    """A body on its way to a queue; ``delay`` in seconds, ``id`` the task's id (for errors and deduplication)."""
+
+    queue: str
+    body: str
+    id: str
+    delay: float = 0.0
+    priority: int | None = None
+    group_id: str | None = None
+    deduplication_id: str | None = None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Delivery:
+    """One receipt of a message: its body, the receipt that settles it, and how often it was handed out.
+
+    ``receive_count`` is a transport figure: time-outs and hand-backs raise it. ``sent_at`` is in epoch seconds.
+    """
+
+    queue: str
+    body: str | bytes
+    receipt: Any
+    receive_count: int = 1
+    message_id: str = ""
+    sent_at: float | None = None
+    group_id: str | None = None
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Settlement(NamedTuple):
+    """What becomes of a delivery.
+
+    ``ack`` removes it; ``release`` makes it visible again after ``delay`` seconds; ``dead`` moves it to the queue's dead
+    letters with ``reason`` (texts: ``reason``, ``task``, ``task_id``, ``exception``, ``retries``, ``traceback``), as ``body`` if given.
+    """
+
+    delivery: Delivery
+    action: Literal["ack", "release", "dead"]
+    delay: float = 0.0
+    reason: Mapping[str, str] | None = None
+    body: str | None = None
+
+
+class DeadLetter(NamedTuple):
+    """A message that will not be run again by itself; ``at`` is when it died, in epoch seconds."""
+
+    queue: str
+    body: str
+    reason: Mapping[str, str]
+    at: float
+    message_id: str
+
+
+class QueueCounts(NamedTuple):
+    """How many messages a queue holds; approximate on SQS."""
+
+    ready: int
+    delayed: int
+    in_flight: int
+    dead: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokerFeatures:
+    """What a transport can do; `None` means no limit."""
+
+    #: the longest delay of a message when it is sent, in seconds
+    max_delay: float | None = None
+    #: the longest delay of a release, in seconds, counted from the first receipt
+    max_release: float | None = None
+    #: the largest body, in bytes of UTF-8
+    max_body: int | None = None
+    #: whether messages of one queue can overtake others by priority
+    priorities: bool = True
+    #: whether ``group_id`` and ``deduplication_id`` mean something
+    groups: bool = False
+    #: whether other processes see the messages
+    shared: bool = True
+
+
+class Broker(ABC):
+    """A place that keeps messages until they are settled."""
+
+    features: BrokerFeatures = BrokerFeatures()
+    #: how long a delivery is leased, in seconds, before another worker may get it
+    visibility_timeout: float = 60.0
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        self.url = url
+        self.options = dict(options or {})
+        self.clock = clock
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Put messages on their queues.
+
+        Raises `MessageTooLarge` and `UnsupportedOption` before anything is sent, `SendError` naming the ids that were not
+        accepted, and `OperationalError` where the broker cannot be reached.
+        """
+        for message in messages:
+            self._check(message)
+        failures = self._send(messages)
+        if failures:
+            first = next(iter(failures.items()))
+            raise SendError(
+                f"{len(failures)} of {len(messages)} messages were not accepted by {self.describe()}; "
+                f"the first: {first[0]}: {first[1]}",
+                failures,
+            )
+
+    def _check(self, message: Outgoing) -> None:
+        limits = self.features
+        if limits.max_delay is not None and message.delay > limits.max_delay:
+            raise UnsupportedOption(
+                f"a delay of {message.delay:g} s is over the {limits.max_delay:g} s that {self.describe()} can do"
+            )
+        if message.priority is not None and not limits.priorities:
+            raise UnsupportedOption(
+                f"priority={message.priority} cannot work: {self.describe()} has no priorities; "
+                "route urgent tasks to a queue of their own instead"
+            )
+        if message.group_id is not None and not limits.groups:
+            raise UnsupportedOption(
+                f"MessageGroupId={message.group_id!r} cannot work: {self.describe()} has no message groups; SQS has"
+            )
+        # Counting bytes costs; a body is ASCII JSON, so its length is its size.
+        if limits.max_body is not None and len(message.body) > limits.max_body:
+            raise MessageTooLarge(
+                f"the message of task {message.id} has {len(message.body):,} bytes, over the {limits.max_body:,} that "
+                f"{self.describe()} takes; pass a reference to the data instead"
+            )
+
+    def describe(self) -> str:
+        """Name the broker for people, without credentials."""
+        return self.url.split("://", 1)[0]
+
+    @abstractmethod
+    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        """Send all; return the reasons of those not accepted by task id; raise `OperationalError` if out of reach."""
+
+    @abstractmethod
+    def receive(self, queues: Sequence[str], limit: int, wait: float = 0.0) -> list[Delivery]:
+        """Lease up to ``limit`` messages, in the order of ``queues``, waiting up to ``wait`` seconds for the first.
+
+        Messages whose lease ran out come again with a higher receive count.
+        """
+
+    @abstractmethod
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out what was decided; a delivery whose lease ran out meanwhile is left alone, without an error."""
+
+    @abstractmethod
+    def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
+        """Lease deliveries for this much longer, counted from now."""
+
+    @abstractmethod
+    def counts(self, queue: str) -> QueueCounts:
+        """Count a queue's messages."""
+
+    @abstractmethod
+    def purge(self, queue: str) -> int:
+        """Remove every message of a queue that is not leased; return how many."""
+
+    @abstractmethod
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """Show the newest dead letters of a queue, without removing them."""
+
+    @abstractmethod
+    def queues(self) -> list[str]:
+        """Name the queues that exist or hold messages, without their dead-letter queues."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections; the broker opens new ones when it is used again."""

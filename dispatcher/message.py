@@ -1,0 +1,245 @@
+"""The message: the immutable envelope that asks for one run of a task, and its wire form, version 1.
+
+`docs/wire-format.md` describes every field. Fields at their default are left out of the body.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from dispatcher.exceptions import DecodeError
+from dispatcher.serialization import json_decode, json_encode, unpack
+
+WIRE_VERSION: Final = 1
+#: DynamoDB keys are at most 2,048 bytes and SQS deduplication ids 128; UUIDs need 36.
+MAX_ID_LENGTH: Final = 255
+_EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class InvalidMessage(DecodeError):
+    """A body is not a message; ``task_id`` is its id where that could be read."""
+
+    def __init__(self, message: str, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+
+
+class UnsupportedMessage(InvalidMessage):
+    """A body is of a newer version or needs a feature this version lacks; a newer worker may run it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One request to run a task; times are epoch seconds, limits seconds.
+
+    ``packed`` holds the arguments while they are not inline JSON: ``{"enc": …, "data": …}``; `with_arguments` opens it.
+    """
+
+    id: str
+    task: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default=_EMPTY)
+    packed: Mapping[str, Any] | None = None
+    gen: int = 0
+    retries: int = 0
+    eta: float | None = None
+    expires: float | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    depth: int = 0
+    group: str | None = None
+    group_index: int | None = None
+    link: tuple[Mapping[str, Any], ...] = ()
+    link_error: tuple[Mapping[str, Any], ...] = ()
+    chain: tuple[Mapping[str, Any], ...] = ()
+    chord: Mapping[str, Any] | None = None
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    ignore_result: bool | None = None
+    priority: int | None = None
+    headers: Mapping[str, Any] = dataclasses.field(default=_EMPTY)
+    shadow: str | None = None
+    origin: str | None = None
+    reply_to: str | None = None
+    deduplication_id: str | None = None
+    group_id: str | None = None
+
+    @classmethod
+    def make(cls, fields: Mapping[str, Any]) -> Message:
+        """Build a message from checked fields, leaving the others at their defaults.
+
+        The hot path: only what is given is set, the rest are class attributes.
+        """
+        message = object.__new__(cls)
+        message.__dict__.update(fields)
+        return message
+
+    def replace(self, **changes: Any) -> Message:
+        """Return a copy with these fields changed."""
+        unknown = changes.keys() - _DEFAULTS.keys()
+        if unknown:
+            raise TypeError(f"a message has no field {', '.join(sorted(unknown))}")
+        return self.make({**self.__dict__, **changes})
+
+    def with_arguments(self, accept_content: frozenset[str], max_bytes: int) -> Message:
+        """Return the message with its arguments unpacked.
+
+        Raises `ContentDisallowed` for a serializer that is not accepted, `InvalidMessage` for arguments that are not
+        a pair of list and mapping.
+        """
+        if self.packed is None:
+            return self
+        value = unpack(self.packed, accept_content, max_bytes)
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise InvalidMessage("the packed arguments are not a pair of args and kwargs", self.id)
+        args, kwargs = value
+        _check("args", list(args) if isinstance(args, tuple) else args, self.id)
+        _check("kwargs", kwargs, self.id)
+        return self.replace(args=tuple(args), kwargs=kwargs, packed=None)
+
+    @property
+    def effective_root_id(self) -> str:
+        """The id of the first task of this workflow: its own, unless another task sent it."""
+        return self.root_id or self.id
+
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    field.name: None if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(Message)
+}
+
+
+def encode(message: Message) -> str:
+    """Return the wire form, unsigned: one line of ASCII JSON, at most 150 bytes for a task of two small arguments."""
+    fields = message.__dict__
+    body: dict[str, Any] = {"v": WIRE_VERSION}
+    for name, default in _DEFAULTS.items():
+        value = fields.get(name, default)
+        if value is not default and value != default:
+            body[name] = value
+    if "kwargs" in body and not body["kwargs"]:
+        del body["kwargs"]
+    return json_encode(body)
+
+
+def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
+    """Read a body, leaving packed arguments packed.
+
+    Raises `UnsupportedMessage` for a version or critical field this release does not know (a newer worker may), and
+    `InvalidMessage` for anything else that is not a message. Unknown fields are ignored.
+    """
+    try:
+        fields = json_decode(body, max_bytes=max_bytes) if max_bytes is not None else json_decode(body)
+    except DecodeError as error:
+        raise InvalidMessage(str(error)) from error
+    if type(fields) is not dict:
+        raise InvalidMessage(f"a message is a JSON object, not {_kind(fields)}")
+    task_id = fields.get("id")
+    if type(task_id) is not str or not 0 < len(task_id) <= MAX_ID_LENGTH:
+        raise InvalidMessage(f"'id' must be a text of 1 to {MAX_ID_LENGTH} characters, not {_kind(task_id)}")
+    _check_version(fields, task_id)
+    if "task" not in fields:
+        raise InvalidMessage("'task' is missing", task_id)
+    known = {}
+    for name, value in fields.items():
+        if name in _CHECKS:
+            _check(name, value, task_id)
+            known[name] = tuple(value) if type(value) is list else value
+    return Message.make(known)
+
+
+def _check_version(fields: dict[str, Any], task_id: str) -> None:
+    version = fields.get("v")
+    if version != WIRE_VERSION or type(version) is not int:
+        if type(version) is not int:
+            raise InvalidMessage("'v', the wire version, is missing or not a whole number", task_id)
+        raise UnsupportedMessage(f"wire version {version} is not known here (this release reads {WIRE_VERSION})", task_id)
+    critical = fields.get("critical")
+    if critical is not None:
+        if type(critical) is not list or not all(type(name) is str for name in critical):
+            raise InvalidMessage("'critical' must be a list of field names", task_id)
+        missing = [name for name in critical if name not in _CHECKS]
+        if missing:
+            raise UnsupportedMessage(f"this release does not know the critical field {', '.join(missing)}", task_id)
+
+
+def _check(name: str, value: Any, task_id: str) -> None:
+    predicate, wanted = _CHECKS[name]
+    if not predicate(value):
+        raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind(value)}", task_id)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and bool(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_seconds(value: Any) -> bool:
+    return (type(value) is float or type(value) is int) and 0 <= value < 2**53
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) is list
+
+
+def _is_keywords(value: Any) -> bool:
+    return type(value) is dict and all(type(key) is str for key in value)
+
+
+def _is_signatures(value: Any) -> bool:
+    return type(value) is list and all(type(item) is dict and type(item.get("task")) is str for item in value)
+
+
+_TEXT = (_is_text, "a text")
+_COUNT = (_is_count, "a whole number from 0 on")
+_SECONDS = (_is_seconds, "a number of seconds from 0 on")
+_SIGNATURES = (_is_signatures, "a list of signatures, each an object with a 'task'")
+_OBJECT = (_is_object, "an object")
+
+_CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "id": _TEXT,
+    "task": _TEXT,
+    "args": (_is_list, "a list"),
+    "kwargs": (_is_keywords, "an object with text keys"),
+    "packed": _OBJECT,
+    "gen": _COUNT,
+    "retries": _COUNT,
+    "eta": _SECONDS,
+    "expires": _SECONDS,
+    "root_id": _TEXT,
+    "parent_id": _TEXT,
+    "depth": _COUNT,
+    "group": _TEXT,
+    "group_index": _COUNT,
+    "link": _SIGNATURES,
+    "link_error": _SIGNATURES,
+    "chain": _SIGNATURES,
+    "chord": _OBJECT,
+    "soft_time_limit": _SECONDS,
+    "time_limit": _SECONDS,
+    "ignore_result": (lambda value: type(value) is bool, "true or false"),
+    "priority": (lambda value: type(value) is int and -255 <= value <= 255, "a whole number from -255 to 255"),
+    "headers": _OBJECT,
+    "shadow": _TEXT,
+    "origin": _TEXT,
+    "reply_to": _TEXT,
+    "deduplication_id": _TEXT,
+    "group_id": _TEXT,
+}
