@@ -124,12 +124,21 @@ class Broker(ABC):
                 failures,
             )
 
+    def longest_delay(self, queue: str) -> float | None:
+        """Return the longest delay a message may be sent with to this queue, in seconds; `None` for any.
+
+        Whoever sends with a longer one keeps the ETA in the message and lets admission release it until due.
+        """
+        return self.features.max_delay
+
     def _check(self, message: Outgoing) -> None:
         limits = self.features
-        if limits.max_delay is not None and message.delay > limits.max_delay:
-            raise UnsupportedOption(
-                f"a delay of {message.delay:g} s is over the {limits.max_delay:g} s that {self.describe()} can do"
-            )
+        if message.delay > 0:
+            longest = self.longest_delay(message.queue)
+            if longest is not None and message.delay > longest:
+                raise UnsupportedOption(
+                    f"a delay of {message.delay:g} s is over the {longest:g} s that {self.describe()} can do"
+                )
         if message.priority is not None and not limits.priorities:
             raise UnsupportedOption(
                 f"priority={message.priority} cannot work: {self.describe()} has no priorities; "
