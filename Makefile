@@ -64,10 +64,28 @@ format: $(VENV)/.dev-stamp ## Rewrite the code in the project's format and apply
 bench: $(VENV)/.dev-stamp ## Measure the figures of benchmarks/README.md beside the peers
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Run with the oldest supported Python, whose environment needs the most packages: make lock PYTHON=python3.11
 .PHONY: lock
 lock: ## Renew requirements/*.txt with the newest versions that fit
 	@$(NEED_PYTHON)
-	scripts/lock "$(PYTHON)"
+	rm -rf .env-cache/lock
+	$(PYTHON) -m venv .env-cache/lock/dev
+	.env-cache/lock/dev/bin/python -m pip install $(PIP_FLAGS) '.[dev]'
+	grep '^#' requirements/dev.txt > .env-cache/lock/dev.txt
+	.env-cache/lock/dev/bin/python -m pip freeze --exclude serverless-dispatcher >> .env-cache/lock/dev.txt
+	mv .env-cache/lock/dev.txt requirements/dev.txt
+	$(PYTHON) -m venv .env-cache/lock/tools
+	.env-cache/lock/tools/bin/python -m pip install $(PIP_FLAGS) aws-sam-cli cfn-lint
+	grep '^#' requirements/tools.txt > .env-cache/lock/tools.txt
+	.env-cache/lock/tools/bin/python -m pip freeze >> .env-cache/lock/tools.txt
+	mv .env-cache/lock/tools.txt requirements/tools.txt
+	rm -rf .env-cache/lock
+
+# For .ci/run: which interpreter would be used, or why none.
+.PHONY: find-python
+find-python:
+	@$(NEED_PYTHON)
+	@echo "$(PYTHON)"
 
 .PHONY: clean
 clean: ## Remove environments, caches and build output
