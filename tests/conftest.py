@@ -1,0 +1,140 @@
+"""Servers for tests, started when the first test asks, and the guard that nothing we started outlives the run."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+
+from tests.emulation import ports, processes, reaper
+from tests.emulation.availability import require_executable, unavailable
+from tests.emulation.endpoint import AwsEndpoint
+from tests.emulation.environments import EnvironmentUnavailable
+from tests.emulation.redis_server import RedisServer
+
+_GRACE_SECONDS = 5.0
+_TAG = pytest.StashKey[str]()
+_REAPER = pytest.StashKey[Any]()
+_LEAKED = pytest.StashKey[list[str]]()
+
+# Part of Python's own multiprocessing; they end with the process that owns them.
+_ALLOWED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+@pytest.fixture(scope="session")
+def redis_executable() -> str:
+    """The installed redis-server, for tests that start servers of their own with `RedisServer`."""
+    return require_executable("redis-server", "valkey-server")
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_executable: str) -> Iterator[RedisServer]:
+    """A Redis shared by all tests of the run: use unique names, leave it running."""
+    with RedisServer(redis_executable) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint() -> Iterator[AwsEndpoint]:
+    """An AWS-shaped endpoint shared by all tests of the run: use unique names."""
+    yield from _endpoint()
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint_chaos() -> Iterator[AwsEndpoint]:
+    """The same with duplicates and disorder on standard queues."""
+    yield from _endpoint(duplicates=0.3, shuffle=True)
+
+
+def _endpoint(**options: Any) -> Iterator[AwsEndpoint]:
+    try:
+        endpoint = AwsEndpoint(**options).start()
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for the AWS emulator: {error}")
+    try:
+        yield endpoint
+    finally:
+        endpoint.close()
+
+
+@pytest.fixture
+def aws_env(aws_endpoint: AwsEndpoint, monkeypatch: pytest.MonkeyPatch) -> AwsEndpoint:
+    """The shared endpoint, with the environment of this process pointed at it."""
+    for name, value in aws_endpoint.env().items():
+        monkeypatch.setenv(name, value)
+    return aws_endpoint
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on loopback that nothing listens on."""
+    return ports.free_port()
+
+
+@pytest.fixture(scope="session")
+def require_server() -> Callable[[str], NoReturn]:
+    """Call it with the reason when a server is missing: skips at home, fails where `CI=true`."""
+    return unavailable
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Tag what this run starts, and have it killed even if this process cannot do so any more."""
+    if _only_distributes(session.config):
+        return
+    tag = f"tests-{uuid.uuid4().hex}"
+    session.config.stash[_TAG] = tag
+    os.environ[processes.TAG_VARIABLE] = tag
+    session.config.stash[_REAPER] = reaper.start(tag)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that leaves processes behind, and kill them."""
+    config = session.config
+    leaked = config.stash.setdefault(_LEAKED, [])
+    if _TAG in config.stash:
+        watcher = config.stash[_REAPER]
+        watcher.kill()
+        watcher.wait()
+        leaked += _end_survivors(config.stash[_TAG])
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["leaked"] = leaked
+    elif leaked and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a pytest-xdist worker found."""
+    node.config.stash.setdefault(_LEAKED, []).extend(getattr(node, "workeroutput", {}).get("leaked", []))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name the processes that outlived the tests."""
+    leaked = config.stash.get(_LEAKED, [])
+    if leaked:
+        terminalreporter.section("processes left behind (killed now)", red=True)
+        for line in leaked:
+            terminalreporter.line(line)
+
+
+def _only_distributes(config: pytest.Config) -> bool:
+    """Whether this is pytest-xdist's controller, whose children are the workers and which starts nothing else."""
+    return config.pluginmanager.hasplugin("dsession")
+
+
+def _end_survivors(tag: str) -> list[str]:
+    """Give what still runs a moment to end by itself, kill the rest; the command lines of those."""
+    limit = time.monotonic() + _GRACE_SECONDS
+    while (survivors := _survivors(tag)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    processes.kill(survivors)
+    return [f"{pid}: {command}" for pid, command in survivors.items()]
+
+
+def _survivors(tag: str) -> dict[int, str]:
+    found = {pid: processes.command(pid) for pid in (*processes.tagged(tag), *processes.descendants(os.getpid()))}
+    # Without a command line it is a zombie: it has ended, only its parent does not know yet.
+    return {pid: line for pid, line in found.items() if line and not any(name in line for name in _ALLOWED)}

@@ -1,0 +1,167 @@
+"""MiniStack with Python functions under the real runtime client, and closer to the service where tasks would notice.
+
+`python -m tests.emulation.ministack` runs in the environment of `requirements-ministack.txt`, never in the project's
+own, and from the repository's root. It listens on a free loopback port, prints `{"port": …}` on one line, and ends on
+SIGTERM or as soon as its standard input ends, so that it never outlives the process that started it.
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.emulation.mapping_corrections import MappingCorrections
+from tests.emulation.sandbox import Function, Invocation, Sandbox
+from tests.emulation.sqs_corrections import SqsCorrections
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    options = _options()
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    # MiniStack reads its settings from the environment when it is imported.
+    os.environ.update(GATEWAY_PORT=str(port), LAMBDA_EXECUTOR="local", AUTH="true" if options.auth else "false")
+    sqs = importlib.import_module("ministack.services.sqs")
+    lambda_service = importlib.import_module("ministack.services.lambda_svc")
+    corrections = SqsCorrections(sqs, duplicates=options.duplicates, shuffle=options.shuffle)
+    corrections.install()
+    corrections.lock_producer(importlib.import_module("ministack.services.eventbridge"), "_dispatch_to_sqs")
+    MappingCorrections(lambda_service, sqs).install()
+    _run_functions_in_sandboxes(lambda_service, options.python, f"http://127.0.0.1:{port}")
+    asyncio.run(_serve(listener))
+    importlib.import_module("ministack.core.lambda_runtime").reset()
+    sys.stdout.flush()
+    # Background threads of services that nobody uses would keep the interpreter waiting.
+    os._exit(0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", required=True, help="interpreter for functions; it must have awslambdaric")
+    parser.add_argument("--duplicates", type=float, default=0.0, help="share of messages delivered twice")
+    parser.add_argument("--shuffle", action="store_true", help="hand messages out in random order")
+    parser.add_argument("--auth", action="store_true", help="enforce IAM policies")
+    return parser.parse_args()
+
+
+async def _serve(listener: socket.socket) -> None:
+    app = importlib.import_module("ministack.app").app
+    hypercorn = importlib.import_module("hypercorn.asyncio")
+    config = importlib.import_module("hypercorn.config").Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.keep_alive_timeout = 75
+    config.graceful_timeout = 0.2
+    config.loglevel = "WARNING"
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    threading.Thread(target=_watch_parent, args=(loop, stop), name="parent", daemon=True).start()
+    await hypercorn.serve(app, config, shutdown_trigger=stop.wait)
+
+
+def _watch_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop when the other end of standard input is gone: the parent closed it, or died."""
+    print(json.dumps({"port": int(os.environ["GATEWAY_PORT"])}), flush=True)
+    sys.stdin.buffer.read()
+    loop.call_soon_threadsafe(stop.set)
+
+
+def _run_functions_in_sandboxes(lambda_service: Any, python: str, url: str) -> None:
+    """Execute functions of every Python runtime in our sandboxes, one for each concurrent invocation."""
+    runtime: Any = importlib.import_module("ministack.core.lambda_runtime")
+    stock_class, stock_execute = runtime._worker_class_for, lambda_service._execute_function_warm
+
+    class SandboxWorker(runtime.Worker):  # type: ignore[misc]
+        """An execution environment of MiniStack's pool, on our sandbox."""
+
+        _sandbox: Sandbox | None = None
+
+        def _spawn(self) -> None:
+            """The first invocation starts the process, so that its init counts as Lambda counts it."""
+
+        def invoke(self, event: Any, request_id: str, *, trace_id: str | None = None, **_: Any) -> dict[str, Any]:
+            with self._lock:
+                if self._sandbox is None:
+                    self._sandbox = Sandbox(_function(self, lambda_service, runtime, python, url))
+                return _as_ministack_expects(
+                    self._sandbox.invoke(event, request_id=request_id, trace_id=trace_id or "")
+                )
+
+        def _discard_tmpdir(self) -> None:
+            sandbox, self._sandbox = self._sandbox, None
+            if sandbox is not None:
+                sandbox.close()
+
+    def worker_class_for(config: dict[str, Any]) -> Any:
+        return SandboxWorker if _is_python(config) else stock_class(config)
+
+    def execute(function: dict[str, Any], event: Any, request_id: str) -> Any:
+        # The path for custom runtimes passes error payloads on untouched; the one for Python rewrites them.
+        provided = _is_python(function.get("config") or function)
+        return (lambda_service._execute_function_provided_warm if provided else stock_execute)(
+            function, event, request_id
+        )
+
+    runtime._worker_class_for = worker_class_for
+    lambda_service._execute_function_warm = execute
+
+
+def _is_python(config: dict[str, Any]) -> bool:
+    return str(config.get("Runtime", "")).startswith("python")
+
+
+def _function(worker: Any, lambda_service: Any, runtime: Any, python: str, url: str) -> Function:
+    config = worker.config
+    _, region = runtime._account_region_from_function_config(config)
+    return Function(
+        code=Path(lambda_service._provided_runtime_code_dir(worker.code_zip)),
+        handler=config["Handler"],
+        timeout=float(config.get("Timeout", 3)),
+        memory_mb=int(config.get("MemorySize", 128)),
+        python=python,
+        environment={
+            "AWS_ENDPOINT_URL": url,
+            **lambda_service._runtime_env_vars(config),
+            **runtime.execution_credentials(config),
+        },
+        name=config["FunctionName"],
+        arn=config.get("FunctionArn", ""),
+        region=region,
+        path=_layer_path(config, lambda_service),
+    )
+
+
+def _layer_path(config: dict[str, Any], lambda_service: Any) -> list[Path]:
+    """Search path of the function's layers; a later layer is laid over an earlier one."""
+    archives = [lambda_service._resolve_layer_zip(layer) for layer in config.get("Layers") or []]
+    roots = [Path(lambda_service._docker_extracted_dir(archive, "layer")) / "python" for archive in archives if archive]
+    return [path for root in reversed(roots) for path in (root, *sorted(root.glob("lib/python*/site-packages")))]
+
+
+def _as_ministack_expects(invocation: Invocation) -> dict[str, Any]:
+    """An invocation's outcome in the shape that MiniStack's worker pool returns."""
+    try:
+        payload = invocation.json()
+    except ValueError:
+        payload = invocation.payload.decode(errors="replace")
+    answer = {"cold_start": invocation.init_duration is not None, "log": invocation.log}
+    if not invocation.failed:
+        return {**answer, "status": "ok", "result": payload}
+    message = payload.get("errorMessage") if isinstance(payload, dict) else payload
+    return {**answer, "status": "error", "error": str(message), "error_payload": payload}
+
+
+if __name__ == "__main__":
+    main()
