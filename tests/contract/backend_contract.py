@@ -1,0 +1,326 @@
+"""What every result backend promises; see `dispatcher.backends.base`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.clock import SYSTEM
+from dispatcher.exceptions import TimeoutError
+from dispatcher.states import FAILURE, PENDING, RETRY, STARTED, SUCCESS
+from tests.contract import children
+from tests.contract.harness import Harness, Kind
+
+DAY = 86_400.0
+
+
+def make_write(harness: Harness[ResultBackend], task_id: str, **fields: Any) -> Write:
+    """A first final write that lives a day, with fields changed."""
+    defaults: dict[str, Any] = {
+        "status": SUCCESS, "gen": 0, "attempt": 0, "retries": 0, "final": True, "token": "run-1",
+        "expires_at": harness.clock.time() + DAY, "data": '{"result":1}',
+    }  # fmt: skip
+    return Write(task_id, **{**defaults, **fields})
+
+
+class BackendContract:
+    """Tests for one adapter; subclasses have a ``kind`` fixture that returns its `Kind`."""
+
+    # Reading and writing
+
+    def test_a_missing_record_is_absent(self, harness: Harness[ResultBackend]) -> None:
+        """Reading an unknown id finds nothing; reading no id asks nothing."""
+        backend = harness.open()
+        assert backend.read([harness.task_id()]) == {}
+        assert backend.read([]) == {}
+        assert backend.write([]) == []
+
+    def test_every_field_comes_back(self, harness: Harness[ResultBackend]) -> None:
+        """What was written is read, also by another adapter on the store."""
+        task_id = harness.task_id()
+        write = make_write(
+            harness, task_id, status="PROGRESS", gen=2, attempt=3, retries=4, final=False, token="token-é",
+            starts=5, not_before=1_900_000_000.25, data='{"text":"Grüße, 世界, 🚀","n":[1,2.5,null]}',
+        )  # fmt: skip
+        assert harness.open().write([write]) == [None]
+        assert harness.open().read([task_id]) == {task_id: write.record()}
+
+    def test_empty_fields_come_back(self, harness: Harness[ResultBackend]) -> None:
+        """Absent times, empty texts and zeros stay what they are."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.write([make_write(harness, task_id, status=PENDING, final=False, token="", data="")])
+        record = backend.read([task_id])[task_id]
+        assert record == TaskRecord(task_id, PENDING)
+        assert (record.final, record.revoked) == (False, False)
+
+    def test_ids_may_be_any_text(self, harness: Harness[ResultBackend]) -> None:
+        """Ids are chosen by users: spaces, colons, quotes and letters beyond ASCII are kept apart."""
+        backend, stem = harness.open(), harness.task_id()
+        ids = [stem + tail for tail in ("", " ", ":1", "'\"%", "é", "#", "{}", "*")]
+        backend.write([make_write(harness, task_id, data=task_id) for task_id in ids])
+        assert {key: record.data for key, record in backend.read(ids).items()} == {key: key for key in ids}
+
+    def test_repeated_ids_are_read_once(self, harness: Harness[ResultBackend]) -> None:
+        """Reading the same id twice in one call is no error."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.write([make_write(harness, task_id)])
+        assert list(backend.read([task_id, harness.task_id(), task_id])) == [task_id]
+
+    def test_large_data_comes_back(self, harness: Harness[ResultBackend]) -> None:
+        """Data of the documented limit, or of a million bytes where there is none, is kept whole."""
+        backend, task_id = harness.open(), harness.task_id()
+        data = "0123456789abcdef" * 62_500
+        data = data if backend.max_data is None else (data * 2)[: backend.max_data]
+        assert backend.write([make_write(harness, task_id, data=data)]) == [None]
+        assert backend.read([task_id])[task_id].data == data
+
+    def test_large_batches_are_written_and_read(self, harness: Harness[ResultBackend]) -> None:
+        """250 records in one call, more than a store may take in one round trip."""
+        backend, ids = harness.open(), [harness.task_id() for _ in range(250)]
+        assert backend.write([make_write(harness, key, data=key) for key in ids]) == [None] * 250
+        records = backend.read(ids)
+        assert {key: record.data for key, record in records.items()} == {key: key for key in ids}
+
+    # Conditions
+
+    @pytest.mark.parametrize("final", [False, True])
+    def test_a_write_applies_as_the_port_says(self, harness: Harness[ResultBackend], final: bool) -> None:
+        """Every combination of generation, retries, finality and attempt ends as `Write.applies_to` decides."""
+        backend = harness.open()
+        table = itertools.product((0, 1, 2), (0, 1, 2), (False, True), (0, 1, 2), (0, 1, 2))
+        before, after = [], []
+        for gen, retries, was_final, write_gen, attempt in table:
+            task_id = harness.task_id()
+            before.append(
+                make_write(harness, task_id, status=FAILURE if was_final else RETRY, gen=gen, attempt=9,
+                           retries=retries, final=was_final, token="first", starts=1, data="first")
+            )  # fmt: skip
+            after.append(
+                make_write(harness, task_id, status=SUCCESS if final else RETRY, gen=write_gen, attempt=attempt,
+                           retries=attempt + 1, final=final, token="second", data="second")
+            )  # fmt: skip
+        assert backend.write(before) == [None] * len(before)
+        expected = [
+            None if new.applies_to(old.record()) else old.record() for old, new in zip(before, after, strict=True)
+        ]
+        assert backend.write(after) == expected
+        records = backend.read([write.id for write in after])
+        assert [records[write.id] for write in after] == [
+            loser or new.record() for loser, new in zip(expected, after, strict=True)
+        ]
+
+    def test_the_first_write_may_be_of_any_attempt(self, harness: Harness[ResultBackend]) -> None:
+        """Where there is no record, every write applies."""
+        backend = harness.open()
+        writes = [make_write(harness, harness.task_id(), gen=g, attempt=a, retries=a) for g in (0, 7) for a in (0, 3)]
+        assert backend.write(writes) == [None] * 4
+
+    def test_a_repeated_final_write_is_recognised(self, harness: Harness[ResultBackend]) -> None:
+        """The store or the network may repeat our own write; another run's write is not ours."""
+        backend, task_id = harness.open(), harness.task_id()
+        write = make_write(harness, task_id)
+        assert backend.write([write]) == [None]
+        assert backend.write([write]) == [None]
+        assert backend.write([write, write]) == [None, None]
+        assert backend.write([dataclasses.replace(write, token="run-2")]) == [write.record()]
+
+    def test_writes_of_one_task_apply_in_order(self, harness: Harness[ResultBackend]) -> None:
+        """Each sees what the one before it left, in one call with other tasks' writes."""
+        backend, first, second = harness.open(), harness.task_id(), harness.task_id()
+        answers = backend.write(
+            [
+                make_write(harness, first, status=STARTED, final=False, starts=1),
+                make_write(harness, second),
+                make_write(harness, first, status=RETRY, final=False, retries=1),
+                make_write(harness, first, status=FAILURE, token="stale"),
+                make_write(harness, first, attempt=1, retries=1, token="good"),
+                make_write(harness, second, token="other"),
+            ]
+        )
+        assert [answer and answer.status for answer in answers] == [None, None, None, RETRY, None, SUCCESS]
+        records = backend.read([first, second])
+        assert (records[first].status, records[first].token, records[second].token) == (SUCCESS, "good", "run-1")
+
+    def test_a_started_write_leaves_the_attempt_open(self, harness: Harness[ResultBackend]) -> None:
+        """A record that is not final takes further writes of its attempt."""
+        backend, task_id = harness.open(), harness.task_id()
+        for starts in (1, 2, 3):
+            write = make_write(harness, task_id, status=STARTED, final=False, starts=starts, token=f"run-{starts}")
+            assert backend.write([write]) == [None]
+        assert backend.read([task_id])[task_id].starts == 3
+
+    def test_threads_write_once_per_attempt(self, harness: Harness[ResultBackend]) -> None:
+        """Of eight threads that finish one attempt, one takes effect and the others learn who."""
+        backend, task_id = harness.open(), harness.task_id()
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(
+                pool.map(lambda n: backend.write([make_write(harness, task_id, token=f"run-{n}")])[0], range(8))
+            )
+        record = backend.read([task_id])[task_id]
+        assert [f"run-{n}" for n, answer in enumerate(answers) if answer is None] == [record.token]
+        assert [answer for answer in answers if answer is not None] == [record] * 7
+
+    def test_processes_write_once_per_attempt(self, shared: Harness[ResultBackend]) -> None:
+        """Of three processes that finish the same attempts, one takes effect for each."""
+        backend, ids = shared.open(), [shared.task_id() for _ in range(40)]
+        writers = [
+            children.Child(
+                children.write, shared.recipe, [make_write(shared, key, token=f"run-{n}") for key in ids]
+            )
+            for n in range(3)
+        ]  # fmt: skip
+        won = [writer.result() for writer in writers]
+        records = backend.read(ids)
+        for position, task_id in enumerate(ids):
+            winners = [f"run-{n}" for n in range(3) if won[n][position]]
+            assert winners == [records[task_id].token]
+
+    # Revoking
+
+    def test_revoking_an_unknown_task_makes_a_record(self, harness: Harness[ResultBackend]) -> None:
+        """The flag waits for the message: a PENDING record of generation 0."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.revoke([task_id], harness.clock.time() + DAY)
+        assert backend.read([task_id]) == {task_id: TaskRecord(task_id, PENDING, revoked=True)}
+
+    def test_revoking_leaves_the_record_as_it_is(self, harness: Harness[ResultBackend]) -> None:
+        """Only the flag changes; revoking twice is no error."""
+        backend, task_id = harness.open(), harness.task_id()
+        write = make_write(harness, task_id, gen=1, retries=2, starts=1, not_before=5.5)
+        backend.write([write])
+        for _ in range(2):
+            backend.revoke([task_id], harness.clock.time() + DAY)
+        assert backend.read([task_id])[task_id] == write.record(revoked=True)
+
+    @pytest.mark.parametrize("gen", [0, 1])
+    def test_the_flag_survives_writes(self, harness: Harness[ResultBackend], gen: int) -> None:
+        """Writes of the same and of a newer generation keep it, and a write that is refused reports it."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.revoke([task_id], harness.clock.time() + DAY)
+        first = make_write(harness, task_id, gen=gen, status=STARTED, final=False, starts=1)
+        last = make_write(harness, task_id, gen=gen, token="last")
+        assert backend.write([first, last]) == [None, None]
+        assert backend.read([task_id])[task_id] == last.record(revoked=True)
+        assert backend.write([make_write(harness, task_id, gen=gen, token="other")]) == [last.record(revoked=True)]
+
+    def test_many_tasks_are_revoked_in_one_call(self, harness: Harness[ResultBackend]) -> None:
+        """More than a store may take in one round trip; no ids are no error."""
+        backend, ids = harness.open(), [harness.task_id() for _ in range(130)]
+        backend.revoke([], harness.clock.time() + DAY)
+        backend.revoke(ids, harness.clock.time() + DAY)
+        assert all(record.revoked for record in backend.read(ids).values())
+        assert len(backend.read(ids)) == 130
+
+    def test_revoking_lengthens_a_life_and_never_shortens_it(self, harness: Harness[ResultBackend]) -> None:
+        """The row lives at least as long as the flag asks and as it would have lived anyway."""
+        backend, short, long = harness.open(), harness.task_id(), harness.task_id()
+        now = harness.clock.time()
+        backend.write([make_write(harness, short, expires_at=now + 2), make_write(harness, long, expires_at=now + DAY)])
+        backend.revoke([short], now + DAY)
+        backend.revoke([long], now + 2)
+        harness.clock.sleep(3.2)
+        assert sorted(backend.read([short, long])) == sorted([short, long])
+
+    # Forgetting and expiry
+
+    def test_a_forgotten_record_is_gone(self, harness: Harness[ResultBackend]) -> None:
+        """Only the named records go; an unknown id is no error; a new write starts afresh."""
+        backend, ids = harness.open(), [harness.task_id() for _ in range(3)]
+        backend.write([make_write(harness, task_id) for task_id in ids])
+        backend.forget([])
+        backend.forget([ids[0], ids[1], harness.task_id()])
+        assert list(backend.read(ids)) == [ids[2]]
+        assert backend.write([make_write(harness, ids[0], token="new")]) == [None]
+
+    def test_an_expired_record_is_absent(self, harness: Harness[ResultBackend]) -> None:
+        """It is not read, does not stand against a write, and its revoked flag is gone with it."""
+        backend, dead, alive = harness.open(), harness.task_id(), harness.task_id()
+        now = harness.clock.time()
+        backend.write([make_write(harness, dead, gen=3, expires_at=now + 2), make_write(harness, alive)])
+        backend.revoke([dead], now + 2)
+        assert sorted(backend.read([dead, alive])) == sorted([dead, alive])
+        harness.clock.sleep(3.2)
+        assert list(backend.read([dead, alive])) == [alive]
+        write = make_write(harness, dead, token="new")
+        assert backend.write([write]) == [None]
+        assert backend.read([dead])[dead] == write.record()
+
+    def test_a_record_read_after_expiry_can_be_revoked_anew(self, harness: Harness[ResultBackend]) -> None:
+        """Revoking an expired record makes a new one."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.write([make_write(harness, task_id, expires_at=harness.clock.time() + 1)])
+        harness.clock.sleep(2.2)
+        backend.revoke([task_id], harness.clock.time() + DAY)
+        assert backend.read([task_id]) == {task_id: TaskRecord(task_id, PENDING, revoked=True)}
+
+    # Waiting
+
+    def test_waiting_returns_a_final_record_at_once(self, harness: Harness[ResultBackend]) -> None:
+        """No time passes when the result is there."""
+        backend, task_id = harness.open(), harness.task_id()
+        write = make_write(harness, task_id)
+        backend.write([write])
+        assert backend.wait(task_id, timeout=0) == write.record()
+
+    def test_waiting_ends_with_the_timeout(self, harness: Harness[ResultBackend]) -> None:
+        """A record that is not final is no result; the error names the task."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.write([make_write(harness, task_id, status=STARTED, final=False)])
+        for key in (task_id, harness.task_id()):
+            with pytest.raises(TimeoutError, match=key):
+                backend.wait(key, timeout=0.2)
+
+    def test_waiting_calls_back_between_looks(self, harness: Harness[ResultBackend]) -> None:
+        """The caller's function runs while there is no result, and may end the wait by raising."""
+        backend, calls = harness.open(), []
+
+        def on_interval() -> None:
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyError("enough")
+
+        with pytest.raises(KeyError, match="enough"):
+            backend.wait(harness.task_id(), timeout=30, interval=0.01, on_interval=on_interval)
+
+    def test_waiting_sees_another_thread(self, kind: Kind) -> None:
+        """A result that another thread writes ends the wait."""
+        real = Harness[ResultBackend](kind, SYSTEM)
+        backend, task_id = real.open(), real.task_id()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(backend.wait, task_id, 30.0)
+            backend.write([make_write(real, task_id, status=STARTED, final=False)])
+            backend.write([make_write(real, task_id)])
+            assert waiting.result(40).status == SUCCESS
+        real.close()
+
+    def test_waiting_sees_another_process(self, shared: Harness[ResultBackend]) -> None:
+        """A result that another process writes ends the wait."""
+        backend, task_id = shared.open(), shared.task_id()
+        child = children.Child(children.write, shared.recipe, [make_write(shared, task_id)])
+        assert backend.wait(task_id, timeout=60.0).status == SUCCESS
+        assert child.result() == [True]
+
+    # Connections
+
+    def test_a_closed_backend_opens_again(self, harness: Harness[ResultBackend]) -> None:
+        """Records outlive the connection; closing twice is no error."""
+        backend, task_id = harness.open(), harness.task_id()
+        backend.write([make_write(harness, task_id)])
+        backend.close()
+        backend.close()
+        assert list(backend.read([task_id])) == [task_id]
+
+    def test_a_backend_used_before_a_fork_works_on_both_sides(self, shared: Harness[ResultBackend]) -> None:
+        """Parent and child do not disturb each other's connection."""
+        backend, mine, theirs = shared.open(), shared.task_id(), shared.task_id()
+        backend.write([make_write(shared, mine)])
+        child = children.Child(
+            children.use_inherited_backend, backend, make_write(shared, theirs), mine, method="fork"
+        )  # fmt: skip
+        assert child.result() == sorted([mine, theirs])
+        assert sorted(backend.read([mine, theirs])) == sorted([mine, theirs])
