@@ -25,9 +25,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    time = staticmethod(time.time)
+    # `time` comes last: from there on the name means the method, not the module.
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
+    time = staticmethod(time.time)
 
 
 class ManualClock:
