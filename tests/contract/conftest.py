@@ -1,7 +1,7 @@
 """One suite for every broker and one for every backend.
 
 An adapter comes under contract in a file of its own, ``test_<store>.py``: a subclass of `BrokerContract` or of
-`BackendContract` whose ``kind`` fixture returns a `Kind`. A store that needs a server asks for the server's fixture there.
+`BackendContract` whose ``kind`` fixture returns a `Kind`. A store that needs a server asks for its fixture there.
 """
 
 from __future__ import annotations
