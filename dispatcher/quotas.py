@@ -1,0 +1,69 @@
+"""Every AWS limit this package relies on: a named constant with the page that states it.
+
+Sizes are bytes, times seconds. A limit the account may raise is its default.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# SQS messages: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+
+#: Body and message attributes of one message, and of a whole batch: names, types and values count.
+SQS_MAX_MESSAGE_BYTES: Final = 1_048_576
+#: Entries of SendMessageBatch, DeleteMessageBatch and ChangeMessageVisibilityBatch; messages of one ReceiveMessage.
+SQS_MAX_BATCH: Final = 10
+#: Message attributes of one message.
+SQS_MAX_ATTRIBUTES: Final = 10
+#: ``DelaySeconds`` of a message on a standard queue. On a FIFO queue only the queue has a delay.
+SQS_MAX_DELAY: Final = 900
+#: Time a message may stay invisible after one receipt; extending it does not move this wall.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
+SQS_MAX_VISIBILITY: Final = 43_200
+#: ``WaitTimeSeconds`` of ReceiveMessage.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+SQS_MAX_WAIT: Final = 20
+#: The longest ``MessageRetentionPeriod``.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
+SQS_MAX_RETENTION: Final = 1_209_600
+#: The ``MessageRetentionPeriod`` of a queue that names none; same page.
+SQS_DEFAULT_RETENTION: Final = 345_600
+#: Characters of ``MessageGroupId`` and ``MessageDeduplicationId``.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+SQS_MAX_GROUP_ID_CHARS: Final = 128
+#: Time in which a FIFO queue swallows a repeated deduplication id; same page.
+SQS_DEDUPLICATION_WINDOW: Final = 300
+
+# SQS queues: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
+
+#: Characters of a queue's name, ``.fifo`` included; letters, digits, ``-`` and ``_``.
+SQS_MAX_QUEUE_NAME_CHARS: Final = 80
+#: Messages received and neither deleted nor visible again.
+SQS_MAX_IN_FLIGHT: Final = 120_000
+#: Time between two PurgeQueue calls on a queue, and what a purge may take.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_PurgeQueue.html
+SQS_PURGE_INTERVAL: Final = 60
+
+# Lambda: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+
+#: The longest function timeout (Managed Instances aside).
+LAMBDA_MAX_TIMEOUT: Final = 900
+#: A queue's visibility timeout should be at least this many times the function's timeout, plus the batching window.
+#: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+LAMBDA_VISIBILITY_FACTOR: Final = 6
+
+# DynamoDB: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+
+#: One item, attribute names included.
+DYNAMODB_MAX_ITEM_BYTES: Final = 409_600
+#: A partition key's value.
+DYNAMODB_MAX_PARTITION_KEY_BYTES: Final = 2_048
+#: Keys of one BatchGetItem.
+#: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
+DYNAMODB_MAX_BATCH_GET: Final = 100
+#: Puts and deletes of one BatchWriteItem.
+#: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html
+DYNAMODB_MAX_BATCH_WRITE: Final = 25
+#: Statements of one BatchExecuteStatement.
+#: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchExecuteStatement.html
+DYNAMODB_MAX_BATCH_STATEMENTS: Final = 25
