@@ -1,0 +1,48 @@
+"""``python -m benchmarks [ROW ...]``: measure, print a Markdown report, keep the figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import environment
+
+#: Fewer rounds than this say nothing about a ratio.
+FULL_ROUNDS = 7
+QUICK_ROUNDS = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    options = _parse(arguments)
+    environment.enter(arguments)
+
+    # The rest needs redis-py, which only the peers' environment is sure to have.
+    from benchmarks import session
+
+    if options.list:
+        return session.show_rows()
+    if options.report:
+        return session.rewrite_report()
+    return session.measure(options.rows, options.rounds, options.only, full=options.full)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure dispatcher beside its peers.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all; see --list)")
+    parser.add_argument("--full", action="store_true", help="full sizes; keeps the results and rewrites the README's section")
+    parser.add_argument("--rounds", type=int, help=f"rounds (default: {QUICK_ROUNDS}, with --full {FULL_ROUNDS})")
+    parser.add_argument("--only", help="contenders to measure, separated by commas (default: all of the row)")
+    parser.add_argument("--list", action="store_true", help="list the rows and end")
+    parser.add_argument("--report", action="store_true", help="rewrite the README's section from the kept results and end")
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = FULL_ROUNDS if options.full else QUICK_ROUNDS
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    options.only = options.only.split(",") if options.only else []
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

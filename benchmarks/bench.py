@@ -1,0 +1,143 @@
+"""One session of measurements: its Redis, its producers and its workers."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+
+from benchmarks import environment
+from benchmarks.outcome import parse
+from benchmarks.processes import Child, cpu_seconds, proportional_bytes, tree
+from benchmarks.work import TICKS
+
+#: Worker processes of every library, one task thread or event loop each.
+PROCESSES: Final = 2
+#: Peers that need the second environment.
+ENVIRONMENTS: Final = {"saq": "redis5", "arq": "redis5"}
+
+_PROBE_TIMEOUT: Final = 300.0
+_POLL: Final = 0.005
+
+
+class MeasurementError(Exception):
+    """A library did not do its work; the message holds its output."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work a measurement does."""
+
+    #: Tasks of a backlog, and the seconds after which a slow library's drain is cut off.
+    backlog: int
+    drain_window: float
+    sends: int
+    calls: int
+    bulk: int
+    #: Batches of ten for a warm handler, and fresh processes for its start.
+    batches: int
+    starts: int
+
+
+QUICK: Final = Scale(backlog=2_000, drain_window=5, sends=1_000, calls=100, bulk=1_000, batches=200, starts=3)
+FULL: Final = Scale(backlog=20_000, drain_window=10, sends=5_000, calls=500, bulk=1_000, batches=1_000, starts=9)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the workers were at a moment; times are seconds."""
+
+    at: float
+    ticks: int
+    cpu: float
+
+
+class Workers:
+    """The running worker processes of one library."""
+
+    def __init__(self, children: list[Child]) -> None:
+        self._children = children
+
+    def pids(self) -> list[int]:
+        """Return every process of the worker, masters included."""
+        return [pid for child in self._children for pid in tree(child.pid)]
+
+    def pss(self) -> int:
+        """Return the proportional set size of all processes in bytes."""
+        return proportional_bytes(self.pids())
+
+    def check(self) -> None:
+        """Raise if a worker ended by itself."""
+        for child in self._children:
+            if not child.running:
+                raise MeasurementError(f"{' '.join(child.command)} ended:\n{child.output()}")
+
+    def output(self) -> str:
+        """Return what the workers wrote."""
+        return "\n".join(child.output() for child in self._children)
+
+
+class Bench:
+    """What a row needs to measure one library."""
+
+    def __init__(self, redis_url: str, scale: Scale) -> None:
+        self.scale = scale
+        self._redis_url = redis_url
+        self.redis = redis.Redis.from_url(redis_url)
+
+    def probe(self, peer: str, verb: str, count: int = 0, *, results: bool = False) -> Any:
+        """Run one verb of a peer's producer in a fresh process and return what it yields."""
+        return self.python(["-m", "benchmarks.probe", peer, verb, str(count)], peer, **self._variables(results))
+
+    def python(self, arguments: list[str], peer: str = "", **variables: str) -> Any:
+        """Run a Python process of the peer's environment and return the value it reports."""
+        python = environment.python_of(ENVIRONMENTS.get(peer, environment.MAIN))
+        command = [str(python), *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                env=environment.variables(**variables),
+                cwd=environment.ROOT,
+                capture_output=True,
+                text=True,
+                timeout=_PROBE_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(f"{' '.join(arguments)} took more than {_PROBE_TIMEOUT} s") from None
+        try:
+            return parse(done.stdout)
+        except LookupError:
+            raise MeasurementError(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}") from None
+
+    @contextmanager
+    def workers(self, peer: str, *, results: bool = False) -> Iterator[Workers]:
+        """Run a peer's worker processes for the length of the block."""
+        start = self.probe(peer, "workers", PROCESSES, results=results)
+        variables = environment.variables(**self._variables(results), **start["variables"])
+        with ExitStack() as stack:
+            children = []
+            for command in start["commands"]:
+                child = Child(command, variables)
+                stack.callback(child.stop)
+                children.append(child)
+            yield Workers(children)
+
+    def wait_for_ticks(self, workers: Workers, target: int, timeout: float) -> Progress:
+        """Return the progress once so many no-ops ran or so many seconds passed."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ticks = int(self.redis.get(TICKS) or 0)
+            now = time.monotonic()
+            if ticks >= target or now >= deadline:
+                return Progress(now, ticks, cpu_seconds(workers.pids()))
+            workers.check()
+            time.sleep(_POLL)
+
+    def _variables(self, results: bool) -> dict[str, str]:
+        return {"BENCH_REDIS_URL": self._redis_url, "BENCH_RESULTS": "1" if results else "0"}

@@ -1,0 +1,58 @@
+"""Environments of their own for the peers, so that the project's never sees them.
+
+Every library under test, ours included, runs in the same environment, with the same client library and interpreter.
+Peers that refuse that client library's version get a second one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+HOME: Final = ROOT / ".bench-venv"
+#: Environment -> its pinned requirements.
+REQUIREMENTS: Final = {
+    "peers": ROOT / "benchmarks" / "requirements-peers.txt",
+    "redis5": ROOT / "benchmarks" / "requirements-peers-redis5.txt",
+}
+MAIN: Final = "peers"
+
+
+def python_of(environment: str) -> Path:
+    """Return the interpreter of an environment."""
+    return HOME / environment / "bin" / "python"
+
+
+def ensure(environment: str) -> Path:
+    """Create or renew an environment unless it holds what its requirements say; return its interpreter."""
+    requirements = REQUIREMENTS[environment]
+    wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    stamp = HOME / environment / ".requirements"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"installing {requirements.name} into {HOME.name}/{environment} ...", file=sys.stderr)
+        base = getattr(sys, "_base_executable", sys.executable)
+        subprocess.run([base, "-m", "venv", "--clear", str(HOME / environment)], check=True)
+        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", str(requirements)]
+        subprocess.run([str(python_of(environment)), *install], check=True)
+        stamp.write_text(wanted)
+    return python_of(environment)
+
+
+def enter(arguments: list[str]) -> None:
+    """Go on inside the main environment; returns at once where that is already so."""
+    if Path(sys.prefix) == HOME / MAIN:
+        return
+    python = ensure(MAIN)
+    os.chdir(ROOT)
+    os.execv(python, [str(python), "-m", "benchmarks", *arguments])
+
+
+def variables(**extra: str) -> dict[str, str]:
+    """Return the environment variables of a process under test: this tree importable, nothing else inherited on purpose."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", **extra}

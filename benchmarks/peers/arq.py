@@ -1,0 +1,81 @@
+"""Arq."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from arq import create_pool
+from arq.connections import RedisSettings
+from arq.worker import func
+
+from benchmarks import work
+from benchmarks.peers.base import CALL_TIMEOUT, AsyncPeer, script
+
+#: Seconds between two looks for tasks or results; its default is 0.5.
+POLL: Final = 0.001
+CONCURRENCY: Final = 100
+
+REDIS: Final = RedisSettings.from_dsn(work.REDIS_URL)
+
+
+async def tick(_context: dict[Any, Any]) -> None:
+    """Count this run."""
+    await work.tick_async()
+
+
+async def add(_context: dict[Any, Any], a: int, b: int) -> int:
+    """Return the sum."""
+    return await work.add_async(a, b)
+
+
+class WorkerSettings:
+    """What the arq command reads."""
+
+    functions: ClassVar[list[Any]] = [
+        func(tick, name="tasks.tick", keep_result=0),
+        func(add, name="tasks.add"),
+    ]
+    redis_settings = REDIS
+    max_jobs = CONCURRENCY
+    poll_delay = POLL
+
+
+class Arq(AsyncPeer):
+    """Arq with a short poll, one command a process."""
+
+    name: ClassVar[str] = "arq"
+    packages: ClassVar[tuple[str, ...]] = ("arq", "redis")
+    settings: ClassVar[str] = f"max_jobs {CONCURRENCY}, poll_delay {POLL * 1000} ms, keep_result 0 unless read"
+    on_kill: ClassVar[str] = "run again when their in-progress key expires"
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def workers(self, processes: int) -> list[list[str]]:
+        """Return one command a process."""
+        return [[script("arq"), "benchmarks.peers.arq.WorkerSettings"]] * processes
+
+    async def open(self) -> None:
+        """Connect."""
+        self._pool = await create_pool(REDIS)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._pool.aclose()
+
+    async def send(self) -> None:
+        """Send one no-op."""
+        await self._pool.enqueue_job("tasks.tick")
+
+    async def call(self) -> int:
+        """Send an addition and return its result."""
+        job = await self._pool.enqueue_job("tasks.add", 1, 2)
+        result: int = await job.result(timeout=CALL_TIMEOUT, poll_delay=POLL)
+        return result
+
+    async def add(self) -> None:
+        """Send the addition."""
+        await self._pool.enqueue_job("tasks.add", 1, 2)
+
+
+PEER: Final = Arq()

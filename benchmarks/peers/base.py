@@ -1,0 +1,177 @@
+"""What the harness asks of a library under test, and the loops that are timed, the same for all."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Final
+
+#: Calls before the clock starts: connections open, scripts loaded, caches filled.
+WARM_UP: Final = 50
+#: Seconds to wait for one result.
+CALL_TIMEOUT: Final = 10
+
+
+class Peer(ABC):
+    """A library under test. Times are seconds."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    #: What was set for throughput, and what a worker killed with SIGKILL does to the tasks in its hands.
+    settings: ClassVar[str]
+    on_kill: ClassVar[str]
+
+    @abstractmethod
+    def workers(self, processes: int) -> list[list[str]]:
+        """Return the command lines that together run so many processes, one task at a time each."""
+
+    def variables(self) -> dict[str, str]:
+        """Return environment variables the workers need."""
+        return {}
+
+    @abstractmethod
+    def fill(self, count: int) -> None:
+        """Send so many no-ops as fast as the library can."""
+
+    @abstractmethod
+    def time_sends(self, count: int) -> float:
+        """Return how long it takes to send so many no-ops one after the other."""
+
+    def time_bulk(self, count: int) -> float:
+        """Return how long it takes to send so many no-ops with the library's own bulk call."""
+        raise NotImplementedError(f"{self.name} has no bulk call")
+
+    @abstractmethod
+    def time_calls(self, count: int) -> list[float]:
+        """Return how long each of so many calls took, from sending an addition to holding its result."""
+
+    @abstractmethod
+    def send_addition(self) -> None:
+        """Send the task ``tasks.add`` with the arguments 1 and 2."""
+
+
+class SyncPeer(Peer):
+    """A library with a blocking API."""
+
+    @abstractmethod
+    def send(self) -> None:
+        """Send one no-op."""
+
+    def send_many(self, count: int) -> None:
+        """Send so many no-ops: one by one, unless the library has a bulk call."""
+        for _ in range(count):
+            self.send()
+
+    def call(self) -> int:
+        """Send an addition and return its result."""
+        raise NotImplementedError(f"{self.name} has no results here")
+
+    def fill(self, count: int) -> None:
+        """Send so many no-ops as fast as the library can."""
+        for start in range(0, count, 1000):
+            self.send_many(min(1000, count - start))
+
+    def time_sends(self, count: int) -> float:
+        """Return how long it takes to send so many no-ops one after the other."""
+        for _ in range(WARM_UP):
+            self.send()
+        started = time.perf_counter()
+        for _ in range(count):
+            self.send()
+        return time.perf_counter() - started
+
+    def time_bulk(self, count: int) -> float:
+        """Return how long it takes to send so many no-ops with the library's own bulk call."""
+        self.send_many(count)
+        started = time.perf_counter()
+        self.send_many(count)
+        return time.perf_counter() - started
+
+    def time_calls(self, count: int) -> list[float]:
+        """Return how long each of so many calls took, from sending an addition to holding its result."""
+        times = []
+        for _ in range(WARM_UP + count):
+            started = time.perf_counter()
+            check_sum(self.call())
+            times.append(time.perf_counter() - started)
+        return times[WARM_UP:]
+
+
+class AsyncPeer(Peer):
+    """A library whose API must be awaited; the event loop starts before the clock."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnect."""
+
+    @abstractmethod
+    async def send(self) -> None:
+        """Send one no-op."""
+
+    @abstractmethod
+    async def call(self) -> int:
+        """Send an addition and return its result."""
+
+    @abstractmethod
+    async def add(self) -> None:
+        """Send the task ``tasks.add`` with the arguments 1 and 2."""
+
+    def fill(self, count: int) -> None:
+        """Send so many no-ops as fast as the library can."""
+        asyncio.run(self._send_loop(0, count))
+
+    def time_sends(self, count: int) -> float:
+        """Return how long it takes to send so many no-ops one after the other."""
+        return asyncio.run(self._send_loop(WARM_UP, count))
+
+    def time_calls(self, count: int) -> list[float]:
+        """Return how long each of so many calls took, from sending an addition to holding its result."""
+        return asyncio.run(self._call_loop(count))
+
+    def send_addition(self) -> None:
+        """Send the task ``tasks.add`` with the arguments 1 and 2."""
+        asyncio.run(self._send_addition())
+
+    async def _send_loop(self, warm_up: int, count: int) -> float:
+        await self.open()
+        for _ in range(warm_up):
+            await self.send()
+        started = time.perf_counter()
+        for _ in range(count):
+            await self.send()
+        elapsed = time.perf_counter() - started
+        await self.close()
+        return elapsed
+
+    async def _call_loop(self, count: int) -> list[float]:
+        await self.open()
+        times = []
+        for _ in range(WARM_UP + count):
+            started = time.perf_counter()
+            check_sum(await self.call())
+            times.append(time.perf_counter() - started)
+        await self.close()
+        return times[WARM_UP:]
+
+    async def _send_addition(self) -> None:
+        await self.open()
+        await self.add()
+        await self.close()
+
+
+def script(name: str) -> str:
+    """Return the path of a console script of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def check_sum(result: object) -> None:
+    """Refuse to time a library that returns wrong results."""
+    if result != 3:
+        raise SystemExit(f"error: 1 + 2 came back as {result!r}")

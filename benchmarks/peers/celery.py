@@ -1,0 +1,56 @@
+"""Celery, prefork."""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar, Final
+
+from celery import Celery
+
+from benchmarks import work
+from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer
+
+PREFETCH: Final = 128
+
+app = Celery("bench", broker=work.REDIS_URL, backend=work.REDIS_URL if work.RESULTS else None)
+app.conf.update(
+    task_ignore_result=not work.RESULTS,
+    worker_prefetch_multiplier=PREFETCH,
+    broker_connection_retry_on_startup=True,
+)
+tick = app.task(name="tasks.tick")(work.tick)
+add = app.task(name="tasks.add")(work.add)
+
+
+class CeleryPeer(SyncPeer):
+    """Celery with the settings of its optimizing guide for many short tasks."""
+
+    name: ClassVar[str] = "celery"
+    packages: ClassVar[tuple[str, ...]] = ("celery", "kombu", "redis")
+    settings: ClassVar[str] = (
+        f"prefork; prefetch multiplier {PREFETCH} and results off unless read (user guide, Optimizing: many short tasks); "
+        "no gossip, mingle or heartbeat; results: Redis backend, pushed"
+    )
+    on_kill: ClassVar[str] = "lost (acknowledged before they run, Celery's default)"
+
+    def workers(self, processes: int) -> list[list[str]]:
+        """Return one prefork worker."""
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+        pool = ["--pool", "prefork", "--concurrency", str(processes)]
+        return [[sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery", "worker", *pool, *quiet]]
+
+    def send(self) -> None:
+        """Send one no-op."""
+        tick.delay()
+
+    def call(self) -> int:
+        """Send an addition and return its result."""
+        result: int = add.delay(1, 2).get(timeout=CALL_TIMEOUT)
+        return result
+
+    def send_addition(self) -> None:
+        """Send the addition."""
+        add.delay(1, 2)
+
+
+PEER: Final = CeleryPeer()

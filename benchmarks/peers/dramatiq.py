@@ -1,0 +1,60 @@
+"""Dramatiq."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend
+
+from benchmarks import work
+from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer, script
+
+PREFETCH: Final = 128
+
+broker = RedisBroker(url=work.REDIS_URL)
+if work.RESULTS:
+    broker.add_middleware(Results(backend=RedisBackend(url=work.REDIS_URL)))
+dramatiq.set_broker(broker)
+tick = dramatiq.actor(actor_name="tasks.tick")(work.tick)
+add = dramatiq.actor(actor_name="tasks.add", **({"store_results": True} if work.RESULTS else {}))(work.add)
+
+
+class Dramatiq(SyncPeer):
+    """Dramatiq with a larger prefetch."""
+
+    name: ClassVar[str] = "dramatiq"
+    packages: ClassVar[tuple[str, ...]] = ("dramatiq", "redis")
+    settings: ClassVar[str] = (
+        f"one thread a process; dramatiq_queue_prefetch={PREFETCH} (advanced topics: short tasks); default middleware; "
+        "results: Redis backend, blocking"
+    )
+    on_kill: ClassVar[str] = "requeued after the heartbeat timeout (60 s)"
+    threads: ClassVar[int] = 1
+
+    def workers(self, processes: int) -> list[list[str]]:
+        """Return one master with its worker processes."""
+        layout = ["--processes", str(processes), "--threads", str(self.threads)]
+        return [[script("dramatiq"), "benchmarks.peers.dramatiq:broker", *layout]]
+
+    def variables(self) -> dict[str, str]:
+        """Return the prefetch, which Dramatiq takes by environment only."""
+        return {"dramatiq_queue_prefetch": str(PREFETCH)}
+
+    def send(self) -> None:
+        """Send one no-op."""
+        tick.send()
+
+    def call(self) -> int:
+        """Send an addition and return its result."""
+        result: int = add.send(1, 2).get_result(block=True, timeout=CALL_TIMEOUT * 1000)
+        return result
+
+    def send_addition(self) -> None:
+        """Send the addition."""
+        add.send(1, 2)
+
+
+PEER: Final = Dramatiq()

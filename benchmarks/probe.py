@@ -1,0 +1,52 @@
+"""A producer in a process of its own: ``python -m benchmarks.probe PEER VERB [COUNT]`` hands back one value."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from benchmarks.outcome import emit
+from benchmarks.peers.base import Peer
+
+
+def main(arguments: list[str]) -> None:
+    """Run one verb of one peer."""
+    name, verb, count = arguments[0], arguments[1], int(arguments[2]) if len(arguments) > 2 else 0
+    peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
+    emit(run(peer, verb, count))
+
+
+def run(peer: Peer, verb: str, count: int) -> Any:
+    """Return what a verb yields: nothing, seconds, a list of seconds, or a description."""
+    match verb:
+        case "describe":
+            return describe(peer)
+        case "workers":
+            return {"commands": peer.workers(count), "variables": peer.variables()}
+        case "fill":
+            return peer.fill(count)
+        case "sends":
+            return peer.time_sends(count)
+        case "bulk":
+            return peer.time_bulk(count)
+        case "calls":
+            return peer.time_calls(count)
+        case "addition":
+            return peer.send_addition()
+        case _:
+            raise SystemExit(f"error: no verb {verb!r}")
+
+
+def describe(peer: Peer) -> dict[str, Any]:
+    """Return versions and settings for the report."""
+    return {
+        "versions": {package: version(package) for package in peer.packages},
+        "settings": peer.settings,
+        "on_kill": peer.on_kill,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

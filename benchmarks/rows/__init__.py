@@ -1,0 +1,12 @@
+"""One module a row: what is measured, on whom, and the bars the design sets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchmarks.rows import body, drain, handler_cpu, handler_init, memory, round_trip, send, send_many
+from benchmarks.rows.row import Row
+
+ROWS: Final[dict[str, Row]] = {
+    module.ROW.name: module.ROW for module in (drain, round_trip, send, send_many, body, handler_cpu, handler_init, memory)
+}

@@ -1,0 +1,32 @@
+"""How much memory the worker's processes take together."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench, MeasurementError
+from benchmarks.rows.row import BARE, BEST_PEER, OURS, REDIS_PEERS, Bar, Row, Sample
+
+WARM_TASKS = 500
+TIMEOUT = 30.0
+
+
+def measure(bench: Bench, peer: str) -> Sample:
+    """Let the workers run some tasks, then read the proportional set size of their process tree."""
+    bench.redis.flushall()
+    bench.probe(peer, "fill", WARM_TASKS)
+    with bench.workers(peer) as workers:
+        progress = bench.wait_for_ticks(workers, WARM_TASKS, TIMEOUT)
+        if progress.ticks < WARM_TASKS:
+            raise MeasurementError(f"{progress.ticks} of {WARM_TASKS} tasks ran within {TIMEOUT} s:\n{workers.output()}")
+        return Sample(workers.pss() / 2**20, {"processes": len(workers.pids())})
+
+
+ROW = Row(
+    name="memory",
+    title="PSS of the worker's process tree, 2 processes",
+    unit="MiB",
+    better="lower",
+    method="Read from /proc/PID/smaps_rollup of every process of the worker, masters included, after 500 no-ops.",
+    contenders=(OURS, *REDIS_PEERS, BARE),
+    bars=(Bar(1.0, BEST_PEER),),
+    measure=measure,
+)

@@ -1,0 +1,29 @@
+"""How long one caller waits for a result."""
+
+from __future__ import annotations
+
+from statistics import median, quantiles
+
+from benchmarks.bench import Bench
+from benchmarks.rows.row import BEST_PEER, OURS, REDIS_PEERS, Bar, Row, Sample
+
+
+def measure(bench: Bench, peer: str) -> Sample:
+    """Call one task after the other on idle, warm workers."""
+    bench.redis.flushall()
+    with bench.workers(peer, results=True) as workers:
+        times = bench.probe(peer, "calls", bench.scale.calls, results=True)
+        workers.check()
+    return Sample(median(times) * 1e3, {"p99 ms": quantiles(times, n=100)[98] * 1e3})
+
+
+ROW = Row(
+    name="round-trip",
+    title="`.delay().get()` on Redis, one caller",
+    unit="ms",
+    better="lower",
+    method="Workers as above with results on. One caller sends `tasks.add` and waits for its result, again and again; a round's value is its median.",
+    contenders=(OURS, *REDIS_PEERS),
+    bars=(Bar(0.5, BEST_PEER),),
+    measure=measure,
+)

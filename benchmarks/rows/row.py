@@ -1,0 +1,68 @@
+"""What a row of the report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks.bench import Bench
+from benchmarks.statistics import Better
+
+OURS: Final = "dispatcher"
+BARE: Final = "bare"
+#: A bar against whichever peer's median is best.
+BEST_PEER: Final = "best peer"
+#: Peers on Redis in the order of the tables.
+REDIS_PEERS: Final = ("celery", "dramatiq", "rq", "huey", "taskiq", "saq", "arq")
+#: What a Lambda function's environment holds; nobody listens at the endpoint, so no call leaves the machine.
+LAMBDA_VARIABLES: Final = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_REGION": "us-east-1",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "AWS_LAMBDA_FUNCTION_NAME": "bench",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+    "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+    "DISPATCHER_APP": "benchmarks.handlers.app:app",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Our median must pass ``factor`` times that of ``against``; with no opponent, ``factor`` itself."""
+
+    factor: float
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement of one library: the value the row compares, and what else was seen."""
+
+    value: float
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+def describe_peer(bench: Bench, peer: str) -> dict[str, Any]:
+    """Return the versions and settings of a library on Redis."""
+    description: dict[str, Any] = bench.probe(peer, "describe")
+    return description
+
+
+@dataclass(frozen=True)
+class Row:
+    """A thing to measure."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    method: str
+    contenders: tuple[str, ...]
+    bars: tuple[Bar, ...]
+    measure: Callable[[Bench, str], Sample]
+    describe: Callable[[Bench, str], dict[str, Any]] = describe_peer
+    #: A row that counts instead of timing needs one round only.
+    exact: bool = False
