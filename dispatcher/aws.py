@@ -1,7 +1,7 @@
 """What the AWS adapters share: one botocore session per process, its clients, and errors that say what to do.
 
-Botocore itself reads credentials, region and ``AWS_ENDPOINT_URL[_SQS|_DYNAMODB]`` where AWS documents them. Clients are made on
-first use, shared by everything with the same settings, and made anew after a fork. Threads may share them.
+Botocore itself reads credentials, region and ``AWS_ENDPOINT_URL[_SQS|_DYNAMODB]`` where AWS documents them. Clients
+are made on first use, shared by everything with the same settings, and made anew after a fork. Threads may share them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -48,10 +48,10 @@ MAX_THREADS: Final = 8
 
 
 class _PinnedLoader(Loader):  # type: ignore[misc]
-    """Botocore's loader without its two detours: listing some 400 service directories, and the 1.2 MB ``endpoints.json``.
+    """Botocore's loader without its two detours: listing 400 service directories, and the 1.2 MB ``endpoints.json``.
 
-    A client's address comes from the service's own rule set; the old endpoint table only adds the partition, which the small
-    ``partitions.json`` knows as well. This saves about 35 of 170 ms at a cold start.
+    A client's address comes from the service's own rule set; the old endpoint table only adds the partition, which the
+    small ``partitions.json`` knows as well. This saves about 35 of 170 ms at a cold start.
     """
 
     API_VERSIONS: Final = {"sqs": "2012-11-05", "dynamodb": "2012-08-10"}
@@ -134,7 +134,10 @@ os.register_at_fork(after_in_child=_forget_parent)
 
 
 def client(service: str, settings: ClientSettings = ClientSettings()) -> Any:  # noqa: B008 - an immutable tuple
-    """Return this process's client of ``"sqs"``, ``"dynamodb"`` …; raises `ImproperlyConfigured` where none can be made."""
+    """Return this process's client of a service, such as ``"sqs"``.
+
+    Raises `ImproperlyConfigured` where none can be made.
+    """
     process, key = _process, (service, settings)
     try:
         found = process.clients.get(key)
@@ -274,7 +277,10 @@ class ServiceError(OperationalError):
 
 
 def call(client: Any, operation: str, target: str, **parameters: Any) -> Any:
-    """Call an operation of a client; raises `ServiceError` naming service, operation, target (a queue, a table) and remedy."""
+    """Call an operation of a client.
+
+    Raises `ServiceError` naming service, operation, target (a queue, a table) and remedy.
+    """
     try:
         return getattr(client, operation)(**parameters)
     except ClientError as error:
@@ -293,7 +299,10 @@ def _wording(client: Any, operation: str, target: str, reason: str, hint: str) -
     return f"{service} {operation} of {target} at {address} failed: {reason}" + (f" ({hint})" if hint else "")
 
 
-_CREDENTIALS_HINT: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose an AWS_PROFILE, or run under a role; an emulator takes any keys"
+_CREDENTIALS_HINT: Final = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose an AWS_PROFILE, or run under a role; "
+    "an emulator takes any keys"
+)
 
 
 def _hint(error: Exception) -> str:
@@ -316,7 +325,7 @@ def _hint_for(code: str) -> str:
     if code in {"UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException",
                 "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken"}:  # fmt: skip
         return f"the credentials are wrong or have expired: {_CREDENTIALS_HINT}"
-    if code.startswith("KMS") or code.startswith("KmsAccess"):
+    if code.startswith(("KMS", "KmsAccess")):
         return "the role in use may not use the key that encrypts this resource"
     return ""
 
@@ -326,7 +335,7 @@ def together(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> li
 
     The function must not call `together` itself.
     """
-    if len(items) < 2:  # noqa: PLR2004
+    if len(items) < 2:
         return [function(item) for item in items]
     process = _process
     if process.threads is None:

@@ -1,12 +1,11 @@
 """How the AWS adapters read their URLs and options: every option is known, refused with a reason, or a typo.
 
-URLs are ``sqs://`` and ``dynamodb://`` followed by nothing, a region, ``localstack``, or an emulator's ``host:port``; keys may
-stand before an ``@`` as in Celery; options may follow as a query. An option given beside the URL wins over the query.
+URLs are ``sqs://`` and ``dynamodb://`` followed by nothing, a region, ``localstack``, or an emulator's ``host:port``;
+keys may stand before an ``@`` as in Celery; options may follow as a query. An option given beside the URL wins.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -150,7 +149,8 @@ def parse_url(url: str) -> AwsUrl:
                 f"the {scheme}:// URL needs both keys, {scheme}://ACCESS_KEY:SECRET_KEY@, or none"
             )
         warnings.warn(
-            f"the {scheme}:// URL contains AWS keys, which end up in process lists and logs; prefer a role or the environment",
+            f"the {scheme}:// URL contains AWS keys, which end up in process lists and logs; "
+            "prefer a role or the environment",
             SecurityWarning,
             stacklevel=2,
         )
@@ -163,7 +163,7 @@ def read(
 ) -> dict[str, Any]:
     """Check options and return them converted; those that are `None` count as not given.
 
-    Raises `UnsupportedOption` for one that cannot work here and `ImproperlyConfigured` for a wrong value or an unknown name.
+    Raises `UnsupportedOption` for one that cannot work here, `ImproperlyConfigured` for a wrong value or unknown name.
     """
     result = {}
     for name, value in given.items():
@@ -172,6 +172,8 @@ def read(
         if name in refused:
             raise UnsupportedOption(f"the {scheme} option {name!r} cannot work here: {refused[name]}")
         if name not in known:
+            import difflib
+
             close = difflib.get_close_matches(name, [*known, *refused], 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
             raise ImproperlyConfigured(f"there is no {scheme} option {name!r}; {hint}")
