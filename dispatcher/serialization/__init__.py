@@ -1,0 +1,43 @@
+"""Values on the wire: JSON with typed values, the other serializers, compression, packed values and exceptions.
+
+``jsontext`` is the hot path; ``values`` says how a datetime, a Decimal, an exception … look on the wire; ``codecs`` and
+``compression`` are registries; ``packing`` makes the form that carries anything but inline JSON.
+"""
+
+from dispatcher.serialization.codecs import DEFAULT_ACCEPT_CONTENT, Codec, content_names, get_codec, register
+from dispatcher.serialization.compression import compress, compression_name, decompress, register_compression
+from dispatcher.serialization.jsontext import json_decode, json_encode
+from dispatcher.serialization.packing import compress_json, decode_result, encode_result, pack, unpack
+from dispatcher.serialization.remote import RemoteError
+from dispatcher.serialization.values import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    exception_from_wire,
+    exception_to_wire,
+)
+
+__all__ = [
+    "DEFAULT_ACCEPT_CONTENT",
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_DIGITS",
+    "Codec",
+    "RemoteError",
+    "compress",
+    "compress_json",
+    "compression_name",
+    "content_names",
+    "decode_result",
+    "decompress",
+    "encode_result",
+    "exception_from_wire",
+    "exception_to_wire",
+    "get_codec",
+    "json_decode",
+    "json_encode",
+    "pack",
+    "register",
+    "register_compression",
+    "unpack",
+]

@@ -1,0 +1,192 @@
+"""JSON text: compact, ASCII, with typed values; the hot path of every message.
+
+Encoding is one call of the C encoder, decoding one call of the C scanner. What costs more is done only for a text that
+shows, by a substring or a count, that it needs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from typing import Any, Final
+
+from dispatcher.exceptions import DecodeError, EncodeError
+from dispatcher.serialization.values import (
+    JSON_FORM,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    Tag,
+    revive,
+    shorten,
+    substitute,
+)
+
+
+class _Encoder(json.JSONEncoder):
+    """Encodes once and counts the typed values it wrote; class attributes spare the constructor."""
+
+    item_separator = ","
+    key_separator = ":"
+    ensure_ascii = True
+    allow_nan = False
+    check_circular = True
+    skipkeys = False
+    sort_keys = False
+    indent: Any = None
+
+    def __init__(self) -> None:
+        self.tags = 0
+
+    def default(self, o: Any) -> Any:
+        value = substitute(o)
+        if type(value) is Tag:
+            self.tags += 1
+        return value
+
+
+def json_encode(value: Any) -> str:
+    """Return a value as compact ASCII JSON.
+
+    Datetimes, dates, times, timedeltas, Decimals, UUIDs, bytes, sets and exceptions come back as what they are;
+    tuples as lists; keys that are numbers, booleans or `None` as text; objects with ``__json__`` as what that
+    returns. Raises `EncodeError` naming the path and type of anything else, NaN and infinity included.
+    """
+    encoder = _Encoder()
+    try:
+        text = encoder.encode(value)
+    except (TypeError, ValueError, RecursionError, EncodeError) as error:
+        JSON_FORM(value)
+        raise EncodeError(f"cannot encode the value: {error}") from error
+    if '"$":' in text and text.count('"$":') != encoder.tags:
+        # A dict with the key "$" (or a key that ends in it): write it again with such dicts marked.
+        text = _Encoder().encode(JSON_FORM(value))
+    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
+        raise EncodeError(f"nested deeper than the {MAX_DEPTH} levels a message can have")
+    if "\\ud" in text and _has_lone_surrogates(text):
+        JSON_FORM(value)
+        raise EncodeError("cannot encode the value: a text with lone surrogates; send bytes")
+    return text
+
+
+def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the value of a JSON text, typed values revived.
+
+    Of equal keys in one object the last wins. Raises `DecodeError`, in time and memory proportional to the text, for
+    anything that `json_encode` would not write: a text longer than ``max_bytes``, nesting beyond `MAX_DEPTH`,
+    integers beyond `MAX_DIGITS`, NaN, infinite numbers, lone surrogates, invalid UTF-8, unknown or malformed typed
+    values.
+    """
+    if len(text) > max_bytes:
+        raise DecodeError(f"the JSON text is {len(text)} bytes long; the limit is {max_bytes}")
+    if not isinstance(text, str):
+        text = utf8(text)
+    if not text.isascii():
+        _refuse_surrogates(text)
+    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
+        raise DecodeError(f"the JSON text is nested deeper than {MAX_DEPTH} levels")
+    tagged = '"$"' in text
+    if "\\u" in text:
+        tagged = tagged or "\\u0024" in text
+        if _has_lone_surrogates(text):
+            raise DecodeError("the JSON text has a lone surrogate, which is no character")
+    # Python refuses longer integers by itself, at no cost, unless someone switched that off or raised it.
+    if 0 < sys.get_int_max_str_digits() <= MAX_DIGITS:
+        return _parse(text, _TAGGED if tagged else _PLAIN)
+    return _parse(text, _decoder(revive if tagged else None, _short_int))
+
+
+def _parse(text: str, decoder: json.JSONDecoder) -> Any:
+    try:
+        value, end = decoder.raw_decode(text)
+        if end == len(text) or not text[end:].strip(_WHITESPACE):
+            return value
+    except json.JSONDecodeError as error:
+        if text and text[0] in _WHITESPACE:
+            return _parse(text.lstrip(_WHITESPACE), decoder)
+        raise DecodeError(f"not JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError:
+        raise DecodeError("the JSON text is nested too deeply for what is left of the stack") from None
+    except ValueError as error:
+        raise DecodeError(f"not JSON: {shorten(error)}") from error
+    raise DecodeError(f"not JSON: more text after the value, at character {end}")
+
+
+_WHITESPACE: Final = " \t\n\r"
+
+
+def utf8(data: bytes | bytearray) -> str:
+    """Return bytes as text; raises `DecodeError` where they are not UTF-8."""
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"not UTF-8: byte {error.start} ({error.reason})") from error
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DecodeError(f"the JSON text has a lone surrogate at character {error.start}") from error
+
+
+_SIGN: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[{]}"))
+_SLICE: Final = 65536
+
+
+def _too_deep(text: str) -> bool:
+    """Say whether brackets outside of strings nest beyond the limit; no Python code runs per character.
+
+    What is not JSON may give any answer: it is refused one way or the other.
+    """
+    if '"' in text:
+        if "\\" in text:
+            text = text.replace("\\\\", "").replace('\\"', "")
+        text = "".join(text.split('"')[::2])
+    brackets = text.encode("utf-8", "replace").translate(_SIGN, _ALL_BUT_BRACKETS)
+    depth = 0
+    for start in range(0, len(brackets), _SLICE):
+        signs = memoryview(brackets[start : start + _SLICE]).cast("b")
+        depths = list(itertools.accumulate(signs, initial=depth))
+        if max(depths) > MAX_DEPTH:
+            return True
+        depth = depths[-1]
+    return False
+
+
+_PAIR: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _has_lone_surrogates(text: str) -> bool:
+    if _SURROGATE.search(text) is None:
+        return False
+    return _SURROGATE.search(_PAIR.sub(" ", text.replace("\\\\", "  "))) is not None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise DecodeError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number - number != 0:
+        raise DecodeError(f"the number {shorten(digits)} is out of range")
+    return number
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS + (digits[0] == "-"):
+        raise DecodeError(f"an integer of {len(digits)} digits; the limit is {MAX_DIGITS}")
+    return int(digits)
+
+
+def _decoder(hook: Any, parse_int: Any = None) -> json.JSONDecoder:
+    return json.JSONDecoder(object_hook=hook, parse_float=_finite, parse_int=parse_int, parse_constant=_refuse_constant)
+
+
+_PLAIN: Final = _decoder(None)
+_TAGGED: Final = _decoder(revive)
