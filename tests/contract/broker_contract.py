@@ -243,6 +243,20 @@ class BrokerContract:
         quick.settle([Settlement(new, "release")])
         assert harness.take_one(quick, queue).receive_count == 3
 
+    def test_a_late_release_does_not_double_a_message(self, harness: Harness[Broker]) -> None:
+        """A receipt whose lease ended, while nobody else got the message, still leaves one message."""
+        lease = harness.kind.shortest_lease
+        broker, queue = harness.open(visibility_timeout=lease), harness.queue()
+        broker.send([harness.outgoing(queue, "a"), harness.outgoing(queue, "b")])
+        late = harness.take(broker, queue, 2)
+        harness.clock.sleep(lease * 1.5)
+        (first,) = harness.take(broker, queue, 1)
+        broker.settle([Settlement(delivery, "release") for delivery in late])
+        patient = harness.open(visibility_timeout=60.0)
+        other = harness.take_one(patient, queue)
+        assert sorted(bodies([first, other])) == ["a", "b"]
+        assert patient.receive([queue], 10) == []
+
     def test_extending_keeps_the_lease(self, harness: Harness[Broker]) -> None:
         """The lease ends the given time after the call."""
         lease = harness.kind.shortest_lease

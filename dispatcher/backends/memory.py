@@ -1,0 +1,145 @@
+"""A result backend inside one process, for tests and for apps whose worker threads live beside the producer."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.exceptions import TimeoutError
+from dispatcher.states import PENDING
+from dispatcher.utils import forks
+from dispatcher.utils.options import check_options
+
+#: More rows than a write can add, so that expired rows cannot pile up, and few enough to go unnoticed.
+_SWEEP: Final = 10
+
+
+class _Store:
+    """The records that backends of one name share; every access holds ``changed``."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[TaskRecord, float]] = {}
+        #: an entry for each life a row was ever given, so that the oldest is found without a search
+        self.expiries: list[tuple[float, str]] = []
+        self.changed = threading.Condition()
+        forks.watch(self)
+
+    def get(self, task_id: str, now: float) -> TaskRecord | None:
+        row = self.rows.get(task_id)
+        return row[0] if row is not None and row[1] > now else None
+
+    def put(self, record: TaskRecord, expires_at: float) -> None:
+        self.rows[record.id] = (record, expires_at)
+        heapq.heappush(self.expiries, (expires_at, record.id))
+
+    def sweep(self, now: float, limit: int) -> None:
+        while limit > 0 and self.expiries and self.expiries[0][0] <= now:
+            task_id = heapq.heappop(self.expiries)[1]
+            row = self.rows.get(task_id)
+            if row is not None and row[1] <= now:
+                del self.rows[task_id]
+            limit -= 1
+
+    def before_fork(self) -> None:
+        self.changed.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        self.changed.release()
+
+    def after_fork_in_child(self) -> None:
+        self.changed = threading.Condition()
+
+
+_stores: dict[str, _Store] = {}
+_stores_lock = threading.Lock()
+
+
+def _store(name: str) -> _Store:
+    with _stores_lock:
+        return _stores.setdefault(name, _Store())
+
+
+class MemoryBackend(ResultBackend):
+    """Keeps records in this process; backends of one URL, ``memory://name``, share them until the process ends."""
+
+    shared = False
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options, clock)
+        check_options("the memory backend", self.options, [])
+        self._store = _store(url.partition("://")[2])
+
+    def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        now = self.clock.time()
+        with self._store.changed:
+            found = ((task_id, self._store.get(task_id, now)) for task_id in ids)
+            return {task_id: dataclasses.replace(record) for task_id, record in found if record is not None}
+
+    def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        store, now = self._store, self.clock.time()
+        losers: list[TaskRecord | None] = []
+        with store.changed:
+            for write in writes:
+                record = store.get(write.id, now)
+                if record is not None and not write.applies_to(record):
+                    losers.append(dataclasses.replace(record))
+                    continue
+                losers.append(None)
+                revoked = record is not None and record.revoked
+                # The flag has to outlive the message, so it keeps the longer of the two lives.
+                life = max(write.expires_at, store.rows[write.id][1]) if revoked else write.expires_at
+                store.put(write.record(revoked), life)
+            store.sweep(now, _SWEEP + len(writes))
+            store.changed.notify_all()
+        return losers
+
+    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
+        """Set the ``revoked`` flag; see `ResultBackend.revoke`."""
+        store, now = self._store, self.clock.time()
+        with store.changed:
+            for task_id in ids:
+                record = store.get(task_id, now)
+                if record is None:
+                    store.put(TaskRecord(task_id, PENDING, revoked=True), expires_at)
+                else:
+                    life = max(expires_at, store.rows[task_id][1])
+                    store.put(dataclasses.replace(record, revoked=True), life)
+            store.changed.notify_all()
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove records."""
+        with self._store.changed:
+            for task_id in ids:
+                self._store.rows.pop(task_id, None)
+
+    def wait(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_interval: Callable[[], None] | None = None,
+    ) -> TaskRecord:
+        """Return the task's record once it is final, as soon as it is written; see `ResultBackend.wait`."""
+        if self.clock is not SYSTEM:
+            return super().wait(task_id, timeout, interval, on_interval)
+        longest = 0.5 if interval is None else max(0.001, interval)
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        while True:
+            with self._store.changed:
+                record = self._store.get(task_id, self.clock.time())
+                if record is not None and record.final:
+                    return dataclasses.replace(record)
+                left = longest if deadline is None else deadline - self.clock.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
+                self._store.changed.wait(min(left, longest))
+            if on_interval is not None:
+                on_interval()
+
+    def close(self) -> None:
+        """Do nothing: there is no connection, and the records belong to the process."""
