@@ -1,0 +1,32 @@
+"""Settings that must fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dispatcher.exceptions import ImproperlyConfigured
+
+
+def check_together(conf: Mapping[str, Any]) -> None:
+    """Raise `ImproperlyConfigured` for the first contradiction."""
+    soft, hard = conf["task_soft_time_limit"], conf["task_time_limit"]
+    if soft is not None and hard is not None and soft >= hard:
+        raise ImproperlyConfigured(
+            f"task_soft_time_limit ({soft:g} s) must be less than task_time_limit ({hard:g} s) to take effect"
+        )
+    for key, accepted in (
+        ("task_serializer", ("accept_content",)),
+        ("result_serializer", ("result_accept_content", "accept_content")),
+    ):
+        listing = next(name for name in accepted if conf[name] is not None)
+        if conf[key] not in conf[listing]:
+            raise ImproperlyConfigured(
+                f"{key} is {conf[key]!r}, which {listing} does not list: workers would refuse it"
+            )
+    if conf["broker_url"] is None:
+        for key in ("broker_host", "broker_port", "broker_user", "broker_password", "broker_vhost"):
+            if conf[key] is not None:
+                raise ImproperlyConfigured(
+                    f"{key} is set but broker_url is not; give the whole address as broker_url, as in redis://user:password@host:6379/0"
+                )

@@ -1,0 +1,378 @@
+"""The settings that work: one `Option` each, in the order of `docs/configuration.md`, which is generated from here.
+
+Celery's other keys are in `celery_keys`; `OPTIONS` joins both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final, Literal
+
+from dispatcher.config.types import (
+    Annotations,
+    Bool,
+    Choice,
+    Concurrency,
+    Expiry,
+    Int,
+    LogFormat,
+    LogLevel,
+    Names,
+    PublishPolicy,
+    Queues,
+    Routes,
+    Seconds,
+    Table,
+    Text,
+    Type,
+    Url,
+    Zone,
+)
+
+#: supported: works. no_effect: known, warns once. refused: would be dangerous to ignore.
+Kind = Literal["supported", "no_effect", "refused"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One key of the configuration.
+
+    ``reason`` says why a key has no effect or is refused, ``harmless`` which values of it change nothing and pass
+    silently. ``differs`` is what a user of Celery must know about a key that works. ``live`` keys may change after
+    the app is finalized. ``environment`` is a shorter variable name beside ``DISPATCHER_<KEY>``.
+    """
+
+    name: str
+    type: Type
+    default: Any
+    description: str
+    kind: Kind = "supported"
+    nullable: bool = False
+    differs: str = ""
+    reason: str = ""
+    harmless: tuple[Any, ...] = ()
+    live: bool = False
+    environment: str = ""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that set it, the canonical one last."""
+        canonical = f"DISPATCHER_{self.name.upper()}"
+        return (self.environment, canonical) if self.environment else (canonical,)
+
+    def initial(self) -> Any:
+        """Return the default, for mutable defaults a fresh copy."""
+        return dict(self.default) if isinstance(self.default, dict) else self.default
+
+
+def _option(name: str, kind: Type, default: Any, description: str, **more: Any) -> Option:
+    return Option(name, kind, default, description, **{"nullable": default is None, **more})
+
+
+CODECS: Final = Choice(
+    "json",
+    "msgpack",
+    "yaml",
+    "pickle",
+    also={
+        "application/json": "json",
+        "application/x-msgpack": "msgpack",
+        "application/msgpack": "msgpack",
+        "application/x-yaml": "yaml",
+        "application/yaml": "yaml",
+        "application/x-python-serialize": "pickle",
+    },
+    refused={
+        "auth": "messages are not signed by certificates here; see signing_keys",
+        "application/data": "messages are not signed by certificates here; see signing_keys",
+    },
+)
+
+_NO_RABBIT: Final = "there is no RabbitMQ transport"
+_NO_BROKER: Final = "there is no such transport"
+_NO_STORE: Final = "there is no such result backend"
+_BROKERS: Final = Url(
+    "sqs://, redis://localhost:6379/0, sqlite:///tasks.db or memory://",
+    {
+        **dict.fromkeys(("amqp", "amqps", "pyamqp", "librabbitmq", "qpid"), _NO_RABBIT),
+        **dict.fromkeys(
+            (
+                *("sentinel", "kafka", "confluentkafka", "gcpubsub", "mongodb", "zookeeper", "zk", "consul", "etcd"),
+                *("filesystem", "pyro", "sqla", "sqlalchemy", "azurestoragequeues", "azureservicebus", "slmq"),
+            ),
+            _NO_BROKER,
+        ),
+    },
+)
+_STORES: Final = Url(
+    "dynamodb://, redis://localhost:6379/0, sqlite:///results.db or memory://",
+    {
+        **dict.fromkeys(("rpc", "amqp"), "results do not travel as messages here"),
+        **dict.fromkeys(
+            (
+                *("db", "database", "cache", "mongodb", "cassandra", "elasticsearch", "couchdb", "couchbase", "s3"),
+                *(
+                    "arangodb",
+                    "azureblockblob",
+                    "cosmosdbsql",
+                    "consul",
+                    "file",
+                    "filesystem",
+                    "gs",
+                    "sentinel",
+                    "etcd",
+                ),
+            ),
+            _NO_STORE,
+        ),
+        **dict.fromkeys(("django-db", "django-cache"), "results are not kept in Django's database or cache"),
+    },
+    words=("disabled", "disabled://"),
+)
+_POOLS: Final = Choice(
+    "prefork",
+    "solo",
+    "threads",
+    "asyncio",
+    also={"processes": "prefork", "process": "prefork", "thread": "threads", "aio": "asyncio"},
+    refused=dict.fromkeys(("gevent", "eventlet"), "this pool is not available in this release; use asyncio or threads"),
+)
+
+_GENERAL: Final = (
+    _option("imports", Names(), (), "Modules to import when a worker or Lambda function starts."),
+    _option("include", Names(), (), "More modules to import; the app's `include=` argument."),
+    _option(
+        "timezone",
+        Zone(),
+        None,
+        "The zone of naive datetimes and crontabs. Unset means UTC, or `TIME_ZONE` of a Django settings module.",
+    ),
+    _option(
+        "accept_content",
+        Names(CODECS),
+        ("json", "msgpack"),
+        "The serializers accepted on receipt.",
+        differs='msgpack is accepted too (Celery: `["json"]`), since it can carry plain data only.',
+    ),
+    _option("result_accept_content", Names(CODECS), None, "The same for results; unset means `accept_content`."),
+    _option(
+        "max_message_bytes",
+        Int(1024),
+        10 * 1024 * 1024,
+        "The largest body, after decompression, that is decoded; transports have limits of their own.",
+    ),
+)
+
+_BROKER: Final = (
+    _option(
+        "broker_url",
+        _BROKERS,
+        None,
+        "Where messages go. Unset means the embedded SQLite file, which is refused inside Lambda.",
+        differs="Celery's default is RabbitMQ on localhost.",
+    ),
+    _option(
+        "broker_transport_options",
+        Table(),
+        {},
+        "Options of the transport, by its own names: `region`, `visibility_timeout`, `wait_time_seconds`, "
+        "`queue_name_prefix`, `predefined_queues`, …",
+    ),
+    _option(
+        "broker_connection_timeout",
+        Seconds(above=0),
+        4.0,
+        "How long connecting to the broker or backend may take, in seconds.",
+    ),
+    _option(
+        "broker_visibility_timeout",
+        Seconds(above=0, most=43_200),
+        60.0,
+        "For how many seconds a worker leases a message; its heartbeat renews the lease while the task runs. "
+        "The SQS queue of a Lambda function has its own, set by the stack.",
+    ),
+    _option(
+        "message_retention",
+        Seconds(60, 1_209_600),
+        345_600.0,
+        "How many seconds a queue keeps a message that nobody takes; records of tasks live at least as long.",
+    ),
+)
+
+_RESULT: Final = (
+    _option(
+        "result_backend",
+        _STORES,
+        None,
+        'Where results go. Unset means the one that belongs to the broker; `"disabled"` means nowhere.',
+        differs="Celery's default is to keep no results.",
+    ),
+    _option("result_backend_transport_options", Table(), {}, "Options of the result backend, by its own names."),
+    _option(
+        "dynamodb_table", Text(), "dispatcher", "The DynamoDB table of the results.", environment="DISPATCHER_TABLE"
+    ),
+    _option(
+        "dynamodb_endpoint_url",
+        Url("http://localhost:8000", {}),
+        None,
+        "Another endpoint for DynamoDB, in place of AWS's.",
+    ),
+    _option(
+        "result_expires",
+        Expiry(0),
+        86_400.0,
+        "How many seconds (number or timedelta) a result can be read; `None` or 0 means for ever.",
+    ),
+    _option("result_serializer", CODECS, "json", "The serializer of results."),
+    _option("result_compression", Text(), None, "The compression of results, such as `zlib`."),
+    _option("result_extended", Bool(), False, "Keep name, arguments, worker, retries and queue with the result."),
+)
+
+_TASK: Final = (
+    _option("task_serializer", CODECS, "json", "The serializer of arguments."),
+    _option("task_compression", Text(), None, "The compression of messages, such as `zlib`; used when it pays."),
+    _option(
+        "task_default_queue",
+        Text(),
+        "default",
+        "The queue of tasks that no route sends elsewhere.",
+        differs='Celery: `"celery"`.',
+    ),
+    _option("task_queues", Queues(), None, "The queues of the app; read as a dict of queue name to options."),
+    _option(
+        "task_create_missing_queues",
+        Bool(),
+        True,
+        "Whether a queue may be used that `task_queues` does not name.",
+    ),
+    _option(
+        "task_routes",
+        Routes(),
+        None,
+        "Which task goes to which queue: a dict (names, globs, patterns), functions, or a list.",
+    ),
+    _option("task_annotations", Annotations(), None, "Attributes of tasks, set from the configuration."),
+    _option(
+        "task_default_priority",
+        Int(0, 9),
+        None,
+        "The priority of messages, 0 to 9 (highest), where the transport has any.",
+    ),
+    _option("task_inherit_parent_priority", Bool(), False, "Tasks sent by a task take its priority."),
+    _option(
+        "task_acks_late",
+        Bool(),
+        None,
+        "`False` acks before the run: a task whose worker dies is lost.",
+        differs="Unset or `True` acks after the run; Celery's default is to ack before it.",
+    ),
+    _option("task_ignore_result", Bool(), False, "Keep no results unless a task asks for it."),
+    _option("task_store_errors_even_if_ignored", Bool(), False, "Keep errors of tasks whose results are ignored."),
+    _option("task_track_started", Bool(), False, "Record STARTED when a run begins."),
+    _option(
+        "task_revocable", Bool(), True, "Whether tasks can be revoked; looking for revocations costs a read per task."
+    ),
+    _option("task_time_limit", Seconds(above=0), None, "The hard limit of a run in seconds: the run is killed."),
+    _option(
+        "task_soft_time_limit",
+        Seconds(above=0),
+        None,
+        "The soft limit of a run in seconds: `SoftTimeLimitExceeded` is raised in it.",
+    ),
+    _option("task_always_eager", Bool(), False, "`apply_async` runs the task at once, in this process.", live=True),
+    _option("task_eager_propagates", Bool(), False, "Eager tasks raise their errors.", live=True),
+    _option("task_store_eager_result", Bool(), False, "Eager tasks keep their results in the backend.", live=True),
+    _option("task_publish_retry", Bool(), True, "Sending is tried again when the broker cannot be reached."),
+    _option(
+        "task_publish_retry_policy",
+        PublishPolicy(),
+        dict(PublishPolicy.DEFAULTS),
+        "How often and how far apart: `max_retries`, `interval_start`, `interval_step`, `interval_max` (seconds).",
+    ),
+    _option("task_max_depth", Int(1), 1000, "How deep tasks may send tasks before the chain counts as a runaway."),
+    _option(
+        "unknown_grace",
+        Seconds(0),
+        600.0,
+        "For how many seconds a message of an unknown task or version is handed back, for the sake of rolling deploys, "
+        "before it is a dead letter.",
+    ),
+    _option(
+        "max_worker_losses",
+        Int(1),
+        3,
+        "How often a task may be started without an outcome before it fails with `WorkerLostError`.",
+    ),
+    _option("dead_letter_failures", Bool(), True, "Copy tasks that failed for good to the dead-letter queue."),
+)
+
+_WORKER: Final = (
+    _option(
+        "worker_pool",
+        _POOLS,
+        "prefork",
+        "How a local worker runs tasks.",
+        differs="gevent and eventlet are not available.",
+    ),
+    _option(
+        "worker_concurrency",
+        Concurrency(1),
+        None,
+        "How many tasks a local worker runs at once; unset means one per CPU.",
+    ),
+    _option(
+        "worker_prefetch_multiplier",
+        Int(1),
+        4,
+        "How many messages a local worker takes in advance, for each task it can run at once.",
+        differs="0 (unlimited) is refused.",
+    ),
+    _option("worker_max_tasks_per_child", Int(1), None, "After how many tasks a prefork child is replaced."),
+    _option(
+        "worker_max_memory_per_child",
+        Int(1),
+        None,
+        "At which resident size, in KiB, a prefork child is replaced after its task.",
+    ),
+    _option(
+        "worker_allow_unkept_limits",
+        Bool(),
+        False,
+        "Start although the pool cannot keep the time limit of a task; such a limit is then not enforced.",
+    ),
+    _option("worker_hijack_root_logger", Bool(), True, "The worker sets up the root logger."),
+    _option(
+        "worker_log_format",
+        LogFormat(),
+        "human",
+        'How the worker logs: `"human"`, `"json"` (one object a line), or a format string of `logging`.',
+        differs="Celery's default is a format string; `human` looks much like it.",
+    ),
+    _option(
+        "worker_log_level", LogLevel(), "INFO", "What the worker logs.", differs="Celery's worker logs from WARNING."
+    ),
+    _option("worker_log_color", Bool(), None, "Colours in human logs; unset means on a terminal only."),
+)
+
+_LAMBDA: Final = (
+    _option(
+        "lambda_concurrency", Int(1), 10, "How many `async def` tasks of a batch run at once in a Lambda function."
+    ),
+    _option(
+        "cleanup_margin",
+        Seconds(0, 300),
+        3.0,
+        "Seconds before the end of the settle margin at which a task gets its soft limit, to clean up.",
+    ),
+    _option(
+        "settle_margin",
+        Seconds(0, 300),
+        2.0,
+        "Seconds before the function's timeout that are kept for writing results and handing messages back.",
+    ),
+    _option("metrics_namespace", Text(), "dispatcher", "The CloudWatch namespace of the metrics."),
+)
+
+SUPPORTED: Final[dict[str, Option]] = {
+    option.name: option for option in (*_GENERAL, *_BROKER, *_RESULT, *_TASK, *_WORKER, *_LAMBDA)
+}
