@@ -58,7 +58,7 @@ def unpack(packed: Mapping[str, Any], accept_content: frozenset[str], max_size: 
         raise DecodeError("a packed value needs the texts 'enc' and 'data'; 'zip' is a text where it is given")
     if serializer not in accept_content:
         raise ContentDisallowed(
-            f"serializer {shorten(serializer)} is not accepted here, only {', '.join(sorted(accept_content)) or 'none'}; "
+            f"serializer {shorten(serializer)} is not accepted here, where accept_content is {sorted(accept_content)}; "
             "if you trust every sender, add it to accept_content, for results to result_accept_content"
         )
     try:
