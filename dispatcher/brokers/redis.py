@@ -1,0 +1,347 @@
+"""Queues in Redis Streams: one stream per queue and priority in use, leases kept by a consumer group.
+
+Sending is one ``XADD``, receiving one ``XREADGROUP`` that the server answers as soon as there is a message, acking one
+write. Everything rarer (delays, releases, ended leases, dead letters) is a script, so a message is always somewhere.
+`docs/redis.md` describes keys and guarantees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from dispatcher.brokers import redis_scripts as scripts
+from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.exceptions import UnsupportedOption
+from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, to_error
+from dispatcher.redis_settings import parse
+
+GROUP: Final = "workers"
+PRIORITIES: Final = range(10)
+#: How often a worker, busy or idle, looks for delayed messages that are due and for new priority levels, in seconds.
+#: So a delayed message is at most this late.
+TURN: Final = 0.25
+#: Commands and bytes that go to the server in one write.
+_BATCH: Final = 1_000
+_BATCH_BYTES: Final = 1_000_000
+
+
+class Receipt(NamedTuple):
+    """What settles a delivery: it is good for one lease."""
+
+    level: str
+    id: bytes
+    consumer: str
+    #: how often the message was received under this id, as the server counts
+    receipts: int
+    #: until when, on the monotonic clock, nobody else can hold the lease
+    until: float
+    extended: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class _Queue:
+    """The keys of a queue and what this process knows of it."""
+
+    name: str
+    #: the ready stream, delayed messages, extended leases, priority levels, dead letters
+    keys: tuple[str, str, str, str, str]
+    #: the levels in use besides the default
+    levels: str = ""
+    #: when to look for more than new messages, on the monotonic clock
+    turn: float = 0.0
+    next_look: float = 0.0
+    #: the last receive got all it asked for, so there are probably more
+    full: bool = False
+
+    def stream(self, level: str) -> str:
+        return self.keys[0] if level == "0" else f"{self.keys[0]}:{level}"
+
+
+class RedisBroker(Broker):
+    """A broker on one Redis (6.2 or later) or Valkey server; options are those of `dispatcher.redis_settings`.
+
+    Priorities are 0 to 9; 0 is the most urgent and the default.
+    """
+
+    features = BrokerFeatures()
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options, clock)
+        self._settings = parse(url, self.options)
+        self.visibility_timeout = self._settings.visibility_timeout or type(self).visibility_timeout
+        self._connections = RedisConnections(self._settings, clock)
+        self._queues: dict[str, _Queue] = {}
+        self._registry = f"{self._settings.key_prefix}queues"
+        self._registered: set[str] = set()
+        self._opened = 0
+        self._pid = 0
+        self._name = ""
+
+    def describe(self) -> str:
+        """Name the broker for people, without credentials."""
+        return f"Redis at {self._settings.address}"
+
+    def _check(self, message: Outgoing) -> None:
+        super()._check(message)
+        if message.priority is not None and message.priority not in PRIORITIES:
+            raise UnsupportedOption(
+                f"priority={message.priority} cannot work: "
+                f"{self.describe()} has priorities from 0 (the most urgent) to 9"
+            )
+
+    # Sending
+
+    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        failures: dict[str, str] = {}
+        for batch in _batches(messages):
+            new = self._registrations(batch)
+            commands = [*new, *map(self._addition, batch)]
+            replies = self._connections.send(commands)
+            for message, reply in zip(batch, replies[len(new) :], strict=True):
+                if isinstance(reply, ResponseError):
+                    failures[message.id] = str(to_error(reply, self._settings.address))
+        return failures
+
+    def _addition(self, message: Outgoing) -> Command:
+        queue, level = self._queue(message.queue), str(message.priority or 0)
+        if message.delay > 0:
+            delay = _milliseconds(message.delay)
+            return scripts.DELAY.call(queue.keys, (GROUP, delay, uuid.uuid4().hex, level, message.body))
+        return Command(pack("XADD", queue.stream(level), "*", "b", message.body))
+
+    def _registrations(self, messages: Sequence[Outgoing]) -> list[Command]:
+        """Make known which queues and priority levels exist; again after a reconnection, as the server may be new."""
+        if self._opened != self._connections.opened:
+            self._opened = self._connections.opened
+            self._registered.clear()
+        commands = []
+        for name, level in {(message.queue, message.priority or 0) for message in messages}:
+            queue = self._queue(name)
+            stream = queue.stream(str(level))
+            if stream in self._registered:
+                continue
+            commands.append(Command(pack("SADD", self._registry, self._settings.queue_name_prefix + name)))
+            if level:
+                commands.append(Command(pack("SADD", queue.keys[3], level)))
+                queue.turn = 0.0
+            self._registered.add(stream)
+        return commands
+
+    # Receiving
+
+    def receive(self, queues: Sequence[str], limit: int, wait: float = 0.0) -> list[Delivery]:
+        """Lease messages; see `Broker.receive`. A waiting call is answered as soon as a message is there."""
+        if not queues or limit <= 0:
+            return []
+        known = [self._queue(name) for name in queues]
+        deadline = self.clock.monotonic() + wait
+        while True:
+            taken: list[Delivery] = []
+            for queue in known:
+                taken += self._take(queue, limit - len(taken))
+                if len(taken) >= limit:
+                    break
+            left = deadline - self.clock.monotonic()
+            if taken or left <= 0:
+                return taken
+            if taken := self._block(known, limit, left):
+                return taken
+
+    def _take(self, queue: _Queue, limit: int) -> list[Delivery]:
+        """Lease what can be had at once: one command where the queue is busy, else all that a turn consists of."""
+        now = self.clock.monotonic()
+        if queue.full and not queue.levels and now < queue.turn:
+            command = pack(
+                "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", limit, "STREAMS", queue.keys[0], ">"
+            )  # fmt: skip
+            (reply,) = self._connections.execute(command, 1)
+            if reply and not isinstance(reply, ResponseError):
+                taken = self._deliveries(queue, [("0", id, 1, fields) for id, fields in reply[0][1]], now)
+                queue.full = len(taken) >= limit
+                return taken
+        return self._turn(queue, limit, now)
+
+    def _turn(self, queue: _Queue, limit: int, now: float) -> list[Delivery]:
+        """Move what is due, take over ended leases, lease messages by priority; in one script."""
+        look = not queue.full or now >= queue.next_look
+        (reply,) = self._connections.run(
+            [scripts.RECEIVE.call(queue.keys, (GROUP, self._consumer, limit, "1" if look else "0"))]
+        )
+        due, levels, entries = reply
+        if look:
+            queue.next_look = now + min(4 * TURN, self.visibility_timeout / 4)
+        queue.levels = levels.decode().replace("0", "")
+        queue.turn = now + (TURN if due < 0 else min(TURN, due / 1000))
+        queue.full = len(entries) >= limit
+        return self._deliveries(queue, [(level.decode(), *entry) for level, *entry in entries], now)
+
+    def _block(self, queues: Sequence[_Queue], limit: int, left: float) -> list[Delivery]:
+        """Wait for a new message of any of the queues, for a turn at most."""
+        now = self.clock.monotonic()
+        due = min(queue.turn for queue in queues) - now
+        pause = min(left, self._settings.longest_block, max(due, 0.001))
+        streams = {queue.stream(level): (queue, level) for queue in queues for level in f"0{queue.levels}"}
+        command = pack(
+            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", limit, "BLOCK", _milliseconds(pause),
+            "STREAMS", *streams, *(">" for _ in streams),
+        )  # fmt: skip
+        (reply,) = self._connections.execute(command, 1)
+        if reply is None or isinstance(reply, ResponseError):  # a stream was removed: the next turn makes it anew
+            return []
+        taken: list[Delivery] = []
+        for name, entries in reply:
+            queue, level = streams[name.decode()]
+            taken += self._deliveries(queue, [(level, id, 1, fields) for id, fields in entries], now)
+            queue.full = len(entries) >= limit
+        # Each stream may give as many as the limit.
+        self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
+        return taken[:limit]
+
+    def _deliveries(
+        self, queue: _Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
+    ) -> list[Delivery]:
+        consumer, until = self._consumer, now + self.visibility_timeout
+        taken = []
+        for level, id, count, fields in entries:
+            receipt = Receipt(level, id, consumer, count, until)
+            message_id, earlier, sent = id, 0, id
+            if len(fields) > 2:
+                extra = dict(zip(fields[::2], fields[1::2], strict=True))
+                message_id, earlier, sent = extra[b"i"], int(extra[b"n"]), extra[b"t"]
+            taken.append(
+                Delivery(
+                    queue=queue.name,
+                    body=fields[1].decode(),
+                    receipt=receipt,
+                    receive_count=earlier + count,
+                    message_id=message_id.decode(),
+                    sent_at=int(sent.partition(b"-")[0]) / 1000,
+                )
+            )
+        return taken
+
+    # Settling
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out what was decided; see `Broker.settle`."""
+        now = self.clock.monotonic()
+        acks: dict[tuple[str, str], list[bytes]] = {}
+        others: dict[str, list[str | bytes | int]] = {}
+        for settlement in settlements:
+            delivery, receipt = settlement.delivery, settlement.delivery.receipt
+            if settlement.action == "ack" and now < receipt.until and not receipt.extended:
+                acks.setdefault((delivery.queue, receipt.level), []).append(receipt.id)
+            else:
+                others.setdefault(delivery.queue, []).extend(_step(settlement))
+        commands = []
+        for (name, level), ids in acks.items():
+            stream = self._queue(name).stream(level)
+            # In this order: a lease without a message is cleared up, a message without a lease would stay.
+            commands += [Command(pack("XDEL", stream, *ids)), Command(pack("XACK", stream, GROUP, *ids))]
+        for name, steps in others.items():
+            commands.append(scripts.SETTLE.call(self._queue(name).keys, (GROUP, *steps)))
+        if commands:
+            self._connections.run(commands)
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
+        """Lease deliveries for this much longer, counted from now."""
+        until = self.clock.monotonic() + seconds
+        steps: dict[str, list[str | bytes | int]] = {}
+        for delivery in deliveries:
+            receipt = delivery.receipt
+            steps.setdefault(delivery.queue, []).extend((receipt.level, receipt.id, receipt.consumer, receipt.receipts))
+        for name, values in steps.items():
+            self._run(scripts.EXTEND, name, _milliseconds(seconds), *values)
+        for delivery in deliveries:
+            delivery.receipt = delivery.receipt._replace(until=until, extended=True)
+
+    # Looking at queues
+
+    def counts(self, queue: str) -> QueueCounts:
+        """Count a queue's messages."""
+        return QueueCounts(*self._run(scripts.COUNT, queue))
+
+    def purge(self, queue: str) -> int:
+        """Remove every message of a queue that is not leased; return how many."""
+        removed = 0
+        while some := self._run(scripts.PURGE, queue, _BATCH):
+            removed += some
+        return removed
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """Show the newest dead letters of a queue, without removing them."""
+        letters = []
+        for id, fields in self._connections.call("XREVRANGE", self._queue(queue).keys[4], "+", "-", "COUNT", limit):
+            values = dict(zip(fields[::2], fields[1::2], strict=True))
+            at = int(id.partition(b"-")[0]) / 1000
+            letters.append(
+                DeadLetter(queue, values[b"b"].decode(), json.loads(values[b"r"]), at, values[b"i"].decode())
+            )
+        return letters
+
+    def queues(self) -> list[str]:
+        """Name the queues that messages were sent to."""
+        prefix = self._settings.queue_name_prefix
+        names = [name.decode() for name in self._connections.call("SMEMBERS", self._registry)]
+        return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+    def close(self) -> None:
+        """Close connections; the broker opens new ones when it is used again."""
+        self._connections.close()
+
+    def _run(self, script: Script, queue: str, *arguments: str | bytes | int) -> Any:
+        return self._connections.run([script.call(self._queue(queue).keys, (GROUP, *arguments))])[0]
+
+    def _queue(self, name: str) -> _Queue:
+        queue = self._queues.get(name)
+        if queue is None:
+            # The braces keep the keys of a queue together on one node of a cluster.
+            start = f"{self._settings.key_prefix}{{{self._settings.queue_name_prefix}{name}}}"
+            keys = (f"{start}:ready", f"{start}:delayed", f"{start}:leases", f"{start}:levels", f"{start}:dead")
+            queue = self._queues[name] = _Queue(name, keys)
+        return queue
+
+    @property
+    def _consumer(self) -> str:
+        """The name under which this process holds leases; it starts with their length, which others go by."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._name = f"{socket.gethostname()}-{self._pid}-{uuid.uuid4().hex[:8]}"
+        return f"{_milliseconds(self.visibility_timeout)}-{self._name}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _step(settlement: Settlement) -> tuple[str | bytes | int, ...]:
+    """Return the arguments of `scripts.SETTLE` for one settlement."""
+    delivery, receipt, body = settlement.delivery, settlement.delivery.receipt, settlement.body
+    delay = _milliseconds(settlement.delay) if settlement.delay > 0 else 0
+    reason = json.dumps(dict(settlement.reason or {})) if settlement.action == "dead" else ""
+    return (
+        settlement.action, receipt.level, receipt.id, receipt.consumer, receipt.receipts,
+        delivery.receive_count, delay, reason, "0" if body is None else "1", body or "",
+    )  # fmt: skip
+
+
+def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """Cut into runs that are good to send in one write."""
+    if len(messages) == 1:
+        yield messages
+        return
+    sizes = itertools.accumulate(len(message.body) for message in messages)
+    start, sent = 0, 0
+    for number, size in enumerate(sizes):
+        if number - start >= _BATCH or (size - sent > _BATCH_BYTES and number > start):
+            yield messages[start:number]
+            start, sent = number, size - len(messages[number].body)
+    yield messages[start:]
