@@ -138,18 +138,29 @@ def client(service: str, settings: ClientSettings = ClientSettings()) -> Any:  #
 
     Raises `ImproperlyConfigured` where none can be made.
     """
-    process, key = _process, (service, settings)
-    try:
-        found = process.clients.get(key)
-    except TypeError:  # a client-config with a dict in it
-        key = (service, settings._replace(config=(("repr", repr(settings.config)),)))
-        found = process.clients.get(key)
+    process, key = _process, _key(service, settings)
+    found = process.clients.get(key)
     if found is None:
         with process.lock:
             found = process.clients.get(key)
             if found is None:
                 found = process.clients[key] = _make_client(process, service, settings)
     return found
+
+
+def release(service: str, settings: ClientSettings) -> None:
+    """Drop a client; its connections close once nothing uses it any more, and `client` makes a new one."""
+    with _process.lock:
+        _process.clients.pop(_key(service, settings), None)
+
+
+def _key(service: str, settings: ClientSettings) -> Any:
+    key = (service, settings)
+    try:
+        hash(key)
+    except TypeError:  # a client-config with a dict in it
+        return service, settings._replace(config=(("repr", repr(settings.config)),))
+    return key
 
 
 def _make_client(process: _Process, service: str, settings: ClientSettings) -> Any:

@@ -19,6 +19,7 @@ LOCALSTACK: Final = "localstack"
 #: STS: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
 ROLE_DURATION: Final = (900, 43_200)
 
+_ADDRESSES: Final = frozenset({LOCALSTACK, "localhost"})
 _REGION: Final = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-\d+")
 
 
@@ -115,9 +116,9 @@ COMMON: Final[dict[str, Expected]] = {
 
 
 class AwsUrl(NamedTuple):
-    """A parsed URL: its path without slashes, and the options it stands for."""
+    """A parsed URL: what it names (its path, or its host where that is no address), and the options it stands for."""
 
-    path: str
+    name: str
     options: dict[str, Any]
 
 
@@ -134,8 +135,18 @@ def parse_url(url: str) -> AwsUrl:
         raise ImproperlyConfigured(
             f"the {scheme}:// URL cannot be read: {error}; quote keys with urllib.parse.quote"
         ) from None
+    name = parts.path.strip("/")
     options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if host == LOCALSTACK and port is None:
+    if (
+        host
+        and port is None
+        and not name
+        and host not in _ADDRESSES
+        and not _REGION.fullmatch(host)
+        and "." not in host
+    ):
+        name = parts.netloc.rpartition("@")[2]  # `hostname` is in lower case, a table's name may not be
+    elif host == LOCALSTACK and port is None:
         options["endpoint_url"] = LOCALSTACK
     elif _REGION.fullmatch(host) and port is None:
         options["region"] = host
@@ -155,7 +166,7 @@ def parse_url(url: str) -> AwsUrl:
             stacklevel=2,
         )
         options["access_key_id"], options["secret_access_key"] = unquote(parts.username), unquote(parts.password)
-    return AwsUrl(parts.path.strip("/"), options)
+    return AwsUrl(name, options)
 
 
 def read(

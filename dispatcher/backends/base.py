@@ -41,7 +41,8 @@ class Write:
 
     It applies if there is no record, or the record is of an older generation, or it is of the same generation, not final,
     and its ``retries`` equal ``attempt``. The record's ``revoked`` flag survives. ``token`` names the run: the same final write
-    repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go.
+    repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists`` says what the caller has
+    seen, where it has looked: it decides nothing, but a right guess saves DynamoDB a call.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Write:
     starts: int = 0
     not_before: float | None = None
     data: str = ""
+    exists: bool | None = None
 
     def applies_to(self, record: TaskRecord | None) -> bool:
         """Say whether this write may replace the record."""

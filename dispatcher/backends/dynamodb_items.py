@@ -1,0 +1,89 @@
+"""The items of the DynamoDB backend: how a record is laid out in one, and what an item says about a write.
+
+A record is the item ``pk = TASK#<id>``, ``sk = META``. The attributes' names are short because DynamoDB bills them:
+``s`` status, ``g`` gen, ``r`` retries, ``f`` final, ``t`` token, ``n`` starts, ``b`` not before, ``d`` data, ``v``
+revoked, ``ttl`` the epoch second from which on the item counts as absent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dispatcher.backends.base import TaskRecord, Write
+
+KEY_PREFIX: Final = "TASK#"
+SORT_KEY: Final = "META"
+TTL: Final = "ttl"
+
+# Columns in the order of `values`; the key and the revoked flag ("v") come beside them.
+COLUMNS: Final = ("s", "g", "r", "f", "t", "n", "b", "d", TTL)
+ASSIGNMENTS: Final = ", ".join(f"#{name} = :{name}" for name in COLUMNS)
+NAMES: Final = {f"#{name}": name for name in COLUMNS}
+
+Item = Mapping[str, Mapping[str, Any]]
+
+
+class Undecided:
+    """Stands for a write whose statement guessed wrong."""
+
+
+UNDECIDED: Final = Undecided()
+
+
+def key(task_id: str) -> dict[str, dict[str, str]]:
+    """Return the primary key of a task's item."""
+    return {"pk": {"S": KEY_PREFIX + task_id}, "sk": {"S": SORT_KEY}}
+
+
+def values(write: Write) -> list[dict[str, Any]]:
+    """Return the row in the order of `COLUMNS`; nothing is left out, lest a value of an older row show through."""
+    return [
+        {"S": write.status},
+        {"N": str(write.gen)},
+        {"N": str(write.retries)},
+        {"BOOL": write.final},
+        {"S": write.token},
+        {"N": str(write.starts)},
+        {"NULL": True} if write.not_before is None else {"N": repr(float(write.not_before))},
+        {"S": write.data},
+        {"N": str(math.ceil(write.expires_at))},
+    ]
+
+
+def record_of(item: Item) -> TaskRecord:
+    """Read an item."""
+    due = item["b"].get("N")
+    return TaskRecord(
+        id=item["pk"]["S"][len(KEY_PREFIX) :],
+        status=item["s"]["S"],
+        gen=int(item["g"]["N"]),
+        retries=int(item["r"]["N"]),
+        final=item["f"]["BOOL"],
+        token=item["t"]["S"],
+        starts=int(item["n"]["N"]),
+        revoked=item.get("v", {}).get("BOOL", False),
+        not_before=None if due is None else float(due),
+        data=item["d"]["S"],
+    )
+
+
+def is_alive(item: Item, now: float) -> bool:
+    """Say whether a row counts: DynamoDB deletes expired ones up to days late."""
+    return float(item[TTL]["N"]) > now
+
+
+def judge(item: Item, write: Write, now: float) -> TaskRecord | Undecided | None:
+    """Say what a row that failed a write's condition means for it: the loser, our own earlier write, or nothing yet."""
+    if not item or not is_alive(item, now):
+        return UNDECIDED
+    record = record_of(item)
+    if write.applies_to(record):
+        return UNDECIDED
+    return None if _is_own(record, write) else record
+
+
+def _is_own(record: TaskRecord, write: Write) -> bool:
+    """Say whether a record is what this very write left; botocore repeats a call whose answer was lost."""
+    return bool(write.token) and record == write.record(record.revoked)
