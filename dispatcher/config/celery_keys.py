@@ -57,10 +57,7 @@ _REDIS_URL: Final = (
 )
 _LOOP: Final = "the worker's loop is built otherwise"
 _NO_RATES: Final = "rate limits are not available in this release; limit a queue by the number of workers that read it"
-_CERTIFICATES: Final = (
-    "messages are not signed by certificates, and shared signing keys are not available in this release"
-)
-_SIGNING: Final = "signed messages are not available in this release; keep the queue private by its access policy"
+_CERTIFICATES: Final = "messages are signed with shared keys here, not by certificates; set signing_keys"
 _ACKS: Final = (
     "a task that failed or timed out is always acked, or it would run for ever; "
     "use autoretry_for, or raise Reject(requeue=True) in the task"
@@ -299,7 +296,6 @@ _REFUSED: Final = (
         "workers have no queues of their own; route to a queue that only this worker reads",
         {"worker_direct": False},
     ),
-    *_keys("refused", _SIGNING, _unset("signing", "keys", "max_age")),
     *_keys(
         "refused",
         "large payloads in S3 are not available in this release; pass a reference to the data instead",
@@ -320,8 +316,16 @@ OWN: Final = frozenset(
             "dynamodb_table",
             "lambda_concurrency",
         ),
-        *("max_message_bytes", "max_worker_losses", "message_retention", "metrics_namespace", "payload_bucket"),
-        *("rate_limit_scope", "settle_margin", "signing_keys", "signing_max_age", "task_max_depth", "task_revocable"),
+        *("max_message_bytes", "max_worker_losses", "record_retention", "metrics_namespace", "payload_bucket"),
+        *(
+            "rate_limit_scope",
+            "settle_margin",
+            "signing_keys",
+            "signing_max_age",
+            "task_max_depth",
+            "task_revocable",
+            "task_typing",
+        ),
         *("unknown_grace", "worker_allow_unkept_limits", "worker_log_level"),
     }
 )

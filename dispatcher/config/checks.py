@@ -24,6 +24,11 @@ def check_together(conf: Mapping[str, Any]) -> None:
             raise ImproperlyConfigured(
                 f"{key} is {conf[key]!r}, which {listing} does not list: workers would refuse it"
             )
+    for key in ("accept_content", "result_accept_content"):
+        if "pickle" in (conf[key] or ()) and conf["signing_keys"] is None:
+            raise ImproperlyConfigured(
+                f"{key} lists pickle, which runs any code a message carries; set signing_keys, or use json or msgpack"
+            )
     if conf["broker_url"] is None:
         for key in ("broker_host", "broker_port", "broker_user", "broker_password", "broker_vhost"):
             if conf[key] is not None:

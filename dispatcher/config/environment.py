@@ -9,13 +9,15 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dispatcher.config.celery_keys import OPTIONS
 from dispatcher.config.names import nearest
 from dispatcher.config.options import Option
 from dispatcher.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PREFIX: Final = "DISPATCHER_"
 QUEUE_URL_PREFIX: Final = "DISPATCHER_QUEUE_URL_"
@@ -114,6 +116,7 @@ def embedded_path(app: str | None, environ: Mapping[str, str] | None = None, pla
     there is no home directory.
     """
     import sys
+    from pathlib import Path
 
     environ = _environ(environ)
     if inside_lambda(environ):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final, Literal
 
+from dispatcher import quotas
+from dispatcher.config.structures import Annotations, PublishPolicy, Queues, Routes, SigningKeys, Table
 from dispatcher.config.types import (
-    Annotations,
     Bool,
     Choice,
     Concurrency,
@@ -18,11 +19,8 @@ from dispatcher.config.types import (
     LogFormat,
     LogLevel,
     Names,
-    PublishPolicy,
-    Queues,
-    Routes,
+    OpenChoice,
     Seconds,
-    Table,
     Text,
     Type,
     Url,
@@ -69,7 +67,7 @@ def _option(name: str, kind: Type, default: Any, description: str, **more: Any) 
     return Option(name, kind, default, description, **{"nullable": default is None, **more})
 
 
-CODECS: Final = Choice(
+CODECS: Final = OpenChoice(
     "json",
     "msgpack",
     "yaml",
@@ -83,9 +81,13 @@ CODECS: Final = Choice(
         "application/x-python-serialize": "pickle",
     },
     refused={
-        "auth": "messages are not signed by certificates here; see signing_keys",
-        "application/data": "messages are not signed by certificates here; see signing_keys",
+        "auth": "messages are signed with shared keys here; set signing_keys",
+        "application/data": "messages are signed with shared keys here; set signing_keys",
     },
+)
+
+_COMPRESSIONS: Final = OpenChoice(
+    "zlib", "gzip", "bz2", "lzma", "zstd", also={"bzip2": "bz2", "bzip": "bz2", "xz": "lzma", "zstandard": "zstd"}
 )
 
 _NO_RABBIT: Final = "there is no RabbitMQ transport"
@@ -186,16 +188,23 @@ _BROKER: Final = (
     ),
     _option(
         "broker_visibility_timeout",
-        Seconds(above=0, most=43_200),
+        Seconds(above=0, most=quotas.SQS_MAX_VISIBILITY),
         60.0,
         "For how many seconds a worker leases a message; its heartbeat renews the lease while the task runs. "
         "The SQS queue of a Lambda function has its own, set by the stack.",
     ),
     _option(
-        "message_retention",
-        Seconds(60, 1_209_600),
-        345_600.0,
-        "How many seconds a queue keeps a message that nobody takes; records of tasks live at least as long.",
+        "signing_keys",
+        SigningKeys(),
+        None,
+        'Keys that sign messages, by id: `{"k1": "<base64 of at least 32 bytes>"}` or `"k1:<base64>,k2:<base64>"`. The '
+        "first signs, all verify; unsigned messages are then dead letters. Needed for pickle.",
+    ),
+    _option(
+        "signing_max_age",
+        Seconds(above=0),
+        366 * 86_400.0,
+        "How old a signature may be, in seconds; more than the longest delay and retention of a message.",
     ),
 )
 
@@ -224,13 +233,19 @@ _RESULT: Final = (
         "How many seconds (number or timedelta) a result can be read; `None` or 0 means for ever.",
     ),
     _option("result_serializer", CODECS, "json", "The serializer of results."),
-    _option("result_compression", Text(), None, "The compression of results, such as `zlib`."),
+    _option("result_compression", _COMPRESSIONS, None, "The compression of results, such as `zlib`."),
     _option("result_extended", Bool(), False, "Keep name, arguments, worker, retries and queue with the result."),
+    _option(
+        "record_retention",
+        Seconds(60),
+        float(quotas.SQS_DEFAULT_RETENTION),
+        "How many seconds the record of a task lives at least, from its ETA on; not less than its queue's retention.",
+    ),
 )
 
 _TASK: Final = (
     _option("task_serializer", CODECS, "json", "The serializer of arguments."),
-    _option("task_compression", Text(), None, "The compression of messages, such as `zlib`; used when it pays."),
+    _option("task_compression", _COMPRESSIONS, None, "The compression of messages, such as `zlib`; used when it pays."),
     _option(
         "task_default_queue",
         Text(),
@@ -252,6 +267,7 @@ _TASK: Final = (
         "Which task goes to which queue: a dict (names, globs, patterns), functions, or a list.",
     ),
     _option("task_annotations", Annotations(), None, "Attributes of tasks, set from the configuration."),
+    _option("task_typing", Bool(), True, "A call's arguments are checked against the function before it is sent."),
     _option(
         "task_default_priority",
         Int(0, 9),

@@ -17,7 +17,8 @@ _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 
-def _refuse(expected: str, value: Any) -> NoReturn:
+def refuse(expected: str, value: Any) -> NoReturn:
+    """Raise the `ValueError` of a value that is something else than expected."""
     raise ValueError(f"must be {expected}, not {value!r}")
 
 
@@ -35,7 +36,7 @@ class Type:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise ValueError(f"must be JSON for {self.name}: {error}") from None
+            raise ValueError(f"must be JSON ({self.name}): {error}") from None
 
 
 class Bool(Type):
@@ -47,7 +48,7 @@ class Bool(Type):
         """Return the truth value; text is refused, because ``"False"`` would be true."""
         if isinstance(value, bool) or (isinstance(value, int) and value in {0, 1}):
             return bool(value)
-        _refuse("True or False", value)
+        refuse("True or False", value)
 
     def parse(self, text: str) -> bool:
         """Read true/false, yes/no, on/off or 1/0 in any case."""
@@ -56,7 +57,7 @@ class Bool(Type):
             return True
         if word in _FALSE:
             return False
-        _refuse("one of true, false, yes, no, on, off, 1, 0", text)
+        refuse("one of true, false, yes, no, on, off, 1, 0", text)
 
 
 class Number(Type):
@@ -76,7 +77,7 @@ class Number(Type):
     def number(self, value: Any) -> float:
         """Return the plain number a value stands for."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            _refuse(self.name, value)
+            refuse(self.name, value)
         return value
 
     def convert(self, value: Any) -> float:
@@ -86,7 +87,7 @@ class Number(Type):
             self.above is not None and number <= self.above
         )
         if too_small or (self.most is not None and number > self.most):
-            _refuse(self.name, value)
+            refuse(self.name, value)
         return float(number)
 
     def parse(self, text: str) -> float:
@@ -94,7 +95,7 @@ class Number(Type):
         try:
             return float(text)
         except ValueError:
-            _refuse(self.name, text)
+            refuse(self.name, text)
 
 
 class Int(Number):
@@ -106,7 +107,7 @@ class Int(Number):
         """Return the whole number; a float is taken if it has no fraction."""
         number = super().convert(value)
         if not number.is_integer():
-            _refuse(self.name, value)
+            refuse(self.name, value)
         return int(number)
 
 
@@ -128,7 +129,7 @@ class Text(Type):
     def convert(self, value: Any) -> str:
         """Return the text."""
         if not isinstance(value, str) or not value.strip():
-            _refuse("text that is not empty", value)
+            refuse("text that is not empty", value)
         return value
 
     def parse(self, text: str) -> str:
@@ -154,7 +155,21 @@ class Choice(Text):
                 return spelling
         if word in self.refused:
             raise ValueError(f"cannot be {value!r}: {self.refused[word]}")
-        _refuse(f"one of {self.name}", value)
+        refuse(f"one of {self.name}", value)
+
+
+class OpenChoice(Choice):
+    """One word of a few, or one that the user registers; what looks like a misspelt word is refused all the same."""
+
+    def convert(self, value: Any) -> str:
+        """Return the word in its canonical spelling."""
+        import difflib
+
+        word = Text.convert(self, value).strip()
+        known = (*self.words, *self.also, *self.refused)
+        if word.lower() not in known and not difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.75):
+            return word
+        return super().convert(word)
 
 
 class Names(Type):
@@ -172,7 +187,7 @@ class Names(Type):
         if isinstance(value, str):
             value = [value]
         if isinstance(value, Mapping) or not isinstance(value, Collection):
-            _refuse("a list of names", value)
+            refuse("a list of names", value)
         return tuple(dict.fromkeys(self.element.convert(each) for each in value))
 
     def parse(self, text: str) -> list[str]:
@@ -180,23 +195,6 @@ class Names(Type):
         if text.lstrip().startswith("["):
             return list(super().parse(text))
         return [part.strip() for part in text.split(",") if part.strip()]
-
-
-class Table(Type):
-    """A dict with text keys; copied, so that later changes of the caller's dict do not reach the configuration."""
-
-    name = "dict"
-
-    def __init__(self, *known: str) -> None:
-        self.known = known
-
-    def convert(self, value: Any) -> dict[str, Any]:
-        """Return a copy; with known keys given, refuse others."""
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            _refuse("a dict with text keys", value)
-        if self.known and (unknown := sorted(set(value) - set(self.known))):
-            raise ValueError(f"has no key {unknown[0]!r}; it takes {', '.join(self.known)}")
-        return dict(value)
 
 
 class Url(Text):
@@ -222,7 +220,7 @@ class Url(Text):
         if family in self.foreign:
             raise ValueError(f"cannot use {scheme}: {self.foreign[family]}; use one such as {self.example}")
         if not colon:
-            _refuse(f"a URL such as {self.example}", url)
+            refuse(f"a URL such as {self.example}", url)
         return url
 
 
@@ -242,75 +240,8 @@ class Zone(Text):
             try:
                 zoneinfo.ZoneInfo(name)
             except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-                _refuse("an IANA time zone known here (such as Europe/Paris; see the tzdata package)", value)
+                refuse("an IANA time zone known here (such as Europe/Paris; see the tzdata package)", value)
         return name
-
-
-class Queues(Type):
-    """The queues of an app: names, objects with a ``name`` (kombu's Queue) or a dict; read as a dict of dicts."""
-
-    name = "list of names, list of Queue, or dict"
-    #: what is kept of a queue: names its routes may use, and the options of the transport
-    _KEPT = ("routing_key", "max_priority", "queue_arguments")
-
-    def convert(self, value: Any) -> dict[str, dict[str, Any]]:
-        """Return ``{queue name: its options}`` in the order given."""
-        if isinstance(value, Mapping):
-            items = [(name, {} if options is None else options) for name, options in value.items()]
-        elif isinstance(value, str) or not isinstance(value, Collection):
-            _refuse("a list of queues or a dict", value)
-        else:
-            items = [self._item(queue) for queue in value]
-        for name, options in items:
-            if not isinstance(name, str) or not name or not isinstance(options, Mapping):
-                _refuse("a list of queues or a dict of dicts", value)
-        return {name: dict(options) for name, options in items}
-
-    def _item(self, queue: Any) -> tuple[Any, Any]:
-        if isinstance(queue, str):
-            return queue, {}
-        if isinstance(queue, Mapping):
-            return queue.get("name"), {key: queue[key] for key in queue if key != "name"}
-        options = {key: getattr(queue, key, None) for key in self._KEPT}
-        return getattr(queue, "name", None), {key: option for key, option in options.items() if option}
-
-
-class Routes(Type):
-    """Routes: a dict, a router function or its dotted name, or a list of them."""
-
-    name = "dict, function, or list of them"
-
-    def convert(self, value: Any) -> Any:
-        """Return the routes; a dict is copied, a list becomes a tuple."""
-        if isinstance(value, Mapping):
-            return dict(value)
-        if callable(value) or isinstance(value, str):
-            return value
-        if not isinstance(value, list | tuple):
-            _refuse("a dict, a function or a list of routers", value)
-        return tuple(self._router(each) for each in value)
-
-    def _router(self, router: Any) -> Any:
-        if isinstance(router, Mapping):
-            return dict(router)
-        pair = isinstance(router, list | tuple) and len(router) == 2
-        if pair or callable(router) or isinstance(router, str) or hasattr(router, "route_for_task"):
-            return router
-        _refuse("made of dicts, (pattern, route) pairs and functions", router)
-
-
-class Annotations(Type):
-    """Task attributes by task name, or objects that compute them, or a list of both."""
-
-    name = "dict, object, or list of them"
-
-    def convert(self, value: Any) -> Any:
-        """Return the annotations; a dict is copied, a list becomes a tuple."""
-        if isinstance(value, Mapping):
-            return dict(value)
-        if isinstance(value, bool | int | float | bytes):
-            _refuse("a dict of task attributes by task name", value)
-        return tuple(value) if isinstance(value, list) else value
 
 
 class LogFormat(Choice):
@@ -359,27 +290,3 @@ class Expiry(Seconds):
     def convert(self, value: Any) -> Any:
         """Return the seconds, or `None` for 0."""
         return super().convert(value) or None
-
-
-class PublishPolicy(Table):
-    """How sending is retried; what is left out keeps its default."""
-
-    DEFAULTS: Final[Mapping[str, Any]] = {
-        "max_retries": 3,
-        "interval_start": 0.0,
-        "interval_step": 0.2,
-        "interval_max": 1.0,
-        "retry_errors": None,
-    }
-
-    def __init__(self) -> None:
-        super().__init__(*self.DEFAULTS)
-
-    def convert(self, value: Any) -> dict[str, Any]:
-        """Return the whole policy; intervals are seconds, ``max_retries=None`` means for ever."""
-        policy = {**self.DEFAULTS, **super().convert(value)}
-        for key in ("interval_start", "interval_step", "interval_max"):
-            policy[key] = Seconds(0).convert(policy[key])
-        if policy["max_retries"] is not None:
-            policy["max_retries"] = Int(0).convert(policy["max_retries"])
-        return policy

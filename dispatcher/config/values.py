@@ -22,7 +22,8 @@ class Values:
     broker_transport_options: dict[str, Any]
     broker_connection_timeout: float
     broker_visibility_timeout: float
-    message_retention: float
+    signing_keys: dict[str, bytes] | None
+    signing_max_age: float
 
     # results
     result_backend: str | None
@@ -33,6 +34,7 @@ class Values:
     result_serializer: str
     result_compression: str | None
     result_extended: bool
+    record_retention: float
 
     # tasks
     task_serializer: str
@@ -42,6 +44,7 @@ class Values:
     task_create_missing_queues: bool
     task_routes: Any
     task_annotations: Any
+    task_typing: bool
     task_default_priority: int | None
     task_inherit_parent_priority: bool
     task_acks_late: bool | None
