@@ -1,0 +1,154 @@
+"""Records in Redis: one string per task, conditional writes in one script, and waiting that the server ends.
+
+A record is kept as ``revoked gen retries final starts not_before len(status) len(token)`` and, after one more space,
+status, token and data without anything between them. `docs/redis.md` describes keys and guarantees.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from dispatcher.backends import redis_scripts as scripts
+from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.exceptions import TimeoutError
+from dispatcher.redis_connection import Command, RedisConnections, pack
+from dispatcher.redis_settings import parse
+from dispatcher.states import PENDING
+
+#: The longest wait for a push, in seconds; then we look again, as a restarted server has forgotten who waits.
+_WATCH: Final = 1.0
+#: Records and bytes of data that go to the server in one command.
+_BATCH: Final = 500
+_BATCH_BYTES: Final = 4_000_000
+
+
+class RedisBackend(ResultBackend):
+    """A result backend on one Redis (6.2 or later) or Valkey server; options as in `dispatcher.redis_settings`."""
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options, clock)
+        self._settings = parse(url, self.options)
+        self._connections = RedisConnections(self._settings, clock)
+
+    def describe(self) -> str:
+        """Name the backend for people, without credentials."""
+        return f"Redis at {self._settings.address}"
+
+    def _key(self, task_id: str) -> str:
+        # The braces keep a record and what belongs to it together on one node of a cluster.
+        return f"{self._settings.key_prefix}task:{{{task_id}}}"
+
+    def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        records = {}
+        for batch in _cut(ids):
+            values = self._connections.call("MGET", *map(self._key, batch))
+            records.update({id: _load(id, value) for id, value in zip(batch, values, strict=True) if value is not None})
+        return records
+
+    def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        losers: list[TaskRecord | None] = []
+        for batch in _batches(writes):
+            keys = [self._key(write.id) for write in batch]
+            arguments: list[str | int] = []
+            for write in batch:
+                expiry = max(1, int(write.expires_at * 1000))
+                arguments += (write.gen, write.attempt, int(write.final), expiry, _dump(write.record()))
+            (reply,) = self._connections.run([scripts.WRITE.call(keys, arguments)])
+            losers += [
+                None if value is None else _load(write.id, value) for write, value in zip(batch, reply, strict=True)
+            ]
+        return losers
+
+    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
+        """Set the ``revoked`` flag; see `ResultBackend.revoke`."""
+        unknown = _dump(TaskRecord("", PENDING, revoked=True))
+        for batch in _cut(ids):
+            keys = [self._key(task_id) for task_id in batch]
+            self._connections.run([scripts.REVOKE.call(keys, (max(1, int(expires_at * 1000)), unknown))])
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove records."""
+        for batch in _cut(ids):
+            self._connections.call("UNLINK", *map(self._key, batch))
+
+    def wait(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_interval: Callable[[], None] | None = None,
+    ) -> TaskRecord:
+        """Return the task's record once it is final; the write that makes it final wakes us.
+
+        ``on_interval`` is called every ``interval`` seconds (default 0.5) meanwhile. Raises
+        `dispatcher.exceptions.TimeoutError` after ``timeout`` seconds.
+        """
+        pause = _WATCH if on_interval is None else min(_WATCH, 0.5 if interval is None else max(0.001, interval))
+        pause = min(pause, self._settings.longest_block)
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        key = self._key(task_id)
+        inbox = f"{key}:inbox:{uuid.uuid4().hex}"
+        watch = scripts.WATCH.call((key,), (inbox, 10_000))
+        while True:
+            (found,) = self._connections.run([watch])
+            if found is not None:
+                return _load(task_id, found)
+            if on_interval is not None:
+                on_interval()
+            left = None if deadline is None else deadline - self.clock.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
+            block = pause if left is None else min(pause, left)
+            (pushed,) = self._connections.run([Command(pack("BLPOP", inbox, f"{max(block, 0.001):.3f}"))])
+            if pushed is not None:
+                return _load(task_id, pushed[1])
+
+    def close(self) -> None:
+        """Close connections; the backend opens new ones when it is used again."""
+        self._connections.close()
+
+
+def _dump(record: TaskRecord) -> str:
+    not_before = "-" if record.not_before is None else repr(record.not_before)
+    return (
+        f"{record.revoked:d} {record.gen} {record.retries} {record.final:d} {record.starts} {not_before} "
+        f"{len(record.status)} {len(record.token)} {record.status}{record.token}{record.data}"
+    )
+
+
+def _load(task_id: str, value: bytes) -> TaskRecord:
+    revoked, gen, retries, final, starts, not_before, status, token, rest = value.decode().split(" ", 8)
+    status_end = int(status)
+    token_end = status_end + int(token)
+    return TaskRecord(
+        id=task_id,
+        status=rest[:status_end],
+        gen=int(gen),
+        retries=int(retries),
+        final=final == "1",
+        token=rest[status_end:token_end],
+        starts=int(starts),
+        revoked=revoked == "1",
+        not_before=None if not_before == "-" else float(not_before),
+        data=rest[token_end:],
+    )
+
+
+def _cut(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
+
+
+def _batches(writes: Sequence[Write]) -> list[list[Write]]:
+    """Cut into runs that are good to send in one command; a script holds up everybody else while it runs."""
+    batches: list[list[Write]] = [[]]
+    size = 0
+    for write in writes:
+        size += len(write.data)
+        if batches[-1] and (len(batches[-1]) >= _BATCH or size > _BATCH_BYTES):
+            batches.append([])
+            size = len(write.data)
+        batches[-1].append(write)
+    return batches

@@ -1,0 +1,87 @@
+"""The steps of the Redis result backend that must happen as one, in Lua.
+
+A record is one string: its fields in a line, see `dispatcher.backends.redis`, of which the scripts read the first four
+(revoked, gen, retries, final). Whoever waits for a record has left the name of a list of its own in the set beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dispatcher.redis_connection import Script
+
+_PRELUDE: Final = """
+local function waiters_of(key) return key .. ':waiters' end
+
+-- How long a revoked record still has to live, and at least until `expiry`; in milliseconds since the epoch.
+local function later(key, expiry)
+  local left = redis.call('PTTL', key)
+  if left < 0 then return expiry end
+  local clock = redis.call('TIME')
+  return math.max(expiry, clock[1] * 1000 + math.floor(clock[2] / 1000) + left)
+end
+"""
+
+#: Keys: records. Arguments, for each: gen, attempt, 1 if final, expiry in milliseconds since the epoch, the new record.
+#: Returns for each nil, or the record that stood against the write.
+WRITE: Final = Script(
+    _PRELUDE
+    + """
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local at = 5 * i - 4
+  local gen, attempt, final = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2] == '1'
+  local expiry, record = tonumber(ARGV[at + 3]), ARGV[at + 4]
+  local old = redis.call('GET', key)
+  local applies = true
+  if old then
+    local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%d+) (%d+) (%d)')
+    old_gen = tonumber(old_gen)
+    applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
+    if applies and revoked == '1' then
+      record = '1' .. string.sub(record, 2)
+      expiry = later(key, expiry)
+    end
+  end
+  answers[i] = not applies and old
+  if applies then
+    redis.call('SET', key, record, 'PXAT', expiry)
+    if final then
+      local waiters = redis.call('SMEMBERS', waiters_of(key))
+      for _, inbox in ipairs(waiters) do
+        redis.call('RPUSH', inbox, record)
+        redis.call('PEXPIRE', inbox, 10000)
+      end
+      if #waiters > 0 then redis.call('DEL', waiters_of(key)) end
+    end
+  end
+end
+return answers
+"""
+)
+
+#: Keys: records. Arguments: expiry in milliseconds since the epoch, the record of a task that is not known yet.
+REVOKE: Final = Script(
+    _PRELUDE
+    + """
+for _, key in ipairs(KEYS) do
+  local expiry = tonumber(ARGV[1])
+  local old = redis.call('GET', key)
+  if old then expiry = later(key, expiry) end
+  redis.call('SET', key, old and '1' .. string.sub(old, 2) or ARGV[2], 'PXAT', expiry)
+end
+"""
+)
+
+#: Keys: the record. Arguments: the list that wants the final record, how long to remember that in milliseconds.
+#: Returns the record if it is final.
+WATCH: Final = Script(
+    _PRELUDE
+    + """
+local record = redis.call('GET', KEYS[1])
+if record and string.match(record, '^%d %d+ %d+ (%d)') == '1' then return record end
+redis.pcall('SADD', waiters_of(KEYS[1]), ARGV[1]) -- out of memory: the caller looks again by itself
+redis.call('PEXPIRE', waiters_of(KEYS[1]), ARGV[2])
+return false
+"""
+)
