@@ -113,7 +113,7 @@ class _Store:
 
 
 _stores: dict[str, _Store] = {}
-_stores_lock = threading.Lock()
+_stores_lock = forks.safe_lock()
 
 
 def _store(name: str) -> _Store:

@@ -29,6 +29,14 @@ _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _held: list[Forkable] = []
 
 
+def safe_lock() -> threading.Lock:
+    """Return a lock, for a module to keep, that no other thread holds at the moment of a fork."""
+    lock = threading.Lock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
 def watch(target: Forkable) -> None:
     """Call the object's three methods around every fork, as long as it lives."""
     with _lock:

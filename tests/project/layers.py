@@ -32,6 +32,7 @@ LAYERS = {
     # 3: ports
     "brokers.base": 3,
     "backends.base": 3,
+    "sqlite_store": 3,
     "utils.log": 3,
     # 4: adapters and what reads them
     "brokers": 4,
@@ -77,7 +78,7 @@ RESTRICTED = {
     "aws_cdk": ("provision.cdk",),
     "constructs": ("provision.cdk",),
     "redis": ("brokers.redis", "backends.redis"),
-    "sqlite3": ("brokers.sqlite", "backends.sqlite"),
+    "sqlite3": ("brokers.sqlite", "backends.sqlite", "sqlite_store"),
     "msgpack": ("serialization",),
     "yaml": ("serialization",),
     "pickle": ("serialization",),
