@@ -154,7 +154,7 @@ _GENERAL: Final = (
         Names(CODECS),
         ("json", "msgpack"),
         "The serializers accepted on receipt.",
-        differs='msgpack is accepted too (Celery: `["json"]`), since it can carry plain data only.',
+        differs="only json there; msgpack, too, carries nothing but data.",
     ),
     _option("result_accept_content", Names(CODECS), None, "The same for results; unset means `accept_content`."),
     _option(
@@ -171,7 +171,7 @@ _BROKER: Final = (
         _BROKERS,
         None,
         "Where messages go. Unset means the embedded SQLite file, which is refused inside Lambda.",
-        differs="Celery's default is RabbitMQ on localhost.",
+        differs="the default is RabbitMQ on localhost there.",
     ),
     _option(
         "broker_transport_options",
@@ -214,7 +214,7 @@ _RESULT: Final = (
         _STORES,
         None,
         'Where results go. Unset means the one that belongs to the broker; `"disabled"` means nowhere.',
-        differs="Celery's default is to keep no results.",
+        differs="results are not kept by default there.",
     ),
     _option("result_backend_transport_options", Table(), {}, "Options of the result backend, by its own names."),
     _option(
@@ -230,7 +230,8 @@ _RESULT: Final = (
         "result_expires",
         Expiry(0),
         86_400.0,
-        "How many seconds (number or timedelta) a result can be read; `None` or 0 means for ever.",
+        "How many seconds a result can be read; `None` or 0 means for ever.",
+        nullable=True,
     ),
     _option("result_serializer", CODECS, "json", "The serializer of results."),
     _option("result_compression", _COMPRESSIONS, None, "The compression of results, such as `zlib`."),
@@ -251,7 +252,7 @@ _TASK: Final = (
         Text(),
         "default",
         "The queue of tasks that no route sends elsewhere.",
-        differs='Celery: `"celery"`.',
+        differs='it is `"celery"` there.',
     ),
     _option("task_queues", Queues(), None, "The queues of the app; read as a dict of queue name to options."),
     _option(
@@ -280,7 +281,7 @@ _TASK: Final = (
         Bool(),
         None,
         "`False` acks before the run: a task whose worker dies is lost.",
-        differs="Unset or `True` acks after the run; Celery's default is to ack before it.",
+        differs="unset acks after the run, as `True` does; there it acks before.",
     ),
     _option("task_ignore_result", Bool(), False, "Keep no results unless a task asks for it."),
     _option("task_store_errors_even_if_ignored", Bool(), False, "Keep errors of tasks whose results are ignored."),
@@ -362,11 +363,9 @@ _WORKER: Final = (
         LogFormat(),
         "human",
         'How the worker logs: `"human"`, `"json"` (one object a line), or a format string of `logging`.',
-        differs="Celery's default is a format string; `human` looks much like it.",
+        differs="only format strings there.",
     ),
-    _option(
-        "worker_log_level", LogLevel(), "INFO", "What the worker logs.", differs="Celery's worker logs from WARNING."
-    ),
+    _option("worker_log_level", LogLevel(), "INFO", "What the worker logs.", differs="WARNING there."),
     _option("worker_log_color", Bool(), None, "Colours in human logs; unset means on a terminal only."),
 )
 
@@ -389,6 +388,14 @@ _LAMBDA: Final = (
     _option("metrics_namespace", Text(), "dispatcher", "The CloudWatch namespace of the metrics."),
 )
 
-SUPPORTED: Final[dict[str, Option]] = {
-    option.name: option for option in (*_GENERAL, *_BROKER, *_RESULT, *_TASK, *_WORKER, *_LAMBDA)
+#: The settings by the title of their section in the documentation.
+SECTIONS: Final[dict[str, tuple[Option, ...]]] = {
+    "General": _GENERAL,
+    "Broker": _BROKER,
+    "Results": _RESULT,
+    "Tasks": _TASK,
+    "Local worker": _WORKER,
+    "Lambda": _LAMBDA,
 }
+
+SUPPORTED: Final[dict[str, Option]] = {option.name: option for section in SECTIONS.values() for option in section}

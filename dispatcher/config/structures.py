@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from dispatcher.config.types import Int, Seconds, Type, refuse
+from dispatcher.config.types import Int, Seconds, Type, mismatch
 
 
 class Table(Type):
@@ -20,7 +20,7 @@ class Table(Type):
     def convert(self, value: Any) -> dict[str, Any]:
         """Return a copy; with known keys given, refuse others."""
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            refuse("a dict with text keys", value)
+            raise mismatch("a dict with text keys", value)
         if self.known and (unknown := sorted(set(value) - set(self.known))):
             raise ValueError(f"has no key {unknown[0]!r}; it takes {', '.join(self.known)}")
         return dict(value)
@@ -83,12 +83,12 @@ class Queues(Type):
         if isinstance(value, Mapping):
             items = [(name, {} if options is None else options) for name, options in value.items()]
         elif isinstance(value, str) or not isinstance(value, Collection):
-            refuse("a list of queues or a dict", value)
+            raise mismatch("a list of queues or a dict", value)
         else:
             items = [self._item(queue) for queue in value]
         for name, options in items:
             if not isinstance(name, str) or not name or not isinstance(options, Mapping):
-                refuse("a list of queues or a dict of dicts", value)
+                raise mismatch("a list of queues or a dict of dicts", value)
         return {name: dict(options) for name, options in items}
 
     def _item(self, queue: Any) -> tuple[Any, Any]:
@@ -112,7 +112,7 @@ class Routes(Type):
         if callable(value) or isinstance(value, str):
             return value
         if not isinstance(value, list | tuple):
-            refuse("a dict, a function or a list of routers", value)
+            raise mismatch("a dict, a function or a list of routers", value)
         return tuple(self._router(each) for each in value)
 
     def _router(self, router: Any) -> Any:
@@ -121,7 +121,7 @@ class Routes(Type):
         pair = isinstance(router, list | tuple) and len(router) == 2
         if pair or callable(router) or isinstance(router, str) or hasattr(router, "route_for_task"):
             return router
-        refuse("made of dicts, (pattern, route) pairs and functions", router)
+        raise mismatch("made of dicts, (pattern, route) pairs and functions", router)
 
 
 class Annotations(Type):
@@ -134,5 +134,5 @@ class Annotations(Type):
         if isinstance(value, Mapping):
             return dict(value)
         if isinstance(value, bool | int | float | bytes):
-            refuse("a dict of task attributes by task name", value)
+            raise mismatch("a dict of task attributes by task name", value)
         return tuple(value) if isinstance(value, list) else value

@@ -11,15 +11,15 @@ import datetime
 import json
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 
-def refuse(expected: str, value: Any) -> NoReturn:
-    """Raise the `ValueError` of a value that is something else than expected."""
-    raise ValueError(f"must be {expected}, not {value!r}")
+def mismatch(expected: str, value: Any) -> ValueError:
+    """Return the error of a value that is something else than expected."""
+    return ValueError(f"must be {expected}, not {value!r}")
 
 
 class Type:
@@ -48,7 +48,7 @@ class Bool(Type):
         """Return the truth value; text is refused, because ``"False"`` would be true."""
         if isinstance(value, bool) or (isinstance(value, int) and value in {0, 1}):
             return bool(value)
-        refuse("True or False", value)
+        raise mismatch("True or False", value)
 
     def parse(self, text: str) -> bool:
         """Read true/false, yes/no, on/off or 1/0 in any case."""
@@ -57,7 +57,7 @@ class Bool(Type):
             return True
         if word in _FALSE:
             return False
-        refuse("one of true, false, yes, no, on, off, 1, 0", text)
+        raise mismatch("one of true, false, yes, no, on, off, 1, 0", text)
 
 
 class Number(Type):
@@ -77,7 +77,7 @@ class Number(Type):
     def number(self, value: Any) -> float:
         """Return the plain number a value stands for."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            refuse(self.name, value)
+            raise mismatch(self.name, value)
         return value
 
     def convert(self, value: Any) -> float:
@@ -87,7 +87,7 @@ class Number(Type):
             self.above is not None and number <= self.above
         )
         if too_small or (self.most is not None and number > self.most):
-            refuse(self.name, value)
+            raise mismatch(self.name, value)
         return float(number)
 
     def parse(self, text: str) -> float:
@@ -95,7 +95,7 @@ class Number(Type):
         try:
             return float(text)
         except ValueError:
-            refuse(self.name, text)
+            raise mismatch(self.name, text) from None
 
 
 class Int(Number):
@@ -107,7 +107,7 @@ class Int(Number):
         """Return the whole number; a float is taken if it has no fraction."""
         number = super().convert(value)
         if not number.is_integer():
-            refuse(self.name, value)
+            raise mismatch(self.name, value)
         return int(number)
 
 
@@ -129,7 +129,7 @@ class Text(Type):
     def convert(self, value: Any) -> str:
         """Return the text."""
         if not isinstance(value, str) or not value.strip():
-            refuse("text that is not empty", value)
+            raise mismatch("text that is not empty", value)
         return value
 
     def parse(self, text: str) -> str:
@@ -155,7 +155,7 @@ class Choice(Text):
                 return spelling
         if word in self.refused:
             raise ValueError(f"cannot be {value!r}: {self.refused[word]}")
-        refuse(f"one of {self.name}", value)
+        raise mismatch(f"one of {self.name}", value)
 
 
 class OpenChoice(Choice):
@@ -187,7 +187,7 @@ class Names(Type):
         if isinstance(value, str):
             value = [value]
         if isinstance(value, Mapping) or not isinstance(value, Collection):
-            refuse("a list of names", value)
+            raise mismatch("a list of names", value)
         return tuple(dict.fromkeys(self.element.convert(each) for each in value))
 
     def parse(self, text: str) -> list[str]:
@@ -220,7 +220,7 @@ class Url(Text):
         if family in self.foreign:
             raise ValueError(f"cannot use {scheme}: {self.foreign[family]}; use one such as {self.example}")
         if not colon:
-            refuse(f"a URL such as {self.example}", url)
+            raise mismatch(f"a URL such as {self.example}", url)
         return url
 
 
@@ -240,7 +240,9 @@ class Zone(Text):
             try:
                 zoneinfo.ZoneInfo(name)
             except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-                refuse("an IANA time zone known here (such as Europe/Paris; see the tzdata package)", value)
+                raise mismatch(
+                    "an IANA time zone known here (such as Europe/Paris; see the tzdata package)", value
+                ) from None
         return name
 
 
