@@ -14,7 +14,9 @@ from typing import Any, ParamSpec, TypeVar
 
 MAX_DELAY_SECONDS = 900
 MAX_VISIBILITY_SECONDS = 43_200
-"""Both: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
+MAX_ATTRIBUTES = 10
+MAX_BATCH_BYTES = 1_048_576
+"""All: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
 
 _PROMPT_SECONDS = 0.3
 """A duplicate comes this soon at the latest: at-least-once delivery makes no promise, and tests should not wait."""
@@ -55,6 +57,7 @@ class SqsCorrections:
         sqs._act_send_message = self._locked(self.checked_send(sqs._act_send_message))
         replaced = {
             "SendMessage": sqs._act_send_message,
+            "SendMessageBatch": self.checked_send_batch(sqs._act_send_message_batch),
             "DeleteMessage": self.forgiving_delete(sqs._act_delete_message),
             "DeleteMessageBatch": self.forgiving_delete_batch(sqs._act_delete_message_batch),
             "ChangeMessageVisibility": self.checked_change(sqs._act_change_visibility),
@@ -120,13 +123,38 @@ class SqsCorrections:
     # Sending, deleting, changing visibility
 
     def checked_send(self, send: Callable[[Parameters, str], Any]) -> Callable[[Parameters, str], Any]:
-        """Refuse a delay that the service refuses."""
+        """Refuse delays, attributes and sizes that the service refuses."""
 
         def checked(data: Parameters, url: str) -> Any:
+            queue = self.sqs._get_q(data.get("QueueUrl", url))
             delay = int(data.get("DelaySeconds") or 0)
             if not 0 <= delay <= MAX_DELAY_SECONDS:
                 reason = f"Reason: DelaySeconds must be >= 0 and <= {MAX_DELAY_SECONDS}."
                 raise self._invalid(f"Value {delay} for parameter DelaySeconds is invalid. {reason}")
+            if data.get("MessageDeduplicationId") and not queue["is_fifo"]:
+                reason = "Reason: The request include parameter that is not valid for this queue type."
+                value = data["MessageDeduplicationId"]
+                raise self._invalid(f"Value {value} for parameter MessageDeduplicationId is invalid. {reason}")
+            attributes = len(data.get("MessageAttributes") or {})
+            if attributes > MAX_ATTRIBUTES:
+                counts = f"Number of message attributes [{attributes}] exceeds the allowed maximum [{MAX_ATTRIBUTES}]."
+                raise self._invalid(counts)
+            limit = int(queue["attributes"]["MaximumMessageSize"])
+            if _size(data) > limit:
+                reason = f"Reason: Message must be shorter than {limit} bytes."
+                raise self._invalid(f"One or more parameters are invalid. {reason}")
+            return send(data, url)
+
+        return checked
+
+    def checked_send_batch(self, send: Callable[[Parameters, str], Any]) -> Callable[[Parameters, str], Any]:
+        """Count attributes, too, towards the size of a batch."""
+
+        def checked(data: Parameters, url: str) -> Any:
+            size = sum(_size(entry) for entry in data.get("Entries", []))
+            if size > MAX_BATCH_BYTES:
+                limit = f"Batch requests cannot be longer than {MAX_BATCH_BYTES} bytes."
+                raise self.sqs._Err("BatchRequestTooLong", f"{limit} You have sent {size} bytes.")
             return send(data, url)
 
         return checked
@@ -250,3 +278,13 @@ class SqsCorrections:
 def _held(queue: Queue, handle: str) -> Message | None:
     """The message that `handle` is the current receipt of."""
     return next((message for message in queue["messages"] if handle and message["receipt_handle"] == handle), None)
+
+
+def _size(data: Parameters) -> int:
+    """Bytes that count towards the limits: the body, and name, type and value of every attribute."""
+    size = len((data.get("MessageBody") or "").encode())
+    for name, attribute in (data.get("MessageAttributes") or {}).items():
+        # A binary value arrives in base64.
+        value = len(attribute.get("StringValue", "").encode()) + len(attribute.get("BinaryValue", "")) * 3 // 4
+        size += len(name.encode()) + len(attribute.get("DataType", "")) + value
+    return size
