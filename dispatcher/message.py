@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 from dispatcher.exceptions import DecodeError
@@ -16,7 +15,19 @@ from dispatcher.serialization import json_decode, json_encode, unpack
 WIRE_VERSION: Final = 1
 #: DynamoDB keys are at most 2,048 bytes and SQS deduplication ids 128; UUIDs need 36.
 MAX_ID_LENGTH: Final = 255
-_EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class _NoKeys(dict[str, Any]):
+    """An empty dict for ever: hashable, so that it can be a dataclass field's default."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("a message cannot be changed")
+
+
+_EMPTY: Final[Mapping[str, Any]] = _NoKeys()
 
 
 class InvalidMessage(DecodeError):
@@ -35,7 +46,8 @@ class UnsupportedMessage(InvalidMessage):
 class Message:
     """One request to run a task; times are epoch seconds, limits seconds.
 
-    ``packed`` holds the arguments while they are not inline JSON: ``{"enc": …, "data": …}``; `with_arguments` opens it.
+    ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``; `with_arguments`
+    opens it.
     """
 
     id: str
@@ -85,7 +97,7 @@ class Message:
         return self.make({**self.__dict__, **changes})
 
     def with_arguments(self, accept_content: frozenset[str], max_bytes: int) -> Message:
-        """Return the message with its arguments unpacked.
+        """Return the message with its arguments unpacked; it keeps the packed form, which is what it is sent as again.
 
         Raises `ContentDisallowed` for a serializer that is not accepted, `InvalidMessage` for arguments that are not
         a pair of list and mapping.
@@ -98,7 +110,7 @@ class Message:
         args, kwargs = value
         _check("args", list(args) if isinstance(args, tuple) else args, self.id)
         _check("kwargs", kwargs, self.id)
-        return self.replace(args=tuple(args), kwargs=kwargs, packed=None)
+        return self.replace(args=tuple(args), kwargs=kwargs)
 
     @property
     def effective_root_id(self) -> str:
@@ -120,7 +132,10 @@ def encode(message: Message) -> str:
         value = fields.get(name, default)
         if value is not default and value != default:
             body[name] = value
-    if "kwargs" in body and not body["kwargs"]:
+    if "packed" in body:
+        body.pop("args", None)
+        body.pop("kwargs", None)
+    elif "kwargs" in body and not body["kwargs"]:
         del body["kwargs"]
     return json_encode(body)
 

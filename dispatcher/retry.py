@@ -42,7 +42,7 @@ class RetryDecision:
 
     delay: float
     reason: str
-    options: Mapping[str, Any] = dataclasses.field(default=_EMPTY)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _EMPTY)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RetryPolicy:
     backoff: float = 0.0
     backoff_max: int = DEFAULT_BACKOFF_MAX
     jitter: bool = True
-    retry_kwargs: Mapping[str, Any] = dataclasses.field(default=_EMPTY, hash=False)
+    retry_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _EMPTY, hash=False)
 
     @classmethod
     def from_options(

@@ -63,6 +63,11 @@ def set_current_app(app: Any) -> None:
     _current_app = app
 
 
+def has_current_app() -> bool:
+    """Say whether an app has been made."""
+    return _current_app is not None
+
+
 def get_current_app() -> Any:
     """Return the current app.
 

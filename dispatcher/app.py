@@ -1,0 +1,519 @@
+"""Dispatcher: the app. It holds the tasks and the configuration, and sends."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+
+from dispatcher import connections, registry, state
+from dispatcher.backends.base import TaskRecord
+from dispatcher.backends.meta import ResultMeta
+from dispatcher.brokers.base import Broker, Delivery
+from dispatcher.canvas.signature import Signature, maybe_signature
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.config import Config
+from dispatcher.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
+from dispatcher.message import Message, decode, encode
+from dispatcher.request import Context
+from dispatcher.result import AsyncResult, EagerResult
+from dispatcher.routing import Routes
+from dispatcher.security import Signer, parse_keys
+from dispatcher.sending import ORIGIN, Call, Sender
+from dispatcher.signals import Signal
+from dispatcher.task import Task
+
+if TYPE_CHECKING:
+    from dispatcher.backends.base import ResultBackend
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Dispatcher:
+    """An app: tasks are registered with it, and it knows the broker and the result backend.
+
+    Takes Celery's keywords; further ones are settings. Nothing is connected until something is sent or read.
+    Raises `ImproperlyConfigured` for settings that cannot work.
+    """
+
+    task_cls: type[Task[Any, Any]] = Task
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: str | Sequence[str] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        config_source: Any = None,
+        namespace: str | None = None,
+        set_as_current: bool = True,
+        task_cls: type[Task[Any, Any]] | str | None = None,
+        tasks: Mapping[str, Task[Any, Any]] | None = None,
+        autofinalize: bool = True,
+        strict_typing: bool = True,
+        clock: Clock = SYSTEM,
+        **settings: Any,
+    ) -> None:
+        _refuse_foreign(settings)
+        self.main = main
+        self.clock = clock
+        self.conf = Config({**(changes or {}), **settings})
+        self.strict_typing = strict_typing
+        self.autofinalize = autofinalize
+        self._tasks = registry.TaskRegistry(tasks or {})
+        self._finalized = False
+        self._lock = threading.RLock()
+        self._broker: Broker | None = None
+        self._backend: ResultBackend | None = None
+        self._sender: Sender | None = None
+        self._signer: Signer | None = None
+        self._accept: frozenset[str] = frozenset()
+        self._accept_results: frozenset[str] = frozenset()
+        self._pending_autodiscovery: list[Callable[[], Iterable[tuple[str, str | None]]]] = []
+        self.on_configure = Signal("app.on_configure")
+        self.on_after_configure = Signal("app.on_after_configure")
+        self.on_after_finalize = Signal("app.on_after_finalize")
+        self.on_after_fork = Signal("app.on_after_fork")
+        if task_cls is not None:
+            self.task_cls = _load(task_cls) if isinstance(task_cls, str) else task_cls
+        given = {
+            "broker_url": broker, "result_backend": backend,
+            "include": (include,) if isinstance(include, str) else include,
+        }  # fmt: skip
+        self.conf.update({key: value for key, value in given.items() if value is not None})
+        if config_source is not None:
+            self.config_from_object(config_source, namespace=namespace)
+        if set_as_current:
+            self.set_current()
+
+    # -- configuration
+
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Read settings from a module, its dotted name, an object or a dict; with ``namespace`` as Django's ``CELERY_*``."""
+        self.conf.load_object(obj, silent=silent, namespace=namespace)
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
+        """Read settings from the module that an environment variable names."""
+        return self.conf.load_envvar(variable_name, silent=silent)
+
+    def add_defaults(self, fun: Any) -> None:
+        """Set defaults, from a mapping or a function that returns one."""
+        self.conf.add_defaults(fun)
+
+    def set_current(self) -> None:
+        """Make this the current app."""
+        state.set_current_app(self)
+
+    set_default = set_current
+
+    # -- tasks
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Any) -> _BoundDecorator: ...
+    @overload
+    def task(self, *, bind: bool = False, **options: Any) -> _Decorator: ...
+
+    def task(self, *args: Any, **options: Any) -> Any:
+        """Turn a function into a task, bare or with options; see `Task` for them.
+
+        Registering a name twice returns the first task. Raises `ImproperlyConfigured` for a misspelt option.
+        """
+        if len(args) > 1 or (args and not callable(args[0])):
+            raise TypeError("@app.task takes one function, or options by name: @app.task(bind=True)")
+        shared = options.pop("shared", True)
+        del shared  # Celery registers the task with every app by it; here shared_task does that
+        options.pop("lazy", None)
+        wrap = options.pop("filter", None)
+
+        def decorate(function: Any) -> Any:
+            task = self._register_function(function, dict(options))
+            return wrap(task) if wrap is not None else task
+
+        return decorate(args[0]) if args else decorate
+
+    def _register_function(self, function: Any, options: dict[str, Any]) -> Task[Any, Any]:
+        if isinstance(function, Task):
+            raise TypeError(f"{function.name} is a task already")
+        name = options.pop("name", None) or registry.task_name(function, self.main)
+        if name in self._tasks:
+            return self._tasks[name]
+        base = options.pop("base", None) or self.task_cls
+        bind = options.pop("bind", False)
+        task = registry.make_task(function, name, base, bind, options)
+        return self.register_task(task)
+
+    def register_task(self, task: Any, **options: Any) -> Any:
+        """Register a task of a class of one's own: an instance, or the class itself."""
+        instance: Task[Any, Any] = task() if isinstance(task, type) else task
+        for key, value in options.items():
+            setattr(instance, key, value)
+        if not instance.name:
+            cls = type(instance)
+            module = self.main if cls.__module__ == "__main__" and self.main else cls.__module__
+            instance.name = f"{module}.{cls.__name__}"
+        with self._lock:
+            if instance.name in self._tasks:
+                return self._tasks[instance.name]
+            instance.bind(self)
+            registry.annotate(instance, self.conf.task_annotations)
+            self._tasks[instance.name] = instance
+            if self._finalized:
+                instance.settle_options()
+        return instance
+
+    @property
+    def tasks(self) -> registry.TaskRegistry:
+        """The registered tasks by name, shared ones included."""
+        if self.autofinalize:
+            self.finalize(auto=True)
+        return self._tasks
+
+    @property
+    def Task(self) -> type[Task[Any, Any]]:  # noqa: N802 - Celery's name
+        """The base class of this app's tasks, for ``class MyTask(app.Task)``."""
+        return self.task_cls
+
+    def autodiscover_tasks(
+        self, packages: Any = None, related_name: str | None = "tasks", force: bool = False
+    ) -> None:
+        """Import the module ``related_name`` of each package, when a worker starts or with ``force`` now.
+
+        Without packages, those of Django's ``INSTALLED_APPS``. A package without such a module is passed over.
+        """
+
+        def find() -> list[tuple[str, str | None]]:
+            names = packages() if callable(packages) else packages
+            if names is None:
+                names = _django_apps()
+            return [(name, related_name) for name in ([names] if isinstance(names, str) else names)]
+
+        if force:
+            _import_related(find())
+        else:
+            self._pending_autodiscovery.append(find)
+
+    def import_default_modules(self) -> None:
+        """Import ``imports``, ``include`` and what `autodiscover_tasks` asked for; a worker does this at its start."""
+        from dispatcher.signals import import_modules
+
+        import_modules.send(self)
+        for name in (*self.conf.imports, *self.conf.include):
+            importlib.import_module(name)
+        pending, self._pending_autodiscovery = self._pending_autodiscovery, []
+        for find in pending:
+            _import_related(find())
+
+    def finalize(self, auto: bool = False) -> None:
+        """Freeze the configuration, let shared tasks join, and check every task's options.
+
+        Happens by itself when the first task is sent or run. Raises `ImproperlyConfigured` and `UnsupportedOption`, naming the task.
+        """
+        if self._finalized:
+            return
+        with self._lock:
+            if self._finalized:
+                return
+            self.on_configure.send(self)
+            self.on_after_configure.send(self, source=self.conf)
+            state.announce_app_finalized(self)
+            self.conf.freeze()
+            self._set_up()
+            self._finalized = True
+            for task in self._tasks.values():
+                registry.annotate(task, self.conf.task_annotations)
+                task.settle_options()
+        self.on_after_finalize.send(self)
+
+    @property
+    def finalized(self) -> bool:
+        """Whether the configuration is fixed."""
+        return self._finalized
+
+    def _set_up(self) -> None:
+        conf = self.conf
+        self._accept = frozenset(conf.accept_content)
+        self._accept_results = frozenset(conf.result_accept_content or conf.accept_content)
+        if conf.signing_keys:
+            self._signer = Signer(parse_keys(conf.signing_keys), max_age=conf.signing_max_age)
+        routes = Routes(
+            conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
+        )
+        seal = self._seal if self._signer is not None else None
+        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, ORIGIN)
+
+    # -- connections
+
+    @property
+    def broker(self) -> Broker:
+        """The broker; connected when first used."""
+        if self._broker is None:
+            with self._lock:
+                if self._broker is None:
+                    self._broker = connections.broker_of(self.conf, self.main, self.clock)
+        return self._broker
+
+    @property
+    def backend(self) -> ResultBackend:
+        """The result backend; connected when first used."""
+        if self._backend is None:
+            with self._lock:
+                if self._backend is None:
+                    self._backend = connections.backend_of(self.conf, self.main, self.clock)
+        return self._backend
+
+    def close(self) -> None:
+        """Close connections; they open again when needed."""
+        for connection in (self._broker, self._backend):
+            if connection is not None:
+                connection.close()
+
+    def __enter__(self) -> Dispatcher:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+    # -- sending
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        result_cls: Any = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Send a call to a task by its name, which this process need not know; options as `Task.apply_async`."""
+        if self.conf.task_always_eager:
+            import warnings
+
+            warnings.warn(AlwaysEagerIgnored("send_task() always sends, also with task_always_eager"), stacklevel=2)
+        self.finalize(auto=True)
+        return self._send(name, args or (), kwargs or {}, options, None, result_cls)
+
+    def send_call(
+        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Send a call to a task; `Task.apply_async` comes here."""
+        if not self._finalized:
+            self.finalize(auto=True)
+        if task._check_call is not None:
+            task._check_call(*args, **kwargs)
+        if self.conf.task_always_eager:
+            return self.run_eagerly(task, args, kwargs, {**options, "_round_trip": True})
+        return self._send(task.name, args, kwargs, options, task)
+
+    def _send(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: Task[Any, Any] | None,
+        result_cls: Any = None,
+    ) -> AsyncResult[Any]:
+        assert self._sender is not None
+        call = self._sender.build(name, args, kwargs, options, task)
+        self._sender.send([call], options.get("retry"), options.get("retry_policy"))
+        result = (result_cls or AsyncResult)(call.message.id, task_name=name, app=self)
+        ignored = options.get("ignore_result")
+        result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
+        frame = state.current_frame()
+        if frame is not None and options.get("add_to_parent", True) and frame.task.trail:
+            frame.request.children.append(result)
+        return result  # type: ignore[no-any-return]
+
+    def send_many(self, signatures: Iterable[Any]) -> list[AsyncResult[Any]]:
+        """Send many calls with as few round trips as the broker allows; return their results in order.
+
+        All are checked before the first is sent. Raises `SendError` whose ``failures`` name the ids not accepted.
+        """
+        self.finalize(auto=True)
+        assert self._sender is not None
+        calls: list[Call] = []
+        for item in signatures:
+            sig = maybe_signature(item, self)
+            task = self._tasks.get(sig["task"])
+            if task is not None and task._check_call is not None:
+                task._check_call(*sig["args"], **sig["kwargs"])
+            calls.append(self._sender.build(sig["task"], sig["args"], sig["kwargs"], sig["options"], task))
+        if calls:
+            self._sender.send(calls)
+        return [AsyncResult(call.message.id, task_name=call.message.task, app=self) for call in calls]
+
+    def run_eagerly(
+        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        """Run a call in this process through the executor; `Task.apply` comes here."""
+        from dispatcher.eager import run_eagerly
+
+        self.finalize(auto=True)
+        assert self._sender is not None
+        return run_eagerly(self, self._sender, task, args, kwargs, options)
+
+    # -- what the executor asks
+
+    def read_message(self, delivery: Delivery) -> Message:
+        """Verify and decode a body, arguments included; raises `SecurityError` or `DecodeError`."""
+        limit = self.conf.max_message_bytes
+        if self._signer is not None:
+            self._signer.verify(delivery.body, delivery.queue, self.clock.time())
+        message = decode(delivery.body, limit)
+        return message if message.packed is None else message.with_arguments(self._accept, limit)
+
+    def read_meta(self, record: TaskRecord) -> ResultMeta:
+        """Decode what a record keeps besides its columns."""
+        if not self._finalized:
+            self.finalize(auto=True)
+        return ResultMeta.decode(record.data, self._accept_results, self.conf.max_message_bytes)
+
+    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
+        """Send a complete message to a queue."""
+        assert self._sender is not None
+        self._sender.send([Call(message, queue, delay)])
+
+    def sealed_body(self, message: Message, queue: str) -> str:
+        """Return the signed wire form of a message for a queue."""
+        return self._seal(encode(message), queue)
+
+    def _seal(self, body: str, queue: str) -> str:
+        return body if self._signer is None else self._signer.sign(body, queue, self.clock.time())
+
+    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
+        """Send a continuation of a finished task, under an id derived from it."""
+        assert self._sender is not None
+        linked = Signature(sig, app=self)
+        merged, kwargs, options = linked._merge(args, None, None)
+        options.setdefault("task_id", task_id)
+        options.setdefault("parent_id", parent.id)
+        options.setdefault("root_id", parent.effective_root_id)
+        task = self._tasks.get(linked.task)
+        self._sender.send([self._sender.build(linked.task, merged, kwargs, options, task)])
+
+    def record_state(self, task_id: str, status: str, meta: Any, request: Context) -> None:
+        """Write a state that a task gave itself; the executor decides the final one."""
+        from dispatcher.execution.recording import state_write
+
+        if request.id == task_id:
+            request._state_written = (status, meta)
+        record = self.backend.read([task_id]).get(task_id)
+        data = ResultMeta(result=meta, worker=request.hostname).encode(
+            self.conf.result_serializer, self.conf.result_compression
+        )
+        kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
+        self.backend.write([state_write(task_id, status, data, record, self.clock.time() + kept)])
+
+    def revoke_tasks(self, ids: list[str]) -> None:
+        """Flag tasks so that no worker starts them any more."""
+        kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
+        self.backend.revoke(ids, self.clock.time() + kept)
+
+    # -- results and signatures
+
+    def AsyncResult(self, task_id: str, backend: Any = None, task_name: str | None = None, **kwargs: Any) -> Any:  # noqa: N802
+        """Return a handle on a task by its id."""
+        return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kwargs)
+
+    def signature(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a signature that this app sends."""
+        return Signature(*args, app=self, **kwargs)
+
+    # -- time and names
+
+    def now(self) -> datetime:
+        """Return the time, in the configured zone."""
+        from zoneinfo import ZoneInfo
+
+        zone = self.conf.timezone
+        return datetime.fromtimestamp(self.clock.time(), ZoneInfo(str(zone)) if zone else UTC)
+
+    def now_seconds(self) -> float:
+        """Return the time in epoch seconds."""
+        return self.clock.time()
+
+    def uuid(self) -> str:
+        """Return a new task id."""
+        return str(uuid.uuid4())
+
+    @property
+    def current_task(self) -> Any:
+        """The task that runs here, or `None`."""
+        frame = state.current_frame()
+        return frame.task if frame is not None else None
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher {self.main or '__main__'} at {id(self):#x}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an app cannot be pickled; import it by name in the other process")
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decorator(Protocol):
+        @overload
+        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    class _BoundDecorator(Protocol):
+        @overload
+        def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
+
+_FOREIGN = {
+    "amqp": "there is no AMQP here",
+    "events": "there are no events in this release",
+    "control": "there is no remote control in this release",
+    "loader": "settings come from config_source, code or the environment",
+    "log": "set up logging with the setup_logging signal",
+    "fixups": "Django's settings are read with config_from_object('django.conf:settings', namespace='CELERY')",
+}
+
+
+def _refuse_foreign(settings: Mapping[str, Any]) -> None:
+    for name, reason in _FOREIGN.items():
+        if settings.get(name) is not None:
+            raise ImproperlyConfigured(f"Dispatcher({name}=…) cannot work: {reason}")
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _django_apps() -> list[str]:
+    try:
+        from django.apps import apps  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ModuleNotFoundError as error:
+        raise ImproperlyConfigured(
+            "autodiscover_tasks() without packages asks Django for its apps, and Django is not installed; name the packages"
+        ) from error
+    return [config.name for config in apps.get_app_configs()]
+
+
+def _import_related(found: Iterable[tuple[str, str | None]]) -> None:
+    for package, related in found:
+        name = f"{package}.{related}" if related else package
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # Passed over is a package without the module; a missing import inside the module is the user's error.
+            if error.name != name:
+                raise
+            importlib.import_module(package)

@@ -1,0 +1,80 @@
+"""What a task's record says beyond its columns: result or error, traceback, children; and its JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dispatcher.exceptions import EncodeError
+from dispatcher.serialization import (
+    exception_from_wire,
+    exception_to_wire,
+    json_decode,
+    json_encode,
+    pack,
+    unpack,
+)
+
+
+@dataclasses.dataclass(slots=True)
+class ResultMeta:
+    """The content of `TaskRecord.data`; times in epoch seconds.
+
+    ``children`` holds results as nested tuples, ``visible_until`` is when readers stop seeing the result. The fields from ``name`` on are
+    stored with ``result_extended`` only.
+    """
+
+    result: Any = None
+    error: BaseException | None = None
+    traceback: str | None = None
+    children: list[Any] | None = None
+    date_done: float | None = None
+    visible_until: float | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    group_id: str | None = None
+    name: str | None = None
+    args: Any = None
+    kwargs: Any = None
+    worker: str | None = None
+    queue: str | None = None
+
+    def encode(self, serializer: str = "json", compression: str | None = None) -> str:
+        """Return the JSON text; a result that is not JSON by ``serializer`` is packed inside it.
+
+        Raises `EncodeError` for a result that the serializer cannot take.
+        """
+        body: dict[str, Any] = {}
+        if self.error is not None:
+            body["error"] = exception_to_wire(self.error)
+        elif self.result is not None:
+            if serializer == "json" and compression is None:
+                body["result"] = self.result
+            else:
+                body["packed"] = pack(self.result, serializer, compression)
+        for name in _PLAIN:
+            value = getattr(self, name)
+            if value is not None:
+                body[name] = value
+        try:
+            return json_encode(body)
+        except EncodeError as error:
+            raise EncodeError(f"the result cannot be stored: {error}") from error
+
+    @classmethod
+    def decode(cls, text: str, accept_content: frozenset[str], max_bytes: int) -> ResultMeta:
+        """Read the JSON text; raises `DecodeError` or `ContentDisallowed`."""
+        if not text:
+            return cls()
+        body = json_decode(text, max_bytes=max_bytes)
+        meta = cls(**{name: body[name] for name in _PLAIN if name in body})
+        if "error" in body:
+            meta.error = exception_from_wire(body["error"])
+        elif "packed" in body:
+            meta.result = unpack(body["packed"], accept_content, max_bytes)
+        else:
+            meta.result = body.get("result")
+        return meta
+
+
+_PLAIN = tuple(field.name for field in dataclasses.fields(ResultMeta) if field.name not in {"result", "error"})

@@ -1,0 +1,289 @@
+"""Signature: a call to a task as a value, a dict that serializes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dispatcher.exceptions import UnsupportedOption
+from dispatcher.state import get_current_app
+
+_DEFAULTS: dict[str, Any] = {"args": (), "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
+
+
+class Signature(dict[str, Any]):
+    """A task's name, arguments and options; the keys are Celery's.
+
+    Arguments given when it is called come before its own (`apply_async`), unless it is immutable.
+    """
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        type: Any = None,  # noqa: A002 - Celery's name
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Any = None,
+        **more_options: Any,
+    ) -> None:
+        self._app = app
+        self._type = type
+        if isinstance(task, Mapping):
+            super().__init__({**_DEFAULTS, **task})
+            self["args"] = tuple(self["args"] or ())
+            self["kwargs"] = dict(self["kwargs"] or {})
+            self["options"] = dict(self["options"] or {})
+            return
+        if not isinstance(task, str):
+            if not isinstance(getattr(task, "name", None), str):
+                raise TypeError(f"a signature needs a task or a task's name, not {task!r}")
+            self._type, task = task, task.name
+        if isinstance(args, str | bytes):
+            raise TypeError(f"the arguments of {task} must be a list or tuple, not the text {args!r}")
+        super().__init__(
+            task=task,
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            options={**(options or {}), **more_options},
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    # -- parts
+
+    task = property(lambda self: self["task"])
+    name = property(lambda self: self["task"])
+    args = property(lambda self: self["args"])
+    kwargs = property(lambda self: self["kwargs"])
+    options = property(lambda self: self["options"])
+    subtask_type = property(lambda self: self["subtask_type"])
+    immutable = property(lambda self: self["immutable"])
+
+    @property
+    def id(self) -> str | None:
+        """The task id, once one is fixed by `freeze` or ``set(task_id=…)``."""
+        value: str | None = self["options"].get("task_id")
+        return value
+
+    @property
+    def app(self) -> Any:
+        """The app that sends it."""
+        return self._app if self._app is not None else get_current_app()
+
+    @property
+    def type(self) -> Any:
+        """The task itself, where this process knows it."""
+        if self._type is None:
+            self._type = self.app.tasks[self["task"]]
+        return self._type
+
+    # -- calling
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task here and now, as a function."""
+        args, kwargs, _ = self._merge(args, kwargs, {})
+        return self.type(*args, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        """Send it with these arguments before its own."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Send it; arguments come before its own, options override its own. Returns an `AsyncResult`."""
+        merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
+        app = self.app
+        task = self._type if self._type is not None else app.tasks.get(self["task"])
+        if route_name is not None:
+            merged_options["route_name"] = route_name
+        if task is None:
+            return app.send_task(self["task"], merged_args, merged_kwargs, **merged_options)
+        return task.apply_async(merged_args, merged_kwargs, **merged_options)
+
+    def apply(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Run it in this process as a worker would. Returns an `EagerResult`."""
+        merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
+        return self.type.apply(merged_args, merged_kwargs, **merged_options)
+
+    def _merge(
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any] | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        merged_options = {**self["options"], **(options or {})}
+        if self["immutable"]:
+            return self["args"], dict(self["kwargs"]), merged_options
+        return (*(args or ()), *self["args"]), {**self["kwargs"], **(kwargs or {})}, merged_options
+
+    # -- copies and changes
+
+    def clone(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature:
+        """Return a copy with more arguments and options."""
+        merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
+        copy = Signature(
+            {**self, "args": merged_args, "kwargs": merged_kwargs, "options": merged_options}, app=self._app
+        )
+        copy._type = self._type
+        for key in ("link", "link_error"):
+            if key in copy["options"]:
+                copy["options"][key] = list(_as_list(copy["options"][key]))
+        return copy
+
+    partial = clone
+
+    def __copy__(self) -> Signature:
+        return self.clone()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
+        memo[id(self)] = copy = self.clone()
+        return copy
+
+    def replace(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature:
+        """Return a copy in which what is given takes the place of its own."""
+        copy = self.clone()
+        if args is not None:
+            copy["args"] = tuple(args)
+        if kwargs is not None:
+            copy["kwargs"] = dict(kwargs)
+        if options is not None:
+            copy["options"] = dict(options)
+        return copy
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+        """Set options in place, and return itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self["options"].update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> Signature:
+        """Say whether arguments given later are ignored."""
+        self["immutable"] = immutable
+        return self
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> Any:
+        """Fix the task id, and return the result it will have."""
+        options = self["options"]
+        task_id = options.setdefault("task_id", _id or str(uuid.uuid4()))
+        given = {
+            "group_id": group_id, "chord": chord, "root_id": root_id, "parent_id": parent_id, "group_index": group_index
+        }  # fmt: skip
+        options.update({name: value for name, value in given.items() if value is not None})
+        return self.app.AsyncResult(task_id)
+
+    _freeze = freeze
+
+    # -- links
+
+    def link(self, callback: Any) -> Any:
+        """Call another signature with the result when this one succeeds; return it."""
+        return self._append("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Call another signature when this one fails; return it."""
+        return self._append("link_error", errback)
+
+    def on_error(self, errback: Any) -> Signature:
+        """Link an error callback, and return itself."""
+        self.link_error(errback)
+        return self
+
+    def _append(self, key: str, sig: Any) -> Any:
+        links = self["options"][key] = list(_as_list(self["options"].get(key)))
+        if sig not in links:
+            links.append(sig)
+        return sig
+
+    def flatten_links(self) -> list[Signature]:
+        """Return this signature and all that is linked to it, in order."""
+        found = [self]
+        for linked in _as_list(self["options"].get("link")):
+            found.extend(maybe_signature(linked, self._app).flatten_links())
+        return found
+
+    def __or__(self, other: Any) -> Any:
+        raise UnsupportedOption(
+            "chains (the | operator) are not available in this release; link the next task with .link(other) instead"
+        )
+
+    def __reduce__(self) -> Any:
+        return Signature, (dict(self),)
+
+    def __repr__(self) -> str:
+        parts = [repr(value) for value in self["args"]]
+        parts += [f"{key}={value!r}" for key, value in self["kwargs"].items()]
+        return f"{self['task']}({', '.join(parts)})"
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """Return the call as text, with these arguments before its own."""
+        return repr(self.clone(args, kwargs))
+
+    def __json__(self) -> dict[str, Any]:
+        return to_wire(self)
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def to_wire(sig: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a signature as plain JSON data, without what is at its default."""
+    body = {"task": sig["task"]}
+    for key, default in _DEFAULTS.items():
+        value = sig.get(key)
+        if value and value != default:
+            body[key] = list(value) if key == "args" else value
+    options = body.get("options")
+    if options:
+        body["options"] = {
+            key: [to_wire(linked) for linked in _as_list(value)] if key in ("link", "link_error") else value
+            for key, value in options.items()
+        }
+    return body
+
+
+def signature(varies: Any, *args: Any, app: Any = None, **kwargs: Any) -> Signature:
+    """Make a signature of a task, a task's name, or a signature in dict form."""
+    if isinstance(varies, Signature):
+        return varies.clone()
+    return Signature(varies, *args, app=app, **kwargs)
+
+
+def maybe_signature(value: Any, app: Any = None, clone: bool = False) -> Any:
+    """Return a signature for one in dict form; pass `None` through."""
+    if value is None:
+        return None
+    if isinstance(value, Signature):
+        sig = value.clone() if clone else value
+        if app is not None and sig._app is None:
+            sig._app = app
+        return sig
+    if isinstance(value, Mapping):
+        return Signature(value, app=app)
+    raise TypeError(f"a signature or its dict form is needed, not {value!r}")

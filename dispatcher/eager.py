@@ -1,0 +1,164 @@
+"""Eager mode: a call runs in this process, through the executor and over the wire form, without broker or worker."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dispatcher import states
+from dispatcher.backends.base import ResultBackend
+from dispatcher.backends.memory import MemoryBackend
+from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.canvas.signature import Signature
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
+from dispatcher.execution.run import Kind, Outcome, Run
+from dispatcher.message import Message, encode
+from dispatcher.result import EagerResult
+from dispatcher.sending import Sender
+from dispatcher.task import Task
+
+_IGNORED_OPTIONS = ("countdown", "eta", "expires", "throw", "_round_trip")
+_STATES = {
+    Kind.SUCCESS: states.SUCCESS,
+    Kind.FAILURE: states.FAILURE,
+    Kind.UNREADABLE: states.FAILURE,
+    Kind.REJECTED: states.REJECTED,
+    Kind.IGNORED: states.IGNORED,
+    Kind.REVOKED: states.REVOKED,
+}
+
+
+class EagerClock:
+    """The wall clock, ahead by the delays that eager mode does not wait for."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def time(self) -> float:
+        """Return the pretended time."""
+        return time.time() + self._ahead
+
+    def sleep(self, seconds: float) -> None:
+        """Skip this much time."""
+        self._ahead += max(0.0, seconds)
+
+
+class EagerTransport:
+    """Keeps what the executor settled, for the loop below."""
+
+    def __init__(self) -> None:
+        self.settled: Settlement | None = None
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Remember the settlement."""
+        for settlement in settlements:
+            self.settled = settlement
+
+    def longest_release(self, delivery: Delivery) -> float | None:
+        """Any delay will do: none is waited for."""
+        return None
+
+
+class EagerApp:
+    """The app as the executor sees it in eager mode: what a task sends on runs here too."""
+
+    def __init__(self, app: Any, task: Task[Any, Any]) -> None:
+        self._app = app
+        self.conf = app.conf
+        self.tasks = {**app.tasks, task.name: task}
+        self.published: Message | None = None
+
+    def read_message(self, delivery: Delivery) -> Message:
+        """Decode a body as the app does; it was never out of this process, so it carries no signature."""
+        from dispatcher.message import decode
+
+        message = decode(delivery.body, self.conf.max_message_bytes)
+        return message.with_arguments(frozenset({"json", "msgpack", "yaml", "pickle"}), self.conf.max_message_bytes)
+
+    def read_meta(self, record: Any) -> Any:
+        """Decode a record."""
+        return self._app.read_meta(record)
+
+    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
+        """Keep the next generation of the message, to be run next."""
+        self.published = message
+
+    def sealed_body(self, message: Message, queue: str) -> str:
+        """Return the wire form."""
+        return encode(message)
+
+    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
+        """Run a continuation at once."""
+        linked = Signature(sig, app=self._app)
+        linked.set(task_id=task_id, parent_id=parent.id, root_id=parent.effective_root_id)
+        linked.apply(args)
+
+
+def run_eagerly(
+    app: Any,
+    sender: Sender,
+    task: Task[Any, Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> EagerResult[Any]:
+    """Run a call to its final state, retries included and without waiting for them.
+
+    The error is raised with ``throw=True`` or ``task_eager_propagates``. ``countdown``, ``eta`` and ``expires`` do not apply.
+    """
+    throw = options.get("throw")
+    call = sender.build(
+        task.name, args, kwargs, {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}, task
+    )
+    message = call.message.replace(expires=None, eta=None)
+    clock, transport, eager_app = EagerClock(), EagerTransport(), EagerApp(app, task)
+    stored = app.conf.task_store_eager_result and not task.ignore_result
+    backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
+    env = Environment(app=eager_app, backend=backend, transport=transport, clock=clock, hostname="eager", eager=True)  # type: ignore[arg-type]
+    executor = Executor(env)
+    delivery = Delivery(queue=call.queue, body=encode(message), receipt=None, message_id=message.id)
+    try:
+        run = _run_to_the_end(executor, clock, transport, eager_app, delivery)
+    finally:
+        executor.close()
+        if not stored:
+            backend.close()
+    return _result(app, task, run, app.conf.task_eager_propagates if throw is None else throw)
+
+
+def _run_to_the_end(
+    executor: Executor, clock: EagerClock, transport: EagerTransport, eager_app: EagerApp, delivery: Delivery
+) -> Run:
+    while True:
+        eager_app.published = None
+        [run] = executor.process([delivery])
+        if eager_app.published is not None:
+            delivery = Delivery(
+                queue=delivery.queue, body=encode(eager_app.published), receipt=None, message_id=delivery.message_id
+            )
+            clock.sleep(max(0.0, (eager_app.published.eta or 0.0) - clock.time()))
+            continue
+        settled = transport.settled
+        requeued = run.outcome is not None and run.outcome.kind is Kind.REJECTED
+        if settled is None or settled.action != "release" or requeued:
+            return run
+        clock.sleep(settled.delay)
+        delivery.receive_count += 1
+
+
+def _result(app: Any, task: Task[Any, Any], run: Run, throw: bool) -> EagerResult[Any]:
+    outcome = run.outcome or Outcome(Kind.IGNORED)
+    status = _STATES.get(outcome.kind, states.SUCCESS)
+    value = outcome.error if outcome.error is not None else outcome.value
+    if outcome.kind is Kind.IGNORED:
+        status, value = run.state_written if run.state_written is not None else (states.IGNORED, None)
+    if throw and outcome.error is not None and outcome.kind in (Kind.FAILURE, Kind.UNREADABLE, Kind.REJECTED):
+        raise outcome.error
+    result: EagerResult[Any] = EagerResult(run.id, value, status, outcome.traceback, task.name)
+    result._app = app
+    return result

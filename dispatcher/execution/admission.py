@@ -1,0 +1,159 @@
+"""Steps 1 and 2: read the body, and compare the message with the record before any code runs."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+
+from dispatcher import signals, states
+from dispatcher.backends.base import TaskRecord
+from dispatcher.exceptions import (
+    DecodeError,
+    NotRegistered,
+    OperationalError,
+    SecurityError,
+    TaskRevokedError,
+    WorkerLostError,
+)
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.message import Message, UnsupportedMessage
+
+logger = logging.getLogger("dispatcher.worker")
+
+
+def decode(env: Environment, runs: Sequence[Run]) -> None:
+    """Step 1: turn bodies into messages and tasks; what cannot be read is decided here."""
+    tasks = env.app.tasks
+    for run in runs:
+        try:
+            run.message = message = env.app.read_message(run.delivery)
+        except UnsupportedMessage as error:
+            _wait_for_newer_worker(env, run, error, error.task_id)
+            continue
+        except (DecodeError, SecurityError) as error:
+            _unreadable(run, error, getattr(error, "task_id", None))
+            continue
+        task = tasks.get(message.task)
+        if task is None:
+            unknown = NotRegistered(
+                f"no task named {message.task!r} is registered here; this worker knows {len(tasks)} tasks: is the "
+                "module with it in imports= or include=?"
+            )
+            signals.task_unknown.send(env.app, message=message, exc=unknown, name=message.task, id=message.id)
+            _wait_for_newer_worker(env, run, unknown, message.id)
+            continue
+        run.task = task
+        run.retries = run.attempt = message.retries
+        try:
+            task.check_arguments(message.args, message.kwargs)
+        except TypeError as error:
+            run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+
+
+def _unreadable(run: Run, error: BaseException, task_id: str | None) -> None:
+    logger.error("message %s of %s cannot be run: %s", run.delivery.message_id, run.delivery.queue, error)
+    if run.message is None and task_id is not None:
+        run.message = Message(id=task_id, task="?")
+    run.token = uuid.uuid4().hex
+    run.outcome = Outcome(Kind.UNREADABLE, error=error)
+
+
+def _wait_for_newer_worker(env: Environment, run: Run, error: BaseException, task_id: str | None) -> None:
+    """Hand a message back that a newer release may know, until the grace for rolling deploys is over."""
+    sent_at = run.delivery.sent_at
+    age = env.clock.time() - sent_at if sent_at is not None else 0.0
+    # A broker that keeps no sending time is given the grace by hand-backs, which grow to a minute each.
+    waited = age if sent_at is not None else env.backoff(run.delivery.receive_count) * run.delivery.receive_count
+    if waited < env.app.conf.unknown_grace and not env.eager:
+        logger.warning("handing back %s: %s", task_id or run.delivery.message_id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    else:
+        _unreadable(run, error, task_id)
+
+
+def admit(env: Environment, runs: Sequence[Run]) -> None:
+    """Step 2: decide by the record whether a message may run: one batch read for all that need it.
+
+    A lean task on its first delivery needs no record.
+    """
+    open_runs = [run for run in runs if run.outcome is None or run.outcome.kind is Kind.FAILURE]
+    asked = [run for run in open_runs if not is_lean(run)]
+    if asked:
+        try:
+            records = env.backend.read([run.id for run in asked])
+        except OperationalError as error:
+            logger.error("the result backend cannot be read, %d messages go back: %s", len(asked), error)
+            for run in asked:
+                run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+            records = {}
+        for run in asked:
+            run.record = records.get(run.id)
+    now = env.clock.time()
+    seen: set[str] = set()
+    for run in open_runs:
+        if run.outcome is not None and run.outcome.kind is Kind.HANDED_BACK:
+            continue
+        decided = _admit_one(env, run, now)
+        if decided is not None:
+            run.outcome = decided
+        elif run.outcome is None and run.id in seen:
+            # The same message twice in one batch: the second waits for what the first decides.
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
+        seen.add(run.id)
+        if not run.token:
+            run.token = uuid.uuid4().hex
+
+
+def is_lean(run: Run) -> bool:
+    """Say whether this run needs no record: a lean task, delivered for the first time, to which nothing is linked."""
+    message, task = run.message, run.task
+    if task is None or message is None or not task._lean or run.delivery.receive_count > 1:
+        return False
+    return not (
+        message.gen or message.link or message.link_error or message.chain or message.chord or message.group
+        or message.ignore_result is False or message.eta is not None
+    )  # fmt: skip
+
+
+def _admit_one(env: Environment, run: Run, now: float) -> Outcome | None:
+    message, record = run.message, run.record
+    assert message is not None
+    if record is not None:
+        by_record = _admit_by_record(env, run, message, record, now)
+        if by_record is not None:
+            return by_record
+    if message.expires is not None and message.expires <= now:
+        return Outcome(Kind.REVOKED, error=TaskRevokedError("expired"))
+    if message.eta is not None and message.eta > now:
+        return Outcome(Kind.HANDED_BACK, delay=message.eta - now)
+    return None
+
+
+def _admit_by_record(
+    env: Environment, run: Run, message: Message, record: TaskRecord, now: float
+) -> Outcome | None:
+    if record.gen > message.gen:
+        return Outcome(Kind.SUPERSEDED)
+    if record.gen == message.gen:
+        run.attempt = record.retries
+        run.retries = max(record.retries, message.retries)
+        if record.final:
+            return Outcome(Kind.REPEATED)
+        if record.not_before is not None and record.not_before > now:
+            return Outcome(Kind.HANDED_BACK, delay=record.not_before - now)
+        if record.starts >= env.app.conf.max_worker_losses:
+            lost = WorkerLostError(
+                f"the worker died {record.starts} times while it ran {message.task}[{message.id}]; "
+                "is it out of memory, or does it crash the interpreter?"
+            )
+            return Outcome(Kind.FAILURE, error=lost, traceback=str(lost))
+    if record.revoked:
+        return Outcome(Kind.REVOKED, error=TaskRevokedError("revoked"))
+    return None
+
+
+def suspect(run: Run) -> bool:
+    """Say whether an earlier start of this run has no outcome, so that it may take the process with it again."""
+    return run.record is not None and run.record.starts > 0 and run.record.status not in states.READY_STATES

@@ -1,0 +1,117 @@
+"""Running coroutines of ``async def`` tasks under limits, in one event loop per process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any
+
+from dispatcher.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+
+#: How long a coroutine that swallowed its hard limit's cancellation is waited for before it is cancelled again, in seconds.
+_CANCEL_AGAIN = 1.0
+
+
+async def run_limited(
+    coroutine: Coroutine[Any, Any, Any], soft: float | None, hard: float | None, fired: list[bool]
+) -> Any:
+    """Await a coroutine; at the soft limit `SoftTimeLimitExceeded` is raised inside it, at the hard one it is cancelled.
+
+    ``fired[0]`` becomes true when the soft limit is reached. Both interrupt at an ``await`` only. Raises `TimeLimitExceeded`.
+    """
+    if soft is None and hard is None:
+        return await coroutine
+    body = _Interruptible(coroutine, soft, fired)
+    inner = asyncio.ensure_future(_as_coroutine(body))
+    loop = asyncio.get_running_loop()
+    timer = None
+    if soft is not None:
+        timer = loop.call_later(soft, body.interrupt, inner)
+    try:
+        done, _ = await asyncio.wait([inner], timeout=hard)
+        while not done:
+            inner.cancel()
+            done, _ = await asyncio.wait([inner], timeout=_CANCEL_AGAIN)
+            if done:
+                raise TimeLimitExceeded(hard)
+    except asyncio.CancelledError:
+        inner.cancel()
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+    return inner.result()
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class _Interruptible:
+    """Drives a coroutine and turns the cancellation that the soft limit asked for into `SoftTimeLimitExceeded` inside it.
+
+    Cancelling is the one way to wake a coroutine out of whatever it awaits; the exception it must see is another.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], soft: float | None, fired: list[bool]) -> None:
+        self._coroutine = coroutine
+        self._soft = soft
+        self._fired = fired
+        self._interrupting = False
+
+    def interrupt(self, task: asyncio.Future[Any]) -> None:
+        if not task.done():
+            self._interrupting = True
+            self._fired[0] = True
+            task.cancel()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine = self._coroutine
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+        while True:
+            try:
+                sent = yield waiting
+            except asyncio.CancelledError as cancelled:
+                error: BaseException = cancelled
+                if self._interrupting:
+                    self._interrupting = False
+                    task = asyncio.current_task()
+                    if task is not None:
+                        task.uncancel()
+                    error = SoftTimeLimitExceeded(self._soft)
+                try:
+                    waiting = coroutine.throw(error)
+                except StopIteration as stop:
+                    return stop.value
+            except BaseException as raised:
+                try:
+                    waiting = coroutine.throw(raised)
+                except StopIteration as stop:
+                    return stop.value
+            else:
+                try:
+                    waiting = coroutine.send(sent)
+                except StopIteration as stop:
+                    return stop.value
+
+
+class Loop:
+    """An event loop that lives as long as its owner, so that clients made by one task serve the next."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine)
+
+    def close(self) -> None:
+        """Close the loop."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()

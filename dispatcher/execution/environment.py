@@ -1,0 +1,93 @@
+"""What the steps of a run share: the app's side, the transport's side, and the limits of the place they run in."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from dispatcher.backends.base import ResultBackend, TaskRecord
+from dispatcher.backends.meta import ResultMeta
+from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.execution.limits import LimitKeeper, NoLimits
+from dispatcher.message import Message
+from dispatcher.task import Task
+
+
+class ExecutorApp(Protocol):
+    """What the executor needs of an app."""
+
+    @property
+    def conf(self) -> Any:
+        """The configuration."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, Task[Any, Any]]:
+        """The registered tasks, by name: the only names a message can call."""
+        ...
+
+    def read_message(self, delivery: Delivery) -> Message:
+        """Verify and decode a body, arguments included.
+
+        Raises `SecurityError`, `DecodeError`.
+        """
+        ...
+
+    def read_meta(self, record: TaskRecord) -> ResultMeta:
+        """Decode a record's data."""
+        ...
+
+    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
+        """Send a message that is complete, to a queue, retrying as configured."""
+        ...
+
+    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
+        """Send a continuation of a finished task under a derived id."""
+        ...
+
+    def sealed_body(self, message: Message, queue: str) -> str:
+        """Return the signed wire form of a message for a queue."""
+        ...
+
+
+class Transport(Protocol):
+    """What the executor needs of the broker side."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out settlements."""
+        ...
+
+    def longest_release(self, delivery: Delivery) -> float | None:
+        """Return the longest delay this delivery can be released with, in seconds; `None` for any."""
+        ...
+
+
+@dataclasses.dataclass(slots=True)
+class Environment:
+    """The surroundings of a run; ``time_left`` returns the seconds until the place it runs in ends, if it does."""
+
+    app: ExecutorApp
+    backend: ResultBackend
+    transport: Transport
+    limits: LimitKeeper = dataclasses.field(default_factory=NoLimits)
+    clock: Clock = SYSTEM
+    hostname: str = ""
+    time_left: Callable[[], float] | None = None
+    eager: bool = False
+    random: random.Random = dataclasses.field(default_factory=random.Random)
+    #: how long runs of each task take on average, in seconds
+    durations: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def note_duration(self, name: str, seconds: float) -> None:
+        """Remember how long a run took, as a moving average that trusts slow runs quickly."""
+        known = self.durations.get(name)
+        weight = 0.5 if known is None or seconds > known else 0.1
+        self.durations[name] = seconds if known is None else known + weight * (seconds - known)
+
+    def backoff(self, receive_count: int) -> float:
+        """Return how long a delivery rests after trouble that is not its own: 1 s doubling to 60 s, with jitter."""
+        ceiling: float = min(60.0, 2.0 ** min(receive_count, 6))
+        return self.random.uniform(ceiling / 2, ceiling)

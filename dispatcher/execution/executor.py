@@ -1,0 +1,206 @@
+"""The executor: takes deliveries through the seven steps of a run.
+
+decode → admit → start → run → decide and record → continue → settle
+
+Decode, admit, record, continue and settle work on batches, so that a batch costs one read and one write; start and run
+work on one delivery. A crash between any two steps leads to a redelivery that ends in the same place: what is recorded is
+final, continuations have derived ids, and the broker is told last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.exceptions import TimeLimitExceeded
+from dispatcher.execution import admission, invocation, recording, retrying, settling
+from dispatcher.execution.coroutines import Loop
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
+
+#: A finished run's outcome waits at most about this long for others to be written with, in seconds.
+FLUSH_AFTER = 0.02
+
+
+class Executor:
+    """Runs deliveries in an `Environment`; one per thread that runs tasks.
+
+    ``concurrency`` is how many coroutine tasks of a batch run at a time. ``flush_after`` (seconds) bounds how long an outcome
+    waits for the rest of its batch before it is written.
+    """
+
+    def __init__(self, env: Environment, *, concurrency: int = 1, flush_after: float = FLUSH_AFTER) -> None:
+        self.env = env
+        self.concurrency = concurrency
+        self.flush_after = flush_after
+        self._loop = Loop()
+
+    def process(
+        self, deliveries: Sequence[Delivery], keep: Callable[[Delivery], bool] | None = None
+    ) -> list[Run]:
+        """Take a batch through all steps and return its runs, settled.
+
+        ``keep`` is asked before each start whether the delivery is still ours. What does not fit the time left is handed back. On
+        a cold shutdown (`ShutdownNow`) what is not finished is handed back, and the exception goes on.
+        """
+        runs = self.prepare(deliveries)
+        pending = [run for run in runs if run.outcome is not None]
+        todo = sorted((run for run in runs if run.outcome is None), key=admission.suspect)
+        try:
+            if self.concurrency > 1:
+                todo = self._run_coroutines(todo, pending)
+            self._run_in_turn(todo, pending, keep)
+        except ShutdownNow:
+            self._hand_back(runs, pending)
+            raise
+        self.finish(pending)
+        return runs
+
+    def prepare(self, deliveries: Sequence[Delivery]) -> list[Run]:
+        """Steps 1 and 2, decode and admit: what needs no run has its outcome afterwards."""
+        runs = [Run(delivery) for delivery in deliveries]
+        admission.decode(self.env, runs)
+        admission.admit(self.env, runs)
+        return runs
+
+    def execute(self, run: Run) -> None:
+        """Steps 3 to 5 for one run: start it, run it, decide; coroutine functions run in this executor's event loop."""
+        if not self._begin(run):
+            return
+        task, message = run.task, run.message
+        assert task is not None and message is not None
+        if task._is_async:
+            self._loop.run(invocation.perform_async(self.env, run))
+        else:
+            invocation.perform(self.env, run)
+        self.env.note_duration(message.task, run.duration)
+
+    async def execute_async(self, run: Run) -> None:
+        """Steps 3 to 5 for one coroutine run, in the running event loop."""
+        if not await asyncio.to_thread(self._begin, run):
+            return
+        await invocation.perform_async(self.env, run)
+        if run.message is not None:
+            self.env.note_duration(run.message.task, run.duration)
+
+    def finish(self, runs: Sequence[Run]) -> None:
+        """Steps 5 to 7, record, continue, settle, for runs that are decided."""
+        if not runs:
+            return
+        for run in runs:
+            if retrying.needs_publishing(self.env, run):
+                retrying.publish_retry(self.env, run)
+                republished = run.outcome is not None and run.outcome.kind is Kind.RETRY
+                recording.record(self.env, [run])
+                if republished:
+                    self._replaced(run)
+        recording.record(self.env, [run for run in runs if run.write is None])
+        settling.continue_(self.env, runs)
+        settling.settle(self.env, runs)
+
+    def abandon(self, delivery: Delivery, limit: float) -> Run:
+        """Record that a delivery's run was ended at its hard limit by whoever watches it, and settle it."""
+        [run] = self.prepare([delivery])
+        if run.outcome is None:
+            error = TimeLimitExceeded(limit)
+            invocation.start(self.env, run)
+            run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+            invocation._tell(self.env, run)
+        self.finish([run])
+        return run
+
+    def close(self) -> None:
+        """Close the event loop."""
+        self._loop.close()
+
+    # -- parts of process()
+
+    def _begin(self, run: Run) -> bool:
+        """Start a run: settle it early if its task asks for that, record the start where it must be known."""
+        task = run.task
+        assert task is not None
+        if not recording.record_start(self.env, run, self.env.clock.time()):
+            return False
+        invocation.start(self.env, run)
+        if task.acks_late is False and not self.env.eager:
+            self.env.transport.settle([Settlement(run.delivery, "ack")])
+            run.settled_early = True
+        return True
+
+    def _run_in_turn(
+        self, todo: Sequence[Run], pending: list[Run], keep: Callable[[Delivery], bool] | None
+    ) -> None:
+        oldest = time.monotonic()
+        for position, run in enumerate(todo):
+            if keep is not None and not keep(run.delivery):
+                continue
+            if not self._fits(run, first=position == 0):
+                run.outcome = Outcome(Kind.HANDED_BACK)
+                pending.append(run)
+                continue
+            if pending and self._must_flush(run, oldest):
+                self.finish(pending)
+                pending.clear()
+            if not pending:
+                oldest = time.monotonic()
+            self.execute(run)
+            pending.append(run)
+
+    def _must_flush(self, following: Run, oldest: float) -> bool:
+        """Say whether outcomes must be written before the next run: it may take long, or take the process with it."""
+        assert following.message is not None
+        expected = self.env.durations.get(following.message.task)
+        if expected is None or expected > self.flush_after or admission.suspect(following):
+            return True
+        return time.monotonic() - oldest > self.flush_after
+
+    def _fits(self, run: Run, first: bool) -> bool:
+        """Say whether a run is likely to end before the place it runs in does; the first always starts."""
+        if first or self.env.time_left is None:
+            return True
+        message, task, conf = run.message, run.task, self.env.app.conf
+        assert message is not None and task is not None
+        left = self.env.time_left() - conf.settle_margin - conf.cleanup_margin
+        soft, _ = message.soft_time_limit or task.soft_time_limit, None
+        expected = self.env.durations.get(message.task)
+        needed = expected if expected is not None else soft if soft is not None else 0.0
+        return left > needed
+
+    def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
+        """Run the coroutine tasks of a batch together; return the rest. Members of a message group keep their order."""
+        together = [run for run in todo if run.task is not None and run.task._is_async and run.delivery.group_id is None]
+        if len(together) < 2:
+            return list(todo)
+        self._loop.run(self._gather(together))
+        pending.extend(together)
+        chosen = set(map(id, together))
+        return [run for run in todo if id(run) not in chosen]
+
+    async def _gather(self, runs: Sequence[Run]) -> None:
+        slots = asyncio.Semaphore(self.concurrency)
+
+        async def one(run: Run) -> None:
+            async with slots:
+                if not self._fits(run, first=run is runs[0]):
+                    run.outcome = Outcome(Kind.HANDED_BACK)
+                    return
+                await self.execute_async(run)
+
+        await asyncio.gather(*(one(run) for run in runs))
+
+    def _replaced(self, run: Run) -> None:
+        """The next generation is on its way: this delivery is done with, whatever its record says."""
+        if run.outcome is not None and run.outcome.kind in (Kind.RETRY, Kind.HANDED_BACK, Kind.REPEATED):
+            run.outcome = Outcome(Kind.SUPERSEDED)
+
+    def _hand_back(self, runs: Sequence[Run], pending: Sequence[Run]) -> None:
+        """Settle what is decided, and release the rest at once."""
+        for run in runs:
+            if run.outcome is None:
+                run.outcome = Outcome(Kind.HANDED_BACK)
+        unsettled: list[Any] = [run for run in runs if run.settlement is None and not run.settled_early]
+        del pending
+        self.finish(unsettled)

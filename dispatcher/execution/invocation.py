@@ -1,0 +1,269 @@
+"""Steps 3 to 5: start a run, run the function under its limits, and decide what became of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dispatcher import signals, states
+from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.run import ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.request import Context
+from dispatcher.retry import decide as decide_retry
+from dispatcher.state import pop_frame, push_frame
+from dispatcher.task import Task
+
+logger = logging.getLogger("dispatcher.task")
+
+
+def start(env: Environment, run: Run) -> None:
+    """Step 3: make the request, and tell that the run starts."""
+    message, task, delivery = run.message, run.task, run.delivery
+    assert message is not None and task is not None
+    run.context = Context(
+        message,
+        retries=run.retries,
+        called_directly=False,
+        hostname=env.hostname,
+        is_eager=env.eager,
+        delivery_info={
+            "exchange": "", "routing_key": delivery.queue, "queue": delivery.queue, "priority": message.priority,
+            "redelivered": delivery.receive_count > 1, "is_eager": env.eager,
+        },
+    )  # fmt: skip
+    if type(task).__call__ is not Task.__call__:
+        run.context._fresh = True
+    run.started_at = env.clock.time()
+    if signals.task_received.receivers:
+        signals.task_received.send(task, request=run.context)
+
+
+def limits_of(env: Environment, run: Run) -> tuple[float | None, float | None]:
+    """Return the soft and hard limit of a run in seconds: the message's, else the task's, cut by the time left here."""
+    message, task = run.message, run.task
+    assert message is not None and task is not None
+    soft = message.soft_time_limit if message.soft_time_limit is not None else task.soft_time_limit
+    hard = message.time_limit if message.time_limit is not None else task.time_limit
+    if env.time_left is not None:
+        conf = env.app.conf
+        ends = max(0.001, env.time_left() - conf.settle_margin - conf.cleanup_margin)
+        soft = ends if soft is None else min(soft, ends)
+    return soft, hard
+
+
+def perform(env: Environment, run: Run) -> None:
+    """Steps 4 and 5: run a plain function to its outcome; never raises but for a cold shutdown."""
+    task, message, context = run.task, run.message, run.context
+    assert task is not None and message is not None and context is not None
+    token = push_frame(task, context)
+    begun = time.perf_counter()
+    fired = False
+    try:
+        try:
+            _announce_start(run, task)
+            soft, hard = limits_of(env, run)
+            function = task if type(task).__call__ is not Task.__call__ else task.run
+            if soft is None and hard is None:
+                value = function(*message.args, **message.kwargs)
+            else:
+                env.limits.start(soft, hard, run)
+                try:
+                    value = function(*message.args, **message.kwargs)
+                finally:
+                    fired = env.limits.stop()
+        except ShutdownNow:
+            raise
+        except BaseException as error:
+            run.outcome = decide_error(env, run, error, fired)
+        else:
+            run.outcome = decide_value(context, value)
+        run.duration = time.perf_counter() - begun
+        _tell(env, run)
+    finally:
+        pop_frame(token)
+
+
+async def perform_async(env: Environment, run: Run) -> None:
+    """Steps 4 and 5 for a coroutine function, in the event loop."""
+    import asyncio
+
+    from dispatcher.execution.coroutines import run_limited
+
+    task, message, context = run.task, run.message, run.context
+    assert task is not None and message is not None and context is not None
+    token = push_frame(task, context)
+    begun = time.perf_counter()
+    fired = [False]
+    try:
+        try:
+            _announce_start(run, task)
+            soft, hard = limits_of(env, run)
+            value = await run_limited(task.run(*message.args, **message.kwargs), soft, hard, fired)
+        except asyncio.CancelledError:
+            if _cancelled_from_outside():
+                raise
+            run.outcome = decide_error(env, run, _cancelled_itself(), fired[0])
+        except BaseException as error:
+            run.outcome = decide_error(env, run, error, fired[0])
+        else:
+            run.outcome = decide_value(context, value)
+        run.duration = time.perf_counter() - begun
+        _tell(env, run)
+    finally:
+        pop_frame(token)
+
+
+def _cancelled_from_outside() -> bool:
+    import asyncio
+
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
+
+
+def _cancelled_itself() -> RuntimeError:
+    return RuntimeError("the coroutine was cancelled by its own code (asyncio.CancelledError)")
+
+
+def _announce_start(run: Run, task: Task[Any, Any]) -> None:
+    message = run.message
+    assert message is not None
+    if "before_start" in task._hooks:
+        task.before_start(message.id, message.args, message.kwargs)
+    if signals.task_prerun.receivers:
+        signals.task_prerun.send(task, task_id=message.id, task=task, args=message.args, kwargs=message.kwargs)
+
+
+def decide_value(context: Context, value: Any) -> Outcome:
+    """Return the outcome of a function that returned."""
+    pending = context.__dict__.get("_pending_retry")
+    if pending is not None:
+        return _retry_outcome(pending)
+    return Outcome(Kind.SUCCESS, value=value)
+
+
+def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) -> Outcome:
+    """Return the outcome of a function that raised."""
+    task = run.task
+    assert task is not None
+    if isinstance(error, Retry):
+        return _retry_outcome(error)
+    if isinstance(error, Ignore):
+        return Outcome(Kind.IGNORED, error=error)
+    if isinstance(error, Reject):
+        return Outcome(Kind.REJECTED, error=error)
+    if fired and not isinstance(error, SoftTimeLimitExceeded):
+        # The limit was reached and some library turned its exception into one of its own.
+        wrapped = SoftTimeLimitExceeded(*(error.args[:1] or ()))
+        wrapped.__cause__ = error
+        error = wrapped.with_traceback(error.__traceback__)
+    decision = None
+    if not isinstance(error, MaxRetriesExceededError):
+        decision = decide_retry(task.retry_policy, error, run.retries, env.random)
+    text = format_traceback(error)
+    if decision is not None:
+        return Outcome(Kind.RETRY, error=error, traceback=text, delay=decision.delay, changes=decision.options or None)
+    expected = bool(task.throws) and isinstance(error, task.throws)
+    return Outcome(Kind.FAILURE, error=error, traceback=text, expected=expected)
+
+
+def _retry_outcome(retry: Retry) -> Outcome:
+    delay = seconds_until(retry.when)
+    cause = retry.exc if retry.exc is not None else retry
+    return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=retry.sig)
+
+
+def seconds_until(when: Any) -> float:
+    """Return the seconds from now to a delay in seconds, a `timedelta` or a `datetime` (naive ones are UTC)."""
+    if when is None:
+        return 0.0
+    if isinstance(when, datetime):
+        aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+        return max(0.0, aware.timestamp() - time.time())
+    if isinstance(when, timedelta):
+        return max(0.0, when.total_seconds())
+    return max(0.0, float(when))
+
+
+def _tell(env: Environment, run: Run) -> None:
+    """Call the hooks, send the signals and write the log line of the decision; none of them can change it."""
+    task, outcome = run.task, run.outcome
+    assert task is not None and outcome is not None
+    if task._hooks or _listened():
+        try:
+            _call_hooks(run, task, outcome)
+        except ShutdownNow:
+            raise
+        except BaseException as error:  # a hook's failure must not become the task's, nor leave the worker
+            logger.exception("a hook of %s[%s] raised; the outcome %s stands", task.name, run.id, outcome.kind.value)
+            signals.task_internal_error.send(
+                task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
+                request=run.context, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
+            )  # fmt: skip
+    _log(run, task, outcome)
+
+
+def _listened() -> bool:
+    return bool(
+        signals.task_success.receivers or signals.task_postrun.receivers or signals.task_failure.receivers
+        or signals.task_retry.receivers or signals.task_rejected.receivers
+    )  # fmt: skip
+
+
+def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
+    message = run.message
+    assert message is not None
+    args, kwargs = message.args, dict(message.kwargs)
+    error = outcome.error
+    einfo = ExceptionInfo(error, outcome.traceback) if error is not None else None
+    status, value = _STATUS.get(outcome.kind, states.PENDING), outcome.value if error is None else error
+    if outcome.kind is Kind.SUCCESS:
+        task.on_success(outcome.value, message.id, args, kwargs)
+        signals.task_success.send(task, result=outcome.value)
+    elif outcome.kind is Kind.RETRY and error is not None:
+        task.on_retry(error, message.id, args, kwargs, einfo)
+        signals.task_retry.send(task, request=run.context, reason=error, einfo=einfo)
+    elif outcome.kind is Kind.FAILURE and error is not None:
+        task.on_failure(error, message.id, args, kwargs, einfo)
+        signals.task_failure.send(
+            task, task_id=message.id, exception=error, args=args, kwargs=kwargs, traceback=error.__traceback__, einfo=einfo
+        )
+    elif outcome.kind is Kind.REJECTED:
+        signals.task_rejected.send(task, message=message, exc=error)
+    if outcome.kind in (Kind.SUCCESS, Kind.RETRY, Kind.FAILURE):
+        task.after_return(status, value, message.id, args, kwargs, einfo)
+    signals.task_postrun.send(
+        task, task_id=message.id, task=task, args=args, kwargs=kwargs, retval=value, state=status
+    )
+
+
+_STATUS = {
+    Kind.SUCCESS: states.SUCCESS,
+    Kind.RETRY: states.RETRY,
+    Kind.FAILURE: states.FAILURE,
+    Kind.REJECTED: states.REJECTED,
+    Kind.IGNORED: states.IGNORED,
+}
+
+
+def _log(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
+    kind = outcome.kind
+    name = task.name
+    if kind is Kind.SUCCESS:
+        if logger.isEnabledFor(logging.INFO):
+            shown = repr(outcome.value)
+            if len(shown) > task.resultrepr_maxsize:
+                shown = shown[: task.resultrepr_maxsize] + "…"
+            logger.info("Task %s[%s] succeeded in %.6fs: %s", name, run.id, run.duration, shown)
+    elif kind is Kind.RETRY:
+        logger.warning("Task %s[%s] retry in %gs: %r", name, run.id, outcome.delay, outcome.error)
+    elif kind is Kind.FAILURE and outcome.expected:
+        logger.info("Task %s[%s] raised expected: %r", name, run.id, outcome.error)
+    elif kind is Kind.FAILURE:
+        logger.error("Task %s[%s] raised unexpected: %r\n%s", name, run.id, outcome.error, outcome.traceback or "")
+    elif kind is Kind.REJECTED:
+        logger.warning("Task %s[%s] rejected: %r", name, run.id, outcome.error)
+    else:
+        logger.info("Task %s[%s] %s", name, run.id, kind.value)

@@ -1,0 +1,134 @@
+"""Time limits: how a soft limit interrupts a run, by what the place it runs in can do."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from types import FrameType
+from typing import Any, Protocol
+
+from dispatcher.exceptions import SoftTimeLimitExceeded
+
+#: How soon the alarm comes again when it met a frame in which an exception would be lost, in seconds.
+_AGAIN = 0.01
+
+
+class LimitKeeper(Protocol):
+    """Keeps the limits of one run at a time."""
+
+    #: whether soft limits interrupt code that runs, and code that blocks
+    keeps_soft: bool
+    #: whether something ends a run at its hard limit
+    keeps_hard: bool
+
+    def start(self, soft: float | None, hard: float | None, run: Any) -> None:
+        """Arm the limits, in seconds from now."""
+        ...
+
+    def stop(self) -> bool:
+        """Disarm them; return whether the soft limit was reached."""
+        ...
+
+
+class NoLimits:
+    """Keeps no limit; for pools whose start refuses tasks that have one."""
+
+    keeps_soft = False
+    keeps_hard = False
+
+    def start(self, soft: float | None, hard: float | None, run: Any) -> None:
+        """Do nothing."""
+
+    def stop(self) -> bool:
+        """Return false."""
+        return False
+
+
+class AlarmLimits:
+    """Keeps the soft limit by SIGALRM in the main thread: interrupts loops, sleeps, locks and system calls alike.
+
+    Code inside a C call that does not look at signals is interrupted when the call returns. An exception raised in ``__del__``
+    would be lost, so the alarm waits until such a frame is left.
+    """
+
+    keeps_soft = True
+    keeps_hard = False
+
+    def __init__(self) -> None:
+        self._limit = 0.0
+        self._armed = False
+        self._fired = False
+
+    def install(self) -> None:
+        """Take over SIGALRM; call it in the main thread."""
+        signal.signal(signal.SIGALRM, self._on_alarm)
+
+    def start(self, soft: float | None, hard: float | None, run: Any) -> None:
+        """Arm the alarm; a limit that is over already fires at once."""
+        self._fired = False
+        if soft is not None:
+            self._limit = soft
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, max(soft, 0.000_001))
+
+    def stop(self) -> bool:
+        """Disarm the alarm."""
+        if self._armed:
+            self._armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return self._fired
+
+    def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
+        if not self._armed:
+            return
+        if _in_finalizer(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
+        self._fired = True
+        raise SoftTimeLimitExceeded(self._limit)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+class ThreadLimits:
+    """Keeps the soft limit in a thread by raising asynchronously: interrupts Python code, not a blocking call."""
+
+    keeps_soft = False
+    keeps_hard = False
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._fired = False
+
+    def start(self, soft: float | None, hard: float | None, run: Any) -> None:
+        """Arm a timer thread that raises in the calling thread."""
+        self._fired = False
+        if soft is not None:
+            self._timer = threading.Timer(soft, self._raise_in, (threading.get_ident(), soft))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> bool:
+        """Disarm the timer."""
+        with self._lock:
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        return self._fired
+
+    def _raise_in(self, thread_id: int, soft: float) -> None:
+        with self._lock:
+            if self._timer is None:
+                return
+            self._fired = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread_id), ctypes.py_object(SoftTimeLimitExceeded)
+            )

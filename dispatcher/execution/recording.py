@@ -1,0 +1,207 @@
+"""Step 5, second half: one conditional write per decided run, in batches; a final state never regresses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from dispatcher import signals, states
+from dispatcher.backends.base import TaskRecord, Write
+from dispatcher.backends.meta import ResultMeta
+from dispatcher.exceptions import BackendError, EncodeError, MessageTooLarge, OperationalError
+from dispatcher.execution.admission import is_lean
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+
+logger = logging.getLogger("dispatcher.worker")
+
+_FINAL = {
+    Kind.SUCCESS: states.SUCCESS,
+    Kind.FAILURE: states.FAILURE,
+    Kind.UNREADABLE: states.FAILURE,
+    Kind.REJECTED: states.REJECTED,
+    Kind.IGNORED: states.IGNORED,
+    Kind.REVOKED: states.REVOKED,
+}
+
+
+def record_start(env: Environment, run: Run, now: float) -> bool:
+    """Record that a run starts, where it must be known before the code runs: on a redelivery and for ``track_started``.
+
+    Returns false when the record says that somebody else decided meanwhile; the outcome is set then.
+    """
+    task, delivery = run.task, run.delivery
+    assert task is not None and run.message is not None
+    redelivered = delivery.receive_count > 1
+    if not redelivered and not task.track_started:
+        return True
+    status = states.STARTED if task.track_started else run.record.status if run.record else states.PENDING
+    write = _write_of(env, run, status, now)
+    # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
+    write.starts = (run.record.starts if run.record else 0) + (1 if redelivered else 0)
+    if task.track_started:
+        write.data = ResultMeta(worker=env.hostname, parent_id=run.message.parent_id).encode()
+    elif run.record is not None:
+        write.data = run.record.data
+    try:
+        stood = env.backend.write([write])[0]
+    except OperationalError as error:
+        logger.error("the start of %s cannot be recorded, it goes back: %s", run.id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(delivery.receive_count))
+        return False
+    if stood is not None:
+        _lost_to(env, run, stood)
+        return False
+    run.record = write.record(run.record.revoked if run.record else False)
+    return True
+
+
+def record(env: Environment, runs: Sequence[Run]) -> None:
+    """Write the outcomes; a run whose record moved on meanwhile gives up its own outcome.
+
+    Where the backend cannot be reached the deliveries are handed back, never acknowledged.
+    """
+    now = env.clock.time()
+    writes: list[tuple[Run, Write]] = []
+    for run in runs:
+        write = _outcome_write(env, run, now)
+        if write is not None:
+            writes.append((run, write))
+    if not writes:
+        return
+    try:
+        losers = env.backend.write([write for _, write in writes])
+    except (OperationalError, BackendError) as error:
+        logger.error("%d outcomes cannot be recorded, their messages go back: %s", len(writes), error)
+        for run, _ in writes:
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        return
+    for (run, write), stood in zip(writes, losers, strict=True):
+        if stood is not None:
+            _lost_to(env, run, stood)
+        else:
+            run.write = write
+
+
+def _lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
+    """Give up a run's own outcome for the one that stands in the record."""
+    logger.warning("the outcome of %s was dropped: another delivery had recorded %s", run.id, stood.status)
+    assert run.message is not None
+    run.record = stood
+    if stood.gen > run.message.gen:
+        run.outcome = Outcome(Kind.SUPERSEDED)
+    elif stood.final:
+        run.outcome = Outcome(Kind.REPEATED)
+    else:
+        # Another attempt is under way: this delivery must not remove a message that attempt may still need.
+        wait = 1.0 if stood.not_before is None else max(1.0, stood.not_before - env.clock.time())
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=wait)
+
+
+def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
+    outcome, message = run.outcome, run.message
+    if outcome is None or message is None:
+        return None
+    if outcome.kind is Kind.RETRY:
+        return _retry_write(env, run, outcome, now)
+    status = _FINAL.get(outcome.kind)
+    if status is None or (outcome.kind is Kind.SUCCESS and is_lean(run)):
+        return None
+    if outcome.kind is Kind.REVOKED:
+        signals.task_revoked.send(
+            run.task, request=run.context or message, terminated=False, signum=None, expired="expired" in str(outcome.error)
+        )
+    write = _write_of(env, run, status, now)
+    write.final = True
+    write.data = _final_data(env, run, now)
+    if run.outcome is not outcome:  # the result could not be stored: the outcome became a failure
+        write.status = states.FAILURE
+    elif outcome.kind is Kind.IGNORED and run.state_written is not None:
+        write.status = run.state_written[0]
+    return write
+
+
+def _final_data(env: Environment, run: Run, now: float) -> str:
+    """Encode what is kept of a final outcome; a result that cannot be kept turns the outcome into a failure."""
+    outcome, task = run.outcome, run.task
+    assert outcome is not None
+    meta = _meta_of(env, run, now)
+    conf = env.app.conf
+    ignored = _ignores_result(run)
+    if outcome.kind is Kind.IGNORED:
+        meta.result = run.state_written[1] if run.state_written is not None else None
+    elif outcome.error is not None:
+        meta.error, meta.traceback = outcome.error, outcome.traceback
+    elif not ignored:
+        meta.result = outcome.value
+    try:
+        data = meta.encode(conf.result_serializer, conf.result_compression)
+        limit = env.backend.max_data
+        if limit is not None and len(data) > limit:
+            raise MessageTooLarge(
+                f"the result of {task.name if task else '?'} has {len(data):,} bytes, over the {limit:,} that "
+                f"{env.backend.describe()} keeps; store it elsewhere and return a reference, or set ignore_result=True"
+            )
+    except (EncodeError, MessageTooLarge) as error:
+        logger.error("%s[%s]: %s", task.name if task else "?", run.id, error)
+        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+        meta.result, meta.error, meta.traceback = None, error, None
+        data = meta.encode()
+    return data
+
+
+def _ignores_result(run: Run) -> bool:
+    message, task = run.message, run.task
+    if message is not None and message.ignore_result is not None:
+        return message.ignore_result
+    return bool(task is not None and task.ignore_result)
+
+
+def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
+    message, conf = run.message, env.app.conf
+    assert message is not None
+    meta = ResultMeta(
+        date_done=round(now, 3), parent_id=message.parent_id, root_id=message.root_id, group_id=message.group
+    )
+    if conf.result_expires:
+        meta.visible_until = round(now + conf.result_expires, 3)
+    children = run.context.__dict__.get("children") if run.context is not None else None
+    if children:
+        meta.children = [child.as_tuple() for child in children]
+    if conf.result_extended:
+        meta.name, meta.args, meta.kwargs = message.task, list(message.args), dict(message.kwargs)
+        meta.worker, meta.queue = env.hostname, run.delivery.queue
+    return meta
+
+
+def _retry_write(env: Environment, run: Run, outcome: Outcome, now: float) -> Write:
+    write = _write_of(env, run, states.RETRY, now)
+    write.retries = run.retries + 1
+    write.not_before = now + outcome.delay if outcome.delay > 0 else None
+    meta = _meta_of(env, run, now)
+    meta.date_done = None
+    meta.error, meta.traceback = outcome.error, outcome.traceback
+    write.data = meta.encode()
+    return write
+
+
+def _write_of(env: Environment, run: Run, status: str, now: float) -> Write:
+    message = run.message
+    assert message is not None
+    conf = env.app.conf
+    kept = max(conf.result_expires or 0.0, conf.record_retention)
+    due = message.eta if message.eta is not None and message.eta > now else now
+    return Write(
+        id=message.id, status=status, gen=message.gen, attempt=run.attempt, retries=run.retries, final=False,
+        token=run.token, expires_at=due + kept,
+    )  # fmt: skip
+
+
+def state_write(task_id: str, status: str, data: str, record: TaskRecord | None, expires_at: float) -> Write:
+    """Return the write for a state that a task gives itself: open, on whatever attempt the record is at."""
+    return Write(
+        id=task_id, status=status, gen=record.gen if record else 0, attempt=record.retries if record else 0,
+        retries=record.retries if record else 0, final=False, token=record.token if record else "",
+        starts=record.starts if record else 0, not_before=record.not_before if record else None,
+        expires_at=expires_at, data=data,
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""How a retry reaches the queue: the delivery is released until due, or the message is published anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from dispatcher.exceptions import EncodeError, OperationalError, UnsupportedOption
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.message import Message
+from dispatcher.serialization import pack
+
+logger = logging.getLogger("dispatcher.worker")
+
+#: What `Task.retry` may change, as message fields.
+_CHANGEABLE = {"args", "kwargs", "queue", "priority", "time_limit", "soft_time_limit", "headers", "shadow", "expires"}
+
+
+def needs_publishing(env: Environment, run: Run) -> bool:
+    """Say whether this retry cannot wait in the delivery: its arguments change, the transport cannot hide it that long,
+    or the delivery was acknowledged before the run.
+    """
+    outcome = run.outcome
+    if outcome is None or outcome.kind is not Kind.RETRY:
+        return False
+    if outcome.changes or run.settled_early:
+        return True
+    longest = env.transport.longest_release(run.delivery)
+    return longest is not None and outcome.delay > longest
+
+
+def publish_retry(env: Environment, run: Run) -> None:
+    """Publish the next generation of the message, which carries its retries itself; the old one is acknowledged after it.
+
+    A crash in between leaves both generations; the newer one takes over.
+    """
+    outcome, message = run.outcome, run.message
+    assert outcome is not None and message is not None
+    try:
+        queue, following = next_generation(env, run, message, outcome)
+        env.app.publish(following, queue, outcome.delay)
+    except OperationalError as error:
+        logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    except (EncodeError, UnsupportedOption, TypeError) as error:
+        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+    else:
+        run.message = following
+        run.attempt = following.retries
+
+
+def next_generation(env: Environment, run: Run, message: Message, outcome: Outcome) -> tuple[str, Message]:
+    """Return the queue and the message of a retry with its changes."""
+    changes = dict(outcome.changes or {})
+    unknown = changes.keys() - _CHANGEABLE
+    if unknown:
+        raise UnsupportedOption(f"retry() cannot change {', '.join(sorted(unknown))}; it can: {', '.join(sorted(_CHANGEABLE))}")
+    queue = changes.pop("queue", None) or run.delivery.queue
+    fields: dict[str, Any] = {
+        "gen": message.gen + 1,
+        "retries": run.retries + 1,
+        "eta": round(env.clock.time() + outcome.delay, 3) if outcome.delay > 0 else None,
+    }
+    if "args" in changes or "kwargs" in changes:
+        args = tuple(changes.pop("args", message.args))
+        kwargs: Mapping[str, Any] = changes.pop("kwargs", message.kwargs)
+        fields.update(args=args, kwargs=kwargs, packed=None)
+        if message.packed is not None:
+            fields["packed"] = pack([list(args), dict(kwargs)], message.packed["enc"], message.packed.get("zip"))
+    return queue, message.replace(**fields, **changes)
+
+

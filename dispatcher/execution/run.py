@@ -1,0 +1,138 @@
+"""Run: one delivery on its way through the executor, and the outcome it ends in."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.brokers.base import Delivery, Settlement
+
+if TYPE_CHECKING:
+    from dispatcher.backends.base import TaskRecord, Write
+    from dispatcher.message import Message
+    from dispatcher.request import Context
+    from dispatcher.task import Task
+
+
+class Kind(Enum):
+    """What a run decided."""
+
+    #: the function returned
+    SUCCESS = "success"
+    #: the same task runs again later
+    RETRY = "retry"
+    #: the task failed for good
+    FAILURE = "failure"
+    #: the task raised `Reject`
+    REJECTED = "rejected"
+    #: the task raised `Ignore`
+    IGNORED = "ignored"
+    #: the task was revoked or expired before it ran
+    REVOKED = "revoked"
+    #: the message goes back to the queue untouched; no retry is counted
+    HANDED_BACK = "handed_back"
+    #: an earlier run of this generation decided already; its continuations are repeated
+    REPEATED = "repeated"
+    #: a newer generation of the message exists; this one is dropped
+    SUPERSEDED = "superseded"
+    #: the body cannot be read or trusted
+    UNREADABLE = "unreadable"
+
+
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """A decision; ``delay`` is in seconds, ``changes`` are message fields and options of a retry that differ."""
+
+    kind: Kind
+    value: Any = None
+    error: BaseException | None = None
+    traceback: str | None = None
+    delay: float = 0.0
+    changes: Mapping[str, Any] | None = None
+    expected: bool = False
+
+
+class Run:
+    """One delivery's journey: filled step by step, from ``message`` to ``settlement``."""
+
+    __slots__ = (
+        "attempt",
+        "context",
+        "delivery",
+        "duration",
+        "message",
+        "outcome",
+        "record",
+        "retries",
+        "settled_early",
+        "settlement",
+        "started_at",
+        "task",
+        "token",
+        "write",
+    )
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.message: Message | None = None
+        self.task: Task[Any, Any] | None = None
+        self.record: TaskRecord | None = None
+        self.context: Context | None = None
+        self.outcome: Outcome | None = None
+        self.write: Write | None = None
+        self.settlement: Settlement | None = None
+        #: the retries of the record this run was decided on
+        self.attempt = 0
+        #: the retries the task sees
+        self.retries = 0
+        self.token = ""
+        self.started_at = 0.0
+        self.duration = 0.0
+        self.settled_early = False
+
+    @property
+    def id(self) -> str:
+        """The task's id, or the broker's where the body could not be read."""
+        return self.message.id if self.message is not None else self.delivery.message_id
+
+    @property
+    def state_written(self) -> tuple[str, Any] | None:
+        """The last state the task gave itself, with its meta."""
+        return self.context.__dict__.get("_state_written") if self.context is not None else None
+
+    def __repr__(self) -> str:
+        name = self.message.task if self.message is not None else "?"
+        decided = self.outcome.kind.value if self.outcome is not None else "undecided"
+        return f"<Run: {name}[{self.id}] {decided}>"
+
+
+class ShutdownNow(BaseException):
+    """Raised in the main thread by a cold shutdown: what was not finished goes back to the queue."""
+
+
+class ExceptionInfo:
+    """An exception with its traceback as text, as hooks and signals get it."""
+
+    def __init__(self, error: BaseException, text: str | None = None) -> None:
+        self.type = type(error)
+        self.exception = error
+        self.tb = error.__traceback__
+        self.traceback = text if text is not None else format_traceback(error)
+        self.internal = False
+
+    def __str__(self) -> str:
+        return self.traceback
+
+    def __repr__(self) -> str:
+        return f"<ExceptionInfo: {self.exception!r}>"
+
+
+def format_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception as text, without the executor's own frames."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith("dispatcher."):
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(error), error, tb))

@@ -1,0 +1,151 @@
+"""Steps 6 and 7: send what follows from a confirmed outcome, then tell the broker what became of the delivery."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dispatcher import states
+from dispatcher.backends.meta import ResultMeta
+from dispatcher.brokers.base import Settlement
+from dispatcher.exceptions import DispatcherError, OperationalError, Reject
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.run import Kind, Outcome, Run
+from dispatcher.message import Message, decode, encode
+
+logger = logging.getLogger("dispatcher.worker")
+#: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
+_MAX_TRACEBACK = 8_000
+
+
+def derived_id(task_id: str, position: str) -> str:
+    """Return the id of a continuation: the same each time it is sent for the same finished task and position."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{task_id}/{position}"))
+
+
+def continue_(env: Environment, runs: Sequence[Run]) -> None:
+    """Step 6: send callbacks and error callbacks under derived ids, so that doing it twice creates nothing new.
+
+    A delivery whose continuations cannot be sent goes back; its next admission finds the outcome and repeats them.
+    """
+    for run in runs:
+        message = run.message
+        if message is None or not (message.link or message.link_error):
+            continue
+        try:
+            _send_continuations(env, run, message)
+        except OperationalError as error:
+            logger.error("what follows %s cannot be sent, its message goes back: %s", run.id, error)
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+
+
+def _send_continuations(env: Environment, run: Run, message: Message) -> None:
+    status, meta = _decided(env, run)
+    if status == states.SUCCESS:
+        for index, sig in enumerate(message.link):
+            env.app.send_linked(sig, (meta.result,), message, derived_id(message.id, f"link/{index}"))
+    elif status == states.FAILURE:
+        error = meta.error if meta.error is not None else DispatcherError("failed")
+        for index, sig in enumerate(message.link_error):
+            args = errback_arguments(env, sig, message, error, meta.traceback)
+            env.app.send_linked(sig, args, message, derived_id(message.id, f"link_error/{index}"))
+
+
+def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
+    """Return the final state whose continuations are due: this run's own, or the one it found in the record."""
+    outcome = run.outcome
+    assert outcome is not None
+    if outcome.kind is Kind.REPEATED and run.record is not None:
+        return run.record.status, env.app.read_meta(run.record)
+    if outcome.kind is Kind.SUCCESS:
+        return states.SUCCESS, ResultMeta(result=outcome.value)
+    if outcome.kind in (Kind.FAILURE, Kind.UNREADABLE):
+        return states.FAILURE, ResultMeta(error=outcome.error, traceback=outcome.traceback)
+    return states.PENDING, ResultMeta()
+
+
+def errback_arguments(
+    env: Environment, sig: Mapping[str, Any], message: Message, error: BaseException, traceback: str | None
+) -> tuple[Any, ...]:
+    """Return what an error callback gets: the failed task's id, or (request, exception, traceback) if it takes more.
+
+    Celery's rule: a callback of one parameter is old-style.
+    """
+    task = env.app.tasks.get(sig["task"])
+    if task is not None and not _takes_several(task.run):
+        return (message.id,)
+    request = {
+        "id": message.id, "task": message.task, "args": list(message.args), "kwargs": dict(message.kwargs),
+        "root_id": message.effective_root_id, "parent_id": message.parent_id, "retries": message.retries,
+    }  # fmt: skip
+    return _RequestArgument(request), error, traceback
+
+
+class _RequestArgument(dict[str, Any]):
+    """The failed task's request on its way to an error callback, which sees it as a `Context`."""
+
+
+def _takes_several(function: Any) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def settle(env: Environment, runs: Iterable[Run]) -> None:
+    """Step 7: acknowledge, release or dead-letter each delivery; always last."""
+    settlements = []
+    for run in runs:
+        if run.settled_early:
+            continue
+        run.settlement = settlement = settlement_of(env, run)
+        settlements.append(settlement)
+    if settlements:
+        env.transport.settle(settlements)
+
+
+def settlement_of(env: Environment, run: Run) -> Settlement:
+    """Return what becomes of a delivery by its run's outcome."""
+    outcome, delivery = run.outcome, run.delivery
+    if outcome is None:
+        return Settlement(delivery, "release")
+    kind = outcome.kind
+    if kind in (Kind.HANDED_BACK, Kind.RETRY):
+        longest = env.transport.longest_release(delivery)
+        delay = outcome.delay if longest is None else min(outcome.delay, longest)
+        return Settlement(delivery, "release", delay)
+    if kind is Kind.UNREADABLE:
+        return Settlement(delivery, "dead", reason=_reason("undecodable", run, outcome))
+    if kind is Kind.REJECTED:
+        error = outcome.error
+        if isinstance(error, Reject) and error.requeue:
+            return Settlement(delivery, "release", 1.0)
+        return Settlement(delivery, "dead", reason=_reason("rejected", run, outcome), body=_next_body(env, run))
+    if kind is Kind.FAILURE and not outcome.expected and env.app.conf.dead_letter_failures and not env.eager:
+        return Settlement(delivery, "dead", reason=_reason("failed", run, outcome), body=_next_body(env, run))
+    return Settlement(delivery, "ack")
+
+
+def _reason(reason: str, run: Run, outcome: Outcome) -> dict[str, str]:
+    message, error = run.message, outcome.error
+    texts = {"reason": reason}
+    if message is not None:
+        texts.update(task=message.task, task_id=message.id, retries=str(run.retries))
+    if error is not None:
+        texts["exception"] = f"{type(error).__name__}: {error}"[:1000]
+    if outcome.traceback:
+        texts["traceback"] = outcome.traceback[-_MAX_TRACEBACK:]
+    return texts
+
+
+def _next_body(env: Environment, run: Run) -> str | None:
+    """Return the body a dead letter is kept as: of the next generation, so that any redrive of it runs."""
+    message = run.message
+    if message is None or message.task == "?":
+        return None
+    changes: dict[str, Any] = {"gen": message.gen + 1}
+    if message.retries:
+        changes["retries"] = 0
+    return env.app.sealed_body(message.replace(**changes), run.delivery.queue)

@@ -1,0 +1,310 @@
+"""Sending: from a call and its options to a message on a queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from dispatcher import signals
+from dispatcher.brokers.base import Broker, Outgoing
+from dispatcher.clock import Clock
+from dispatcher.exceptions import ImproperlyConfigured, OperationalError, SendError, UnsupportedOption
+from dispatcher.message import Message, encode
+from dispatcher.routing import Routes
+from dispatcher.serialization import pack
+from dispatcher.state import current_frame
+
+logger = logging.getLogger("dispatcher.producer")
+
+
+class Call(NamedTuple):
+    """A message ready to go: its queue, and how many seconds it is held back by the broker."""
+
+    message: Message
+    queue: str
+    delay: float
+
+
+#: Options of Celery's `apply_async` that cannot work here, with the reason and the alternative.
+REFUSED_OPTIONS: Mapping[str, str] = {
+    "exchange": "there are no AMQP exchanges here; use queue=",
+    "routing_key": "there are no AMQP exchanges here; use queue=",
+    "exchange_type": "there are no AMQP exchanges here; use queue=",
+    "delivery_mode": "every broker here keeps messages durably; leave it out",
+    "mandatory": "queues are found when a message is sent; leave it out",
+    "immediate": "queues are found when a message is sent; leave it out",
+    "connection": "connections are pooled by the app; set broker_url on the app instead",
+    "producer": "connections are pooled by the app; set broker_url on the app instead",
+    "publisher": "connections are pooled by the app; set broker_url on the app instead",
+    "stamps": "stamped headers are not available in this release; use headers=",
+    "stamped_headers": "stamped headers are not available in this release; use headers=",
+    "visitor": "stamping is not available in this release",
+    "chord": "chords are not available in this release; use link=",
+    "chain": "chains are not available in this release; use link=",
+    "rate_limit": "rate limits are not available in this release",
+    "unique": "unique tasks are not available in this release",
+    "timeout": "it limits nothing in Celery either; use time_limit=, or expires=",
+}
+#: Options that carry over to the message under a name of their own.
+_PLAIN = {
+    "retries": "retries",
+    "gen": "gen",
+    "priority": "priority",
+    "shadow": "shadow",
+    "reply_to": "reply_to",
+    "headers": "headers",
+    "root_id": "root_id",
+    "parent_id": "parent_id",
+    "group_id": "group",
+    "group_index": "group_index",
+    "ignore_result": "ignore_result",
+    "MessageGroupId": "group_id",
+    "MessageDeduplicationId": "deduplication_id",
+    "message_group_id": "group_id",
+}
+#: Options that are understood elsewhere.
+_HANDLED = {
+    "task_id", "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error", "serializer",
+    "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "task_type", "app", "publish_retry",
+}  # fmt: skip
+ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
+
+
+class Sender:
+    """Builds messages and puts them on the broker, with the app's settings."""
+
+    def __init__(
+        self,
+        conf: Any,
+        broker: Callable[[], Broker],
+        routes: Routes,
+        clock: Clock,
+        seal: Callable[[str, str], str] | None,
+        sender_name: str,
+    ) -> None:
+        self._conf = conf
+        self._broker = broker
+        self._routes = routes
+        self._clock = clock
+        self._seal = seal
+        self._name = sender_name
+
+    # -- building
+
+    def build(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: Any = None,
+    ) -> Call:
+        """Return the call's message and queue.
+
+        Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for arguments that
+        the serializer cannot take (inline JSON is checked when the body is made).
+        """
+        defaults = task._send_options if task is not None else {}
+        route = self._routes.route(name, args, kwargs, options, task)
+        if defaults or route:
+            # The call wins over the route, the route over the task's own defaults.
+            options = {**defaults, **route, **options}
+        fields: dict[str, Any] = {"id": options.get("task_id") or str(uuid.uuid4()), "task": name}
+        delay = 0.0
+        if options:
+            _check_options(options)
+            for option, field in _PLAIN.items():
+                value = options.get(option)
+                if value is not None:
+                    fields[field] = value
+            delay = self._set_times(fields, options)
+            self._set_links(fields, options)
+        self._set_arguments(fields, args, kwargs, options)
+        frame = current_frame()
+        if frame is not None:
+            self._set_lineage(fields, frame.request)
+        queue = self._routes.queue(options.get("queue"))
+        return Call(Message.make(fields), queue, delay)
+
+    def _set_arguments(
+        self, fields: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
+        if isinstance(args, str | bytes) or not isinstance(args, list | tuple):
+            if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
+                raise TypeError(f"task arguments must be a list or a tuple, not {type(args).__name__}")
+            args = tuple(args)
+        if args:
+            fields["args"] = tuple(args)
+        if kwargs:
+            if not isinstance(kwargs, Mapping):
+                raise TypeError(f"task keyword arguments must be a mapping, not {type(kwargs).__name__}")
+            fields["kwargs"] = dict(kwargs)
+        serializer = options.get("serializer") or self._conf.task_serializer
+        compression = options.get("compression") or self._conf.task_compression
+        if (serializer != "json" or compression) and (args or kwargs):
+            fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression)
+
+    def _set_times(self, fields: dict[str, Any], options: Mapping[str, Any]) -> float:
+        now = self._clock.time()
+        delay = 0.0
+        countdown, eta = options.get("countdown"), options.get("eta")
+        if countdown is not None:
+            delay = _seconds("countdown", countdown)
+        elif eta is not None:
+            delay = _timestamp("eta", eta, now) - now
+        if delay > 0:
+            fields["eta"] = round(now + delay, 3)
+        expires = options.get("expires")
+        if expires is not None:
+            fields["expires"] = round(
+                _timestamp("expires", expires, now) if not isinstance(expires, int | float) else now + expires, 3
+            )
+        for option in ("soft_time_limit", "time_limit"):
+            value = options.get(option)
+            if value is not None:
+                fields[option] = _seconds(option, value)
+        soft, hard = fields.get("soft_time_limit"), fields.get("time_limit")
+        if soft is not None and hard is not None and soft > hard:
+            raise ValueError(f"soft_time_limit={soft:g} must not be over time_limit={hard:g}")
+        return max(0.0, delay)
+
+    def _set_links(self, fields: dict[str, Any], options: Mapping[str, Any]) -> None:
+        for option in ("link", "link_error"):
+            linked = options.get(option)
+            if linked:
+                signatures = linked if isinstance(linked, list | tuple) else [linked]
+                fields[option] = tuple(_wire_signature(option, sig) for sig in signatures)
+
+    def _set_lineage(self, fields: dict[str, Any], request: Any) -> None:
+        parent_id = request.id
+        if parent_id is None or "parent_id" in fields:
+            return
+        fields["parent_id"] = parent_id
+        fields.setdefault("root_id", request.root_id or parent_id)
+        depth = request.depth + 1
+        if depth > self._conf.task_max_depth:
+            raise UnsupportedOption(
+                f"{fields['task']} would be the {depth}th task in a row of tasks that send each other, over "
+                f"task_max_depth={self._conf.task_max_depth}; is it a runaway chain? A task that reschedules itself for "
+                "ever is better a retry or a periodic task"
+            )
+        fields["depth"] = depth
+        if self._conf.task_inherit_parent_priority and "priority" not in fields:
+            priority = (request.delivery_info or {}).get("priority")
+            if priority is not None:
+                fields["priority"] = priority
+
+    # -- sending
+
+    def send(self, calls: Sequence[Call], retry: bool | None = None, policy: Mapping[str, Any] | None = None) -> None:
+        """Put calls on the broker, trying again while it is out of reach, as ``task_publish_retry_policy`` says.
+
+        Raises `OperationalError` when it stays out of reach, `SendError` naming the ids that were not accepted.
+        """
+        broker = self._broker()
+        outgoing = [self._outgoing(broker, call) for call in calls]
+        listened = signals.before_task_publish.receivers or signals.after_task_publish.receivers
+        if listened:
+            for call, out in zip(calls, outgoing, strict=True):
+                _signal(signals.before_task_publish, call, out)
+        self._send_retrying(broker, outgoing, retry, policy)
+        if listened:
+            for call, out in zip(calls, outgoing, strict=True):
+                _signal(signals.after_task_publish, call, out)
+
+    def _outgoing(self, broker: Broker, call: Call) -> Outgoing:
+        message, queue, delay = call
+        body = self.seal(encode(message), queue)
+        if delay > 0:
+            longest = broker.longest_delay(queue)
+            if longest is not None and delay > longest:
+                delay = longest
+        deduplication = message.deduplication_id
+        if queue.endswith(".fifo"):
+            deduplication = f"{deduplication or message.id}:{message.gen}"
+        return Outgoing(queue, body, message.id, delay, message.priority, message.group_id, deduplication)
+
+    def seal(self, body: str, queue: str) -> str:
+        """Sign a body for a queue, where signing keys are configured."""
+        return body if self._seal is None else self._seal(body, queue)
+
+    def _send_retrying(
+        self, broker: Broker, outgoing: list[Outgoing], retry: bool | None, policy: Mapping[str, Any] | None
+    ) -> None:
+        attempts = 0
+        while True:
+            try:
+                broker.send(outgoing)
+                return
+            except OperationalError as error:
+                wanted = self._conf.task_publish_retry if retry is None else retry
+                settings = {**self._conf.task_publish_retry_policy, **(policy or {})}
+                limit = settings.get("max_retries", 3)
+                if not wanted or (limit is not None and attempts >= limit):
+                    raise
+                if isinstance(error, SendError):
+                    outgoing = [out for out in outgoing if out.id in error.failures]
+                pause = settings.get("interval_start", 0) + attempts * settings.get("interval_step", 0.2)
+                attempts += 1
+                logger.warning("sending failed, trying again: %s", error)
+                self._clock.sleep(min(pause, settings.get("interval_max", 0.2)))
+
+
+def _signal(signal: signals.Signal, call: Call, out: Outgoing) -> None:
+    message = call.message
+    headers = {"id": message.id, "task": message.task, "eta": message.eta, "retries": message.retries, **message.headers}
+    signal.send(
+        message.task, body=(list(message.args), dict(message.kwargs), {}), exchange="", routing_key=call.queue,
+        headers=headers, properties={"correlation_id": message.id, "reply_to": message.reply_to}, declare=[], retry_policy=None,
+    )  # fmt: skip
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if option in _PLAIN or option in _HANDLED or value is None:
+            continue
+        if option in REFUSED_OPTIONS:
+            raise UnsupportedOption(f"{option}={value!r} cannot work: {REFUSED_OPTIONS[option]}")
+        import difflib
+
+        known = [*_PLAIN, *_HANDLED]
+        near = difflib.get_close_matches(option, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+        raise TypeError(f"apply_async() has no option {option!r}{hint}")
+
+
+def _wire_signature(option: str, sig: Any) -> Mapping[str, Any]:
+    if not isinstance(sig, Mapping) or "task" not in sig:
+        raise TypeError(f"{option}= takes signatures, such as add.s(1), not {sig!r}")
+    wire = getattr(sig, "__json__", None)
+    return wire() if wire is not None else sig
+
+
+def _seconds(option: str, value: Any) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{option} must be a number of seconds, not {value!r}")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{option} must be a finite number of seconds, not {value!r}")
+    return float(value) if not isinstance(value, int) else value
+
+
+def _timestamp(option: str, value: Any, now: float) -> float:
+    """Return epoch seconds for a datetime (naive ones are UTC), an ISO 8601 text, or a timedelta from now."""
+    if isinstance(value, timedelta):
+        return now + value.total_seconds()
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{option}={value!r} is not an ISO 8601 time") from error
+    if not isinstance(value, datetime):
+        raise TypeError(f"{option} must be a datetime, not {value!r}")
+    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return aware.timestamp()

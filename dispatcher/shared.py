@@ -1,0 +1,55 @@
+"""Shared tasks: tasks of a library, which join whatever app there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+
+from dispatcher import registry, state
+from dispatcher.task import Task
+
+if TYPE_CHECKING:
+    from dispatcher.app import _BoundDecorator, _Decorator
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], **options: Any) -> _BoundDecorator: ...
+@overload
+def shared_task(*, bind: bool = False, **options: Any) -> _Decorator: ...
+
+
+def shared_task(*args: Any, **options: Any) -> Any:
+    """Make a task that joins every app, and stands for the current app's when it is used; options as `Dispatcher.task`."""
+
+    def decorate(function: Any) -> Any:
+        name = options.get("name") or registry.task_name(function, None)
+
+        def join(app: Any) -> None:
+            app._register_function(function, dict(options, name=name))
+
+        state.connect_on_app_finalize(join)
+        if state.has_current_app():
+            app = state.get_current_app()
+            if app.finalized:
+                join(app)
+
+        def find() -> Any:
+            app = state.get_current_app()
+            if name not in app._tasks:
+                join(app)
+            return app._tasks[name]
+
+        return state.Proxy(find, __name__=function.__name__, __doc__=function.__doc__, __module__=function.__module__)
+
+    if args:
+        if len(args) > 1 or not callable(args[0]):
+            raise TypeError("@shared_task takes one function, or options by name: @shared_task(bind=True)")
+        return decorate(args[0])
+    return decorate

@@ -1,0 +1,486 @@
+"""Task: a registered function, its options, and the ways to call it."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
+
+from dispatcher import state
+from dispatcher.canvas.signature import Signature
+from dispatcher.exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry, UnsupportedOption
+from dispatcher.request import Context, idle_request
+from dispatcher.result import AsyncResult, EagerResult
+from dispatcher.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec as _ParamSpec
+    from typing_extensions import TypeVar as _TypeVar
+
+    P = _ParamSpec("P", default=...)
+    R = _TypeVar("R", default=Any)
+else:
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+
+class TaskOwner(Protocol):
+    """What a task needs of its app."""
+
+    strict_typing: bool
+
+    @property
+    def conf(self) -> Any:
+        """The configuration."""
+        ...
+
+    @property
+    def backend(self) -> Any:
+        """The result backend."""
+        ...
+
+    def send_call(
+        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Send a message that asks for a run of the task."""
+        ...
+
+    def run_eagerly(
+        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        """Run the task in this process, through the executor."""
+        ...
+
+    def record_state(self, task_id: str, status: str, meta: Any, request: Context) -> None:
+        """Write a state that a task gave itself."""
+        ...
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """Return a handle on a task."""
+        ...
+
+
+#: Options of a task and the setting that gives their default.
+FROM_CONFIG: Mapping[str, str] = {
+    "serializer": "task_serializer",
+    "priority": "task_default_priority",
+    "track_started": "task_track_started",
+    "ignore_result": "task_ignore_result",
+    "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
+    "soft_time_limit": "task_soft_time_limit",
+    "time_limit": "task_time_limit",
+    "revocable": "task_revocable",
+    "acks_late": "task_acks_late",
+}
+
+
+class Task(Generic[P, R]):
+    """A task; subclass it and set class attributes for options shared by several, as with Celery.
+
+    Durations are seconds. What a subclass or the decorator does not set comes from the configuration.
+    """
+
+    name: str = None  # type: ignore[assignment]
+    abstract: ClassVar[bool] = True
+    #: whether a call's arguments are checked against the function's parameters before it is sent
+    typing: bool | None = None
+    #: `None` retries for ever
+    max_retries: int | None = 3
+    default_retry_delay: float = 180
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: Mapping[str, Any] = {}  # noqa: RUF012 - read only; subclasses replace it
+    #: `True` for 1 s · 2^retries, a number for another factor
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600
+    retry_jitter: bool = True
+    #: expected exceptions: reported as failures, logged without alarm, not copied to the dead letters
+    throws: tuple[type[BaseException], ...] = ()
+    rate_limit: str | float | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    trail: bool = True
+    send_events: bool = True
+    serializer: str | None = None
+    compression: str | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    track_started: bool | None = None
+    #: unset and true: settle after the run; false: before it, so that a crash loses the run
+    acks_late: bool | None = None
+    acks_on_failure_or_timeout: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    expires: Any = None
+    priority: int | None = None
+    queue: str | None = None
+    resultrepr_maxsize: int = 1024
+    #: false with ``ignore_result``: a lean task, which promises at least once only and costs no record
+    revocable: bool | None = None
+
+    _app: TaskOwner | None = None
+    _check_call: Callable[..., Any] | None = None
+    _send_options: dict[str, Any] = {}  # noqa: RUF012 - replaced when bound
+    _lean: bool = False
+    _is_async: bool = False
+    _hooks: frozenset[str] = frozenset()
+    retry_policy: RetryPolicy
+
+    # -- registration
+
+    def bind(self, app: TaskOwner) -> Task[P, R]:
+        """Make the task one of the app's; called by the app, once."""
+        self._app = app
+        run = self.run
+        self._is_async = inspect.iscoroutinefunction(inspect.unwrap(run))
+        self._hooks = frozenset(
+            name for name in HOOKS if getattr(type(self), name) is not getattr(Task, name) or name in self.__dict__
+        )
+        self.on_bound(app)
+        return self
+
+    def settle_options(self) -> None:
+        """Fill options left unset from the configuration, and check them; called when the app is finalized.
+
+        Raises `ImproperlyConfigured` for an option of the wrong type, naming it, `UnsupportedOption` for one that cannot work.
+        """
+        conf = self._owner.conf
+        for option, key in FROM_CONFIG.items():
+            if getattr(self, option, None) is None:
+                setattr(self, option, getattr(conf, key))
+        check_options(self)
+        self.retry_policy = RetryPolicy.from_options(
+            autoretry_for=self.autoretry_for, dont_autoretry_for=self.dont_autoretry_for, max_retries=self.max_retries,
+            default_retry_delay=self.default_retry_delay, retry_kwargs=self.retry_kwargs, retry_backoff=self.retry_backoff,
+            retry_backoff_max=self.retry_backoff_max, retry_jitter=self.retry_jitter,
+        )  # fmt: skip
+        typing = self.typing if self.typing is not None else self._owner.strict_typing
+        self._check_call = call_checker(self.run, self.name) if typing else None
+        self._send_options = {
+            name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None
+        }
+        if self.serializer == conf.task_serializer:
+            self._send_options.pop("serializer", None)
+        self._lean = bool(self.ignore_result) and self.revocable is False and not self.track_started
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Called when the task joins an app; override to set it up."""
+
+    @property
+    def _owner(self) -> TaskOwner:
+        if self._app is None:
+            raise ImproperlyConfigured(
+                f"the task {self.name or type(self).__name__} belongs to no app; "
+                "use @app.task or app.register_task(task)"
+            )
+        return self._app
+
+    @property
+    def app(self) -> Any:
+        """The app the task belongs to."""
+        return self._app if self._app is not None else state.get_current_app()
+
+    @property
+    def backend(self) -> Any:
+        """The app's result backend."""
+        return self.app.backend
+
+    # -- running
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do the work; the decorated function, or a subclass' method."""
+        raise NotImplementedError(f"task {self.name or type(self).__name__} must define run()")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the task here as the function it is, without messages or records."""
+        token = state.push_frame(self, Context(None, args=list(args), kwargs=dict(kwargs), called_directly=True))
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            state.pop_frame(token)
+
+    @property
+    def request(self) -> Context:
+        """What is known of the message that is being run."""
+        found = state.request_of(self)
+        return found if found is not None else idle_request()
+
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """Pretend to run with this request, for tests; undo with `pop_request`."""
+        fields = dict(*args, **kwargs)
+        fields.setdefault("called_directly", False)
+        state.push_frame(self, Context(None, **fields))
+
+    def pop_request(self) -> None:
+        """Undo `push_request`."""
+        frame = state.current_frame()
+        if frame is None or frame.task is not self:
+            raise RuntimeError(f"no request of {self.name} is on top")
+        state.set_frame(frame.parent)
+
+    # -- calling
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a message that asks for a run with these arguments.
+
+        Raises `TypeError` for arguments the function cannot take, `OperationalError` when the broker is out of reach.
+        """
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Send a message with options: ``countdown``, ``eta``, ``expires``, ``queue``, ``priority`` … (see docs/calling.md).
+
+        Raises `TypeError` for arguments the function cannot take, `ValueError` for a soft limit over the hard one,
+        `UnsupportedOption` for an option that cannot work here, `OperationalError` when the broker is out of reach.
+        """
+        args = () if args is None else args
+        kwargs = {} if kwargs is None else kwargs
+        owner = self._app if self._app is not None else self._owner
+        if options or task_id or link or link_error or shadow or producer:
+            given = {"task_id": task_id, "producer": producer, "link": link, "link_error": link_error, "shadow": shadow}
+            options.update((name, value) for name, value in given.items() if value is not None)
+        return owner.send_call(self, args, kwargs, options)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int = 0,
+        throw: bool | None = None,
+        logfile: Any = None,
+        loglevel: Any = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Run the task in this process as a worker would, retries at once; raise its error with ``throw=True``."""
+        options.update(
+            (name, value)
+            for name, value in {
+                "link": link, "link_error": link_error, "task_id": task_id, "retries": retries or None, "throw": throw,
+                "headers": headers,
+            }.items()
+            if value is not None
+        )  # fmt: skip
+        return self._owner.run_eagerly(self, args or (), kwargs or {}, options)
+
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `TypeError` for arguments that the function cannot take."""
+        check = self._check_call
+        if check is not None:
+            check(*args, **kwargs)
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Ask for another run of this task; raises `Retry`, so nothing after it runs.
+
+        Out of retries it raises ``exc``, or `MaxRetriesExceededError` where there is none. With ``throw=False`` the `Retry`
+        is returned and takes effect when the function returns. Called outside a worker it raises ``exc``.
+        """
+        import sys
+
+        request = self.request
+        error = exc if exc is not None else sys.exc_info()[1]
+        if request.called_directly:
+            if error is not None:
+                raise error
+            raise RuntimeError(f"{self.name}.retry() was called outside of a run")
+        limit = self.max_retries if max_retries is None else max_retries
+        if limit is not None and request.retries >= limit:
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] args:{request.args!r} kwargs:{request.kwargs!r}",
+                task_args=request.args,
+                task_kwargs=request.kwargs,
+            )
+        when = eta if eta is not None else self.default_retry_delay if countdown is None else countdown
+        changes = dict(options)
+        if args is not None:
+            changes["args"] = args
+        if kwargs is not None:
+            changes["kwargs"] = kwargs
+        ret = Retry(exc=error, when=when, is_eager=request.is_eager, sig=changes or None)
+        if throw:
+            raise ret from error
+        request._pending_retry = ret
+        return ret
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """Record a state of the task's own, such as ``PROGRESS``, with ``meta`` as what `AsyncResult.info` shows."""
+        if kwargs:
+            raise UnsupportedOption(f"update_state() has no option {', '.join(sorted(kwargs))}")
+        request = self.request
+        self._owner.record_state(task_id or request.id, state or "PENDING", meta, request)
+
+    def send_event(self, type_: str, **fields: Any) -> None:
+        """Raise `UnsupportedOption`: there is no event bus in this release."""
+        raise UnsupportedOption(
+            f"send_event({type_!r}) cannot work: there are no events in this release; "
+            "record progress with update_state(), or log it"
+        )
+
+    def add_trail(self, result: AsyncResult[Any]) -> AsyncResult[Any]:
+        """Note a result as a child of the running task."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
+
+    # -- signatures
+
+    def signature(self, args: Sequence[Any] | None = None, *more: Any, **options: Any) -> Signature:
+        """Return a call to this task as a value."""
+        options.setdefault("app", self._app)
+        return Signature(self, args, *more, **options)
+
+    subtask = signature
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a call with these arguments; those given later come before them."""
+        return Signature(self, args, kwargs, app=self._app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a call with exactly these arguments."""
+        return Signature(self, args, kwargs, immutable=True, app=self._app)
+
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        **options: Any,
+    ) -> Signature:
+        """Return a call that would run this request again."""
+        request = request if request is not None else self.request
+        carried = {name: value for name, value in request.as_execution_options().items() if value is not None}
+        if queue is not None:
+            carried["queue"] = queue
+        return self.signature(
+            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, **{**carried, **options}
+        )
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """Return a handle on a task of this kind by its id."""
+        return AsyncResult(task_id, task_name=self.name, app=self.app, **kwargs)
+
+    # -- hooks
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called in the worker before the run."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called in the worker when the run returned."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when the task is to be retried."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when the task failed for good."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker after every run, whatever it decided; ``einfo`` is `None` after a success."""
+
+    def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str | None:
+        """Return another name for logs, or `None`."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name}>"
+
+    def __reduce__(self) -> Any:
+        return _task_by_name, (self.name,)
+
+
+HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
+#: Options of the task that go into each message it sends, unless the call overrides them.
+SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
+_REFUSED = {
+    "exchange": "there are no AMQP exchanges here; use queue=",
+    "routing_key": "there are no AMQP exchanges here; use queue=",
+    "pydantic": "pydantic models are not converted in this release; call Model.model_validate in the task",
+    "rate_limit": "rate limits are not available in this release; limit the queue's concurrency instead",
+    "unique": "unique tasks are not available in this release",
+}
+
+
+def _task_by_name(name: str) -> Any:
+    return state.get_current_app().tasks[name]
+
+
+def check_options(task: Task[Any, Any]) -> None:
+    """Raise `UnsupportedOption` or `ImproperlyConfigured` for options that cannot work, naming the task and the option."""
+    for option, reason in _REFUSED.items():
+        if getattr(task, option, None):
+            raise UnsupportedOption(f"task {task.name}: {option}={getattr(task, option)!r} cannot work: {reason}")
+    for option in ("time_limit", "soft_time_limit"):
+        value = getattr(task, option)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
+            raise ImproperlyConfigured(f"task {task.name}: {option} must be a number of seconds over 0, not {value!r}")
+    if task.time_limit is not None and task.soft_time_limit is not None and task.soft_time_limit > task.time_limit:
+        raise ImproperlyConfigured(
+            f"task {task.name}: soft_time_limit={task.soft_time_limit:g} is over time_limit={task.time_limit:g}"
+        )
+
+
+def call_checker(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+    """Return a function that takes exactly the arguments the given one takes and does nothing.
+
+    Calling it checks arguments at the speed of a call, with Python's own error messages; `None` where the parameters
+    are not known.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    parts: list[str] = []
+    kinds = inspect.Parameter
+    seen_star = False
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is kinds.VAR_POSITIONAL:
+            seen_star = True
+            parts.append(f"*{parameter.name}")
+            continue
+        if parameter.kind is kinds.KEYWORD_ONLY and not seen_star:
+            seen_star = True
+            parts.append("*")
+        prefix = "**" if parameter.kind is kinds.VAR_KEYWORD else ""
+        default = "" if parameter.default is kinds.empty else "=None"
+        parts.append(f"{prefix}{parameter.name}{default}")
+        following = parameters[index + 1] if index + 1 < len(parameters) else None
+        if parameter.kind is kinds.POSITIONAL_ONLY and (following is None or following.kind is not kinds.POSITIONAL_ONLY):
+            parts.append("/")
+    function_name = name.rpartition(".")[2]
+    if not function_name.isidentifier() or keyword.iskeyword(function_name):
+        function_name = "task"
+    namespace: dict[str, Any] = {}
+    # The text consists of the user's own identifiers, as inspect reports them: nothing of it comes from a message.
+    exec(f"def {function_name}({', '.join(parts)}): pass", namespace)  # noqa: S102
+    checker: Callable[..., Any] = namespace[function_name]
+    return checker
