@@ -11,31 +11,24 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from dispatcher.clock import Clock
-from dispatcher.exceptions import ImproperlyConfigured, OperationalError
-from dispatcher.redis_settings import RedisSettings
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
-try:
-    from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-    from redis.exceptions import (
-        AuthenticationError,
-        AuthorizationError,
-        BusyLoadingError,
-        ConnectionError,
-        NoPermissionError,
-        NoScriptError,
-        OutOfMemoryError,
-        ReadOnlyError,
-        RedisError,
-        ResponseError,
-        TimeoutError,
-    )
-except ModuleNotFoundError as error:
-    if error.name != "redis":
-        raise
-    raise ImproperlyConfigured(
-        "a redis:// URL needs the redis package: pip install 'serverless-dispatcher[redis]'"
-    ) from None
+from dispatcher.clock import Clock
+from dispatcher.exceptions import OperationalError
+from dispatcher.redis_settings import RedisSettings
 
 __all__ = ["Command", "RedisConnections", "ResponseError", "Script", "pack", "to_error"]
 

@@ -16,7 +16,8 @@ DEFAULT_PORT: Final = 6379
 #: The keys of everything this package stores start with this, after ``global_keyprefix``.
 NAMESPACE: Final = "dispatcher:"
 
-_TCP: Final = ("redis", "rediss")
+_TCP: Final = ("redis", "valkey")
+_TLS: Final = ("rediss", "valkeys")
 _SOCKET: Final = ("unix", "redis+socket")
 _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("0", "false", "no", "off")
@@ -157,11 +158,12 @@ class RedisSettings:
 def parse(url: str, options: Mapping[str, Any]) -> RedisSettings:
     """Return the settings of a URL and its options; raise `ImproperlyConfigured` for what cannot work.
 
-    URLs are ``redis://[user:password@]host[:port][/db]``, ``rediss://`` for TLS, and ``unix:///path`` or Celery's
-    ``redis+socket:///path`` for a socket. Options may also stand in the URL's query; ``options`` wins.
+    URLs are ``redis://[user:password@]host[:port][/db]`` (or ``valkey://``), ``rediss://`` (or ``valkeys://``) for TLS, and
+    ``unix:///path`` or Celery's ``redis+socket:///path`` for a socket. Options may also stand in the URL's query;
+    ``options`` wins.
     """
     parts = urlsplit(url)
-    if parts.scheme not in (*_TCP, *_SOCKET):
+    if parts.scheme not in (*_TCP, *_TLS, *_SOCKET):
         raise ImproperlyConfigured(
             f"a Redis URL starts with redis://, rediss://, unix:// or redis+socket://, not {parts.scheme}://"
         )
@@ -172,12 +174,12 @@ def parse(url: str, options: Mapping[str, Any]) -> RedisSettings:
     connection |= {name: values.pop(name) for name in _PASSED_ON if name in values}
     tls = {name: values.pop(name) for name in list(values) if name.startswith("ssl_")}
     connection |= _credentials(parts)
-    where = _tcp(parts, database, tls) if parts.scheme in _TCP else _socket(parts, database, tls)
+    where = _socket(parts, database, tls) if parts.scheme in _SOCKET else _tcp(parts, database, tls)
     address, path = where.pop("address"), where.get("path")
     return RedisSettings(
         address=address,
         path=path,
-        tls=parts.scheme == "rediss",
+        tls=parts.scheme in _TLS,
         connection=connection | where,
         key_prefix=values.pop("global_keyprefix", "") + NAMESPACE,
         **values,
@@ -216,7 +218,7 @@ def _credentials(parts: SplitResult) -> dict[str, str]:
 
 
 def _tcp(parts: SplitResult, database: int, tls: Mapping[str, Any]) -> dict[str, Any]:
-    if tls and parts.scheme != "rediss":
+    if tls and parts.scheme not in _TLS:
         raise ImproperlyConfigured(f"the Redis option {next(iter(tls))} needs a rediss:// URL")
     name = parts.path.strip("/")
     if name and not name.isdecimal():

@@ -102,10 +102,14 @@ class RedisBroker(Broker):
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         failures: dict[str, str] = {}
         for batch in _batches(messages):
-            new = self._registrations(batch)
-            commands = [*new, *map(self._addition, batch)]
-            replies = self._connections.send(commands)
-            for message, reply in zip(batch, replies[len(new) :], strict=True):
+            new = self._unregistered(batch)
+            registrations = [command for stream in new for command in self._registration(*new[stream])]
+            replies = self._connections.send([*registrations, *map(self._addition, batch)])
+            refused = [reply for reply in replies if isinstance(reply, ResponseError)]
+            if not refused:
+                self._registered.update(new)
+                continue
+            for message, reply in zip(batch, replies[len(registrations) :], strict=True):
                 if isinstance(reply, ResponseError):
                     failures[message.id] = str(to_error(reply, self._settings.address))
         return failures
@@ -117,23 +121,25 @@ class RedisBroker(Broker):
             return scripts.DELAY.call(queue.keys, (GROUP, delay, uuid.uuid4().hex, level, message.body))
         return Command(pack("XADD", queue.stream(level), "*", "b", message.body))
 
-    def _registrations(self, messages: Sequence[Outgoing]) -> list[Command]:
-        """Make known which queues and priority levels exist; again after a reconnection, as the server may be new."""
-        if self._opened != self._connections.opened:
+    def _unregistered(self, messages: Sequence[Outgoing]) -> dict[str, tuple[_Queue, str]]:
+        """Return the streams, each with its queue and level, that the server may not have in its lists yet."""
+        if self._opened != self._connections.opened:  # after a reconnection the server may be a new one
             self._opened = self._connections.opened
             self._registered.clear()
-        commands = []
-        for name, level in {(message.queue, message.priority or 0) for message in messages}:
-            queue = self._queue(name)
-            stream = queue.stream(str(level))
-            if stream in self._registered:
-                continue
-            commands.append(Command(pack("SADD", self._registry, self._settings.queue_name_prefix + name)))
-            if level:
-                commands.append(Command(pack("SADD", queue.keys[3], level)))
-                queue.turn = 0.0
-            self._registered.add(stream)
-        return commands
+        new = {}
+        for message in messages:
+            queue, level = self._queue(message.queue), str(message.priority or 0)
+            stream = queue.stream(level)
+            if stream not in self._registered:
+                new[stream] = (queue, level)
+        return new
+
+    def _registration(self, queue: _Queue, level: str) -> Iterator[Command]:
+        """Make known that a queue and a priority level exist."""
+        yield Command(pack("SADD", self._registry, self._settings.queue_name_prefix + queue.name))
+        if level != "0":
+            yield Command(pack("SADD", queue.keys[3], level))
+            queue.turn = 0.0
 
     # Receiving
 

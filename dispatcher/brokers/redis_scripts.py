@@ -77,7 +77,7 @@ local function for_ended_leases(stream, level, limit, found)
   for _, fields in ipairs(consumers_of(stream)) do
     local consumer = named(fields)
     if consumer.pending == 0 then
-      if consumer.idle > 600000 then redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name) end
+      if consumer.idle > 60000 then redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name) end
     else
       local lease = string.match(consumer.name, '^%d+')
       local start = '-'
@@ -227,21 +227,5 @@ for _, level in ipairs(levels_in_use()) do
   for _, entry in ipairs(read and read[1][2] or {}) do removed = removed + redis.call('XDEL', stream, entry[1]) end
 end
 return removed
-"""
-)
-
-#: Delete a consumer that holds no lease. Arguments: consumer.
-LEAVE: Final = Script(
-    _PRELUDE
-    + """
-for _, level in ipairs(levels_in_use()) do
-  local stream = stream_of(level)
-  for _, fields in ipairs(redis.pcall('XINFO', 'CONSUMERS', stream, group)) do
-    local consumer = named(fields)
-    if consumer.name == ARGV[2] and consumer.pending == 0 then
-      redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name)
-    end
-  end
-end
 """
 )

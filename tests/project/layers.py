@@ -35,6 +35,8 @@ LAYERS = {
     "sqlite_store": 3,
     "utils.log": 3,
     # 4: adapters and what reads them
+    "redis_settings": 4,
+    "redis_connection": 4,
     "brokers": 4,
     "backends": 4,
     "payloads": 4,
@@ -77,7 +79,7 @@ RESTRICTED = {
     "aws_lambda_powertools": ("lambda_runtime",),
     "aws_cdk": ("provision.cdk",),
     "constructs": ("provision.cdk",),
-    "redis": ("brokers.redis", "backends.redis"),
+    "redis": ("redis_connection",),
     "sqlite3": ("brokers.sqlite", "backends.sqlite", "sqlite_store"),
     "msgpack": ("serialization",),
     "yaml": ("serialization",),
