@@ -14,7 +14,7 @@ from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.environments import EnvironmentUnavailable
 from tests.emulation.redis_server import RedisServer
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 2.0
 _TAG = pytest.StashKey[str]()
 _REAPER = pytest.StashKey[Any]()
 _LEAKED = pytest.StashKey[list[str]]()

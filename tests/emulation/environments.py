@@ -46,17 +46,27 @@ def _python(name: str) -> Path:
 
     Raises `EnvironmentUnavailable` with pip's own words.
     """
-    requirements = _REQUIREMENTS / f"requirements-{name}.txt"
-    # Other versions of Python or of the requirements get an environment of their own: nothing is ever replaced under
-    # a process that runs from it.
-    identity = f"{sys.version}\n{sys.base_prefix}\n{requirements.read_text()}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    home = directory() / name / f"py{sys.version_info[0]}{sys.version_info[1]}-{digest}"
+    home = _home(name)
     if not (home / "complete").exists():
         with _lock(directory()):
             if not (home / "complete").exists():
-                _make(home, requirements)
+                _make(home, _requirements(name))
     return home / "bin" / "python"
+
+
+def _requirements(name: str) -> Path:
+    return _REQUIREMENTS / f"requirements-{name}.txt"
+
+
+def _home(name: str) -> Path:
+    """Where the environment belongs.
+
+    Other versions of Python or of the requirements get an environment of their own: nothing is ever replaced under a
+    process that runs from it.
+    """
+    identity = f"{sys.version}\n{sys.base_prefix}\n{_requirements(name).read_text()}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return directory() / name / f"py{sys.version_info[0]}{sys.version_info[1]}-{digest}"
 
 
 def _make(home: Path, requirements: Path) -> None:

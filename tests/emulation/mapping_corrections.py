@@ -134,7 +134,8 @@ def failed_ids(response: Any, mapping: Mapping, batch: list[Message]) -> set[str
     if not isinstance(failures, list):
         return None
     reported: list[Any] = [failure.get("itemIdentifier") if isinstance(failure, dict) else None for failure in failures]
-    return known.intersection(reported) if all(name in known for name in reported) else None
+    usable = all(isinstance(name, str) and name in known for name in reported)
+    return set(reported) if usable else None
 
 
 def _window_is_over(queue: dict[str, Any], size: int, window: int) -> bool:
