@@ -1,0 +1,363 @@
+"""The SQS broker: standard, fair and FIFO queues, settled in batches of ten.
+
+What differs from other brokers: counts are approximate, a purge takes leased messages too, delays are whole seconds
+(rounded up, so that nothing runs early), and looking at dead letters raises their receive counts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from dispatcher import aws
+from dispatcher.aws_options import parse_url, read
+from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
+from dispatcher.brokers.sqs_batches import Calls, Entry, Job, delivery_of, entry_of, failure_of, jobs_of, letter_of
+from dispatcher.brokers.sqs_letters import is_legal_body, reason_of, size_of
+from dispatcher.brokers.sqs_queues import OPTIONS, REFUSED, Queues, is_fifo
+from dispatcher.clock import SYSTEM, Clock
+from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, UnsupportedOption
+from dispatcher.quotas import (
+    SQS_MAX_BATCH,
+    SQS_MAX_DELAY,
+    SQS_MAX_GROUP_ID_CHARS,
+    SQS_MAX_MESSAGE_BYTES,
+    SQS_MAX_VISIBILITY,
+    SQS_MAX_WAIT,
+    SQS_PURGE_INTERVAL,
+)
+
+#: Of the 12 hours a message may stay invisible, what is left for clocks that differ and calls under way.
+VISIBILITY_MARGIN: Final = 30
+#: Seconds that a dead letter's lease is renewed for while it is moved, and that looking at dead letters may take.
+_MOVE_LEASE: Final = 60
+#: Messages looked at to find the newest dead letters.
+_MAX_PEEK: Final = 1_000
+#: Times in a row that a queue may be left out because those before it filled the receive.
+_MAX_SKIPS: Final = 4
+
+_GROUP_ID: Final = re.compile(rf"[!-~]{{1,{SQS_MAX_GROUP_ID_CHARS}}}")
+_SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"]
+_COUNTERS: Final = [
+    "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessagesNotVisible",
+]  # fmt: skip
+#: How SQS says, depending on queue and call, that a receipt is no longer good.
+_STALE: Final = ("ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue")
+#: A visibility that is refused although it is no longer than this is not refused for its length.
+_SAFE_VISIBILITY: Final = 3_600
+
+
+class SQSBroker(Broker):
+    """Keeps messages in SQS queues. URLs and options: ``docs/aws.md``."""
+
+    features = BrokerFeatures(
+        max_delay=SQS_MAX_DELAY,
+        max_release=SQS_MAX_VISIBILITY - VISIBILITY_MARGIN,
+        max_body=SQS_MAX_MESSAGE_BYTES,
+        priorities=False,
+        groups=True,
+    )
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+        super().__init__(url, options, clock)
+        parsed = parse_url(url)
+        if parsed.name:
+            raise ImproperlyConfigured(
+                f"an sqs:// URL names a region, 'localstack' or host:port, not {parsed.name!r}; "
+                "queues are named by task_default_queue, task_routes and queue="
+            )
+        checked = read("sqs", {**parsed.options, **self.options}, OPTIONS, REFUSED)
+        self.visibility_timeout = checked.get("visibility_timeout", self.visibility_timeout)
+        self._longest_wait = int(checked.get("wait_time_seconds", SQS_MAX_WAIT))
+        self._pause: float = checked.get("polling_interval", 0.0 if self._longest_wait else 1.0)
+        self._queues = Queues(checked)
+        self._calls = Calls(self._queues, clock)
+        self._skips: dict[tuple[str, ...], int] = {}
+
+    def describe(self) -> str:
+        """Name the broker for people."""
+        return "SQS"
+
+    def close(self) -> None:
+        """Drop the clients; the broker takes new ones when it is used again."""
+        self._queues.release()
+
+    def longest_delay(self, queue: str) -> float | None:
+        """Return the longest delay of a message: none on a FIFO queue, where only the queue can have one."""
+        return 0.0 if is_fifo(queue) else self.features.max_delay
+
+    # Sending
+
+    def _check(self, message: Outgoing) -> None:
+        super()._check(message)
+        for name, value in (("MessageGroupId", message.group_id), ("MessageDeduplicationId", message.deduplication_id)):
+            if value is not None and not _GROUP_ID.fullmatch(value):
+                raise UnsupportedOption(
+                    f"{name}={value[:200]!r} cannot work: SQS takes 1 to {SQS_MAX_GROUP_ID_CHARS} ASCII letters, "
+                    "digits and punctuation"
+                )
+        if message.body.isascii() and message.body.isprintable() and message.body:
+            return
+        if not is_legal_body(message.body):
+            raise UnsupportedOption(
+                f"the body of task {message.id} is empty or has control characters or lone surrogates, "
+                "which SQS does not take"
+            )
+        if size_of(message.body) > SQS_MAX_MESSAGE_BYTES:
+            raise MessageTooLarge(
+                f"the message of task {message.id} has {size_of(message.body):,} bytes, over the "
+                f"{SQS_MAX_MESSAGE_BYTES:,} that SQS takes; pass a reference to the data instead"
+            )
+
+    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        jobs = jobs_of(
+            "send_message_batch", [(message.queue, entry_of(str(n), message)) for n, message in enumerate(messages)]
+        )
+        failures: dict[str, str] = {}
+        error: OperationalError | None = None
+        for outcome in aws.together(self._calls.run, jobs):
+            error = error or outcome.error
+            failures |= {messages[int(entry["Id"])].id: failure_of(failed) for entry, failed in outcome.failed}
+            failures |= {messages[int(entry["Id"])].id: str(outcome.error) for entry in outcome.unsent}
+        if error is not None and len(failures) == len({message.id for message in messages}):
+            raise error
+        return failures
+
+    # Receiving
+
+    def receive(self, queues: Sequence[str], limit: int, wait: float = 0.0) -> list[Delivery]:
+        """Lease up to ``limit`` messages, waiting up to ``wait`` seconds for the first.
+
+        Queues are served in their order; after some receives that did not reach the last one, another one goes first.
+        """
+        if limit < 1 or not queues:
+            return []
+        deadline = self.clock.monotonic() + wait
+        if len(queues) == 1 and wait >= 1:
+            taken = self._poll(queues[0], limit, self._slice(deadline, 1))
+        else:
+            taken = self._sweep(tuple(queues), limit)
+        while not taken and (left := deadline - self.clock.monotonic()) > 0:
+            # Less than a second is too short for a long poll: wait here and look once more.
+            pause = self._pause if left >= 1 and self._longest_wait else self._pause or 1.0
+            if pause:
+                self.clock.sleep(min(left, pause))
+            for queue in queues:
+                taken = self._poll(queue, limit, self._slice(deadline, len(queues)))
+                if taken:
+                    break
+        return taken
+
+    def _slice(self, deadline: float, queues: int) -> int:
+        """Return the whole seconds of a long poll: all that is left for one queue, one second if there are several."""
+        left = int(deadline - self.clock.monotonic())
+        return max(0, min(self._longest_wait, left, left if queues == 1 else 1))
+
+    def _sweep(self, queues: tuple[str, ...], limit: int) -> list[Delivery]:
+        """Take what is there, queue by queue."""
+        order, skips = queues, self._skips.get(queues, 0)
+        if skips >= _MAX_SKIPS:
+            turn = random.randrange(1, len(queues))
+            order, skips = queues[turn:] + queues[:turn], -1
+        taken: list[Delivery] = []
+        for queue in order:
+            if len(taken) >= limit:
+                skips += 1
+                break
+            taken += self._poll(queue, limit - len(taken), 0)
+        else:
+            skips = 0
+        if len(queues) > 1:
+            self._skips[queues] = skips
+        return taken
+
+    def _poll(self, queue: str, limit: int, wait: int) -> list[Delivery]:
+        """Receive from one queue, going on while full batches come."""
+        taken: list[Delivery] = []
+        while True:
+            wanted = min(limit - len(taken), SQS_MAX_BATCH)
+            try:
+                answer = self._calls.call(
+                    queue,
+                    "receive_message",
+                    MaxNumberOfMessages=wanted,
+                    WaitTimeSeconds=wait,
+                    VisibilityTimeout=math.ceil(self.visibility_timeout),
+                    MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
+                )
+            except OperationalError:
+                if not taken:
+                    raise
+                return taken
+            messages = answer.get("Messages", ())
+            now = self.clock.time()
+            taken += [delivery_of(queue, message, now) for message in messages]
+            if len(messages) < wanted or len(taken) >= limit:
+                return taken
+            wait = 0
+
+    # Settling
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Delete, release or dead-letter each delivery; those whose lease was lost are left alone.
+
+        Raises `OperationalError` after everything that could be done has been done.
+        """
+        gone, problem = self._move([settlement for settlement in settlements if settlement.action == "dead"])
+        gone += [settlement.delivery for settlement in settlements if settlement.action == "ack"]
+        released = [
+            (settlement.delivery, settlement.delay) for settlement in settlements if settlement.action == "release"
+        ]
+        lost = self._finish([*self._deletions(gone), *self._changes(released)])
+        if lost or problem:
+            raise lost or problem  # type: ignore[misc]
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
+        """Lease deliveries for this much longer, as far as 12 hours from their receipt."""
+        problem = self._finish(self._changes([(delivery, seconds) for delivery in deliveries]))
+        if problem:
+            raise problem
+
+    def _deletions(self, deliveries: Sequence[Delivery]) -> list[Job]:
+        return jobs_of(
+            "delete_message_batch",
+            [
+                (delivery.queue, {"Id": str(number), "ReceiptHandle": delivery.receipt})
+                for number, delivery in enumerate(deliveries)
+            ],
+        )
+
+    def _changes(self, deliveries: Sequence[tuple[Delivery, float]]) -> list[Job]:
+        return jobs_of(
+            "change_message_visibility_batch",
+            [
+                (
+                    delivery.queue,
+                    {
+                        "Id": str(number),
+                        "ReceiptHandle": delivery.receipt,
+                        "VisibilityTimeout": self._visibility(delivery, seconds),
+                    },
+                )
+                for number, (delivery, seconds) in enumerate(deliveries)
+            ],
+        )
+
+    def _visibility(self, delivery: Delivery, seconds: float) -> int:
+        """Return whole seconds, rounded up, within what is left of the 12 hours since the receipt."""
+        received = delivery.attributes.get("received_at")
+        elapsed = 0.0 if received is None else max(0.0, self.clock.time() - received)
+        return max(0, min(math.ceil(seconds), int(SQS_MAX_VISIBILITY - VISIBILITY_MARGIN - elapsed)))
+
+    def _finish(self, jobs: Sequence[Job]) -> OperationalError | None:
+        """Run jobs that settle; return what went wrong, lost leases aside."""
+        problem: OperationalError | None = None
+        shorter: list[tuple[str, Entry]] = []
+        for job, outcome in zip(jobs, aws.together(self._calls.run, jobs), strict=True):
+            problem = problem or outcome.error
+            for entry, failed in outcome.failed:
+                if entry.get("VisibilityTimeout", 0) > _SAFE_VISIBILITY and "InvalidParameter" in str(failed["Code"]):
+                    # More of the 12 hours is gone than we know of. Being early is harmless: it is released again.
+                    shorter.append((job.queue, {**entry, "VisibilityTimeout": entry["VisibilityTimeout"] // 2}))
+                elif not str(failed["Code"]).endswith(_STALE):
+                    problem = problem or OperationalError(
+                        f"SQS {job.operation} of queue {job.queue}: {failure_of(failed)}"
+                    )
+        if shorter:
+            problem = self._finish(jobs_of("change_message_visibility_batch", shorter)) or problem
+        return problem
+
+    # Dead letters
+
+    def _move(self, settlements: Sequence[Settlement]) -> tuple[list[Delivery], OperationalError | None]:
+        """Copy deliveries to their dead-letter queues; return those that were copied and what went wrong."""
+        if not settlements:
+            return [], None
+        # Renewing the lease first shows who has lost it: a copy of a message that runs elsewhere would be wrong.
+        held = set(range(len(settlements)))
+        problem: OperationalError | None = None
+        for outcome in aws.together(
+            self._calls.run, self._changes([(item.delivery, _MOVE_LEASE) for item in settlements])
+        ):
+            problem = problem or outcome.error
+            held -= {int(entry["Id"]) for entry in (*outcome.unsent, *(entry for entry, _ in outcome.failed))}
+        copies = [
+            (self._queues.dead(settlements[n].delivery.queue), letter_of(str(n), settlements[n])) for n in sorted(held)
+        ]
+        for outcome in aws.together(self._calls.run, jobs_of("send_message_batch", copies)):
+            problem = problem or outcome.error
+            held -= {int(entry["Id"]) for entry in (*outcome.unsent, *(entry for entry, _ in outcome.failed))}
+            if outcome.failed:
+                problem = problem or OperationalError(
+                    f"a message was not dead-lettered: {failure_of(outcome.failed[0][1])}"
+                )
+        return [settlements[n].delivery for n in sorted(held)], problem
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """Show the newest of up to 1,000 dead letters, which stay where they are; each look counts as a receive."""
+        dead = self._queues.dead(queue)
+        expected = min(self._count(dead).ready, _MAX_PEEK)
+        leased: list[Delivery] = []
+        letters: list[DeadLetter] = []
+        try:
+            while len(letters) < expected:
+                answer = self._calls.call(
+                    dead,
+                    "receive_message",
+                    MaxNumberOfMessages=SQS_MAX_BATCH,
+                    WaitTimeSeconds=1,
+                    VisibilityTimeout=_MOVE_LEASE,
+                    MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
+                    MessageAttributeNames=["All"],
+                )
+                if not answer.get("Messages"):
+                    break
+                for message in answer["Messages"]:
+                    delivery = delivery_of(dead, message, self.clock.time())
+                    leased.append(delivery)
+                    reason = reason_of(message.get("MessageAttributes", {}))
+                    body = str(delivery.body)
+                    letters.append(DeadLetter(queue, body, reason, delivery.sent_at or 0.0, delivery.message_id))
+        finally:
+            self._finish(self._changes([(delivery, 0.0) for delivery in leased]))
+        return sorted(letters, key=lambda letter: letter.at, reverse=True)[:limit]
+
+    # Looking at queues
+
+    def counts(self, queue: str) -> QueueCounts:
+        """Count a queue's messages, as SQS knows them: a minute late at times."""
+        own, dead = self._count(queue), self._count(self._queues.dead(queue))
+        return own._replace(dead=dead.ready + dead.delayed + dead.in_flight)
+
+    def _count(self, queue: str) -> QueueCounts:
+        """Count one queue; a missing one is empty."""
+        if self._queues.find(queue) is None:
+            return QueueCounts(0, 0, 0, 0)
+        answer = self._calls.call(queue, "get_queue_attributes", AttributeNames=_COUNTERS)
+        ready, delayed, in_flight = (int(answer["Attributes"].get(name, 0)) for name in _COUNTERS)
+        return QueueCounts(ready, delayed, in_flight, 0)
+
+    def purge(self, queue: str) -> int:
+        """Remove every message of a queue, leased ones too, within a minute; return about how many.
+
+        Raises `OperationalError` for a second purge within a minute.
+        """
+        if self._queues.find(queue) is None:
+            return 0
+        counts = self._count(queue)
+        try:
+            self._calls.call(queue, "purge_queue")
+        except aws.ServiceError as error:
+            if not error.code.endswith("PurgeQueueInProgress"):
+                raise
+            raise OperationalError(
+                f"queue {queue!r} was purged less than {SQS_PURGE_INTERVAL} s ago; SQS allows one purge in that time"
+            ) from error
+        return counts.ready + counts.delayed
+
+    def queues(self) -> list[str]:
+        """Name the predefined queues, or all queues of the account and region that have the prefix."""
+        return self._queues.listed()

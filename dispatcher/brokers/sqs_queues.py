@@ -1,0 +1,299 @@
+"""Which SQS queue a name means: options, legal names, URLs, and queues made where that is allowed.
+
+A queue's URL comes from ``queue_urls``, else from ``predefined_queues``, else from GetQueueUrl. The dead letters of
+``orders`` are in ``orders-dead``, those of ``orders.fifo`` in ``orders-dead.fifo``; so such names mean dead letters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from dispatcher import aws
+from dispatcher.aws_options import (
+    COMMON,
+    FLAG,
+    MAPPING,
+    TEXT,
+    TEXTS,
+    ClientSettings,
+    Expected,
+    client_settings,
+    number,
+    read,
+)
+from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from dispatcher.quotas import (
+    LAMBDA_MAX_TIMEOUT,
+    LAMBDA_VISIBILITY_FACTOR,
+    SQS_MAX_QUEUE_NAME_CHARS,
+    SQS_MAX_RETENTION,
+    SQS_MAX_VISIBILITY,
+    SQS_MAX_WAIT,
+)
+
+FIFO: Final = ".fifo"
+DEAD: Final = "-dead"
+LOST: Final = "-lost"
+
+#: The transport budget of a queue made here (at most 1,000): time-outs, throttles and hand-backs use it up too.
+MAX_RECEIVE_COUNT: Final = 100
+
+_LEGAL_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+# As Celery names its queues, so that both find the same ones.
+_TRANSLATION: Final = {ord(char): "_" for char in string.punctuation if char not in "-_"} | {ord("."): "-"}
+#: Of ``sqs-creation-attributes``, those that a dead-letter queue shares.
+_ENCRYPTION: Final = ("KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds", "SqsManagedSseEnabled")
+#: High throughput: groups do not wait for one another.
+_FIFO_ATTRIBUTES: Final = {
+    "FifoQueue": "true",
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+}
+
+
+def _urls(value: Any) -> Callable[[str], str | None]:
+    """Accept a function from a queue's name to its URL or `None`, or a mapping."""
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    return TEXTS.convert(value).get  # type: ignore[no-any-return]
+
+
+OPTIONS: Final[dict[str, Expected]] = {
+    **COMMON,
+    "visibility_timeout": number(1, SQS_MAX_VISIBILITY),
+    "wait_time_seconds": number(0, SQS_MAX_WAIT),
+    "polling_interval": number(0, 3_600),
+    "queue_name_prefix": Expected("a text", str),
+    "queue_urls": Expected("a mapping of queue names to URLs, or a function from a name to a URL or None", _urls),
+    "predefined_queues": MAPPING,
+    "create_missing_queues": FLAG,
+    "sqs-creation-attributes": TEXTS,
+    "queue_tags": TEXTS,
+}
+_ADDRESS: Final = "name the address by the option endpoint_url, or in the URL: sqs://host:port"
+_PUBLISH: Final = "the setting task_publish_retry_policy says how sends are repeated"
+REFUSED: Final = {
+    "sqs_base64_encoding": "bodies are JSON text, which event filters and people can read, and never base64",
+    "fetch_message_attributes": "what the broker needs is always fetched, and tasks do not see more",
+    "supports_fanout": "there are no exchanges; send to each queue instead",
+    "predefined_exchanges": "there are no exchanges; send to each queue instead",
+    "port": _ADDRESS,
+    "regioninfo": "name the region by the option region, or the address by endpoint_url",
+    "sts_token_buffer_time": "the role's token is renewed when a quarter of sts_token_timeout is left",
+    "priority_steps": "SQS has no priorities; route urgent tasks to a queue of their own",
+    "sep": "SQS has no priorities; route urgent tasks to a queue of their own",
+    "queue_order_strategy": "queues are served in the order they are named, none starves",
+    "confirm_publish": "every send is confirmed",
+    "max_retries": _PUBLISH,
+    "interval_start": _PUBLISH,
+    "interval_step": _PUBLISH,
+    "interval_max": _PUBLISH,
+}
+_PREDEFINED: Final[dict[str, Expected]] = {
+    "url": TEXT,
+    **{name: COMMON[name] for name in ("region", "access_key_id", "secret_access_key", "session_token")},
+}
+_BACKOFF: Final = "a task retries by its own retry_backoff, which changes the visibility of its message"
+_PREDEFINED_REFUSED: Final = {"backoff_policy": _BACKOFF, "backoff_tasks": _BACKOFF}
+
+
+class Queues:
+    """The queues of one broker, by name; safe to use from several threads."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.settings = client_settings("sqs", options)
+        self._prefix: str = options.get("queue_name_prefix", "")
+        self._given: Callable[[str], str | None] = options.get("queue_urls", {}.get)
+        self._create: bool | None = options.get("create_missing_queues")
+        self._attributes: dict[str, str] = options.get("sqs-creation-attributes", {})
+        self._tags: dict[str, str] = options.get("queue_tags", {})
+        self._predefined: dict[str, str] = {}
+        self._own_settings: dict[str, ClientSettings] = {}
+        for name, entry in options.get("predefined_queues", {}).items():
+            self._add_predefined(name, entry, options)
+        self._urls: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+
+    def _add_predefined(self, name: str, entry: Any, options: Mapping[str, Any]) -> None:
+        what = f"sqs predefined_queues[{name!r}]"
+        if not isinstance(entry, Mapping) or "url" not in entry:
+            raise ImproperlyConfigured(f"{what} must be a mapping with a 'url'")
+        checked = read(what, entry, _PREDEFINED, _PREDEFINED_REFUSED)
+        self._predefined[name] = checked.pop("url")
+        _check_kinds(name, self._predefined[name])
+        if checked:
+            self._own_settings[name] = client_settings("sqs", {**options, **checked})
+
+    # Clients and names
+
+    def client(self, queue: str) -> Any:
+        """Return the client whose keys and region are meant for a queue, and for its dead letters."""
+        settings = self._own_settings.get(queue) or self._own_settings.get(_source_of(queue), self.settings)
+        return aws.client("sqs", settings)
+
+    def release(self) -> None:
+        """Drop every client."""
+        for settings in (self.settings, *self._own_settings.values()):
+            aws.release("sqs", settings)
+
+    @staticmethod
+    def dead(queue: str) -> str:
+        """Name the queue that keeps a queue's dead letters."""
+        return queue.removesuffix(FIFO) + DEAD + FIFO if is_fifo(queue) else queue + DEAD
+
+    def sqs_name(self, queue: str) -> str:
+        """Return the name a queue has at SQS; raises `ImproperlyConfigured` where it can have none.
+
+        As in Celery the prefix comes first, a dot becomes a dash and other punctuation an underscore.
+        """
+        stem = (self._prefix + queue).removesuffix(FIFO).translate(_TRANSLATION)
+        name = stem + (FIFO if is_fifo(queue) else "")
+        if not _LEGAL_NAME.fullmatch(stem):
+            raise ImproperlyConfigured(
+                f"{queue!r} cannot be the name of an SQS queue: letters, digits, '-', '_' and '.'"
+            )
+        if len(name) > SQS_MAX_QUEUE_NAME_CHARS:
+            raise ImproperlyConfigured(
+                f"the SQS name {name!r} of queue {queue!r} is over {SQS_MAX_QUEUE_NAME_CHARS} characters long"
+            )
+        taken = self._names.setdefault(name, queue)
+        if taken != queue:
+            raise ImproperlyConfigured(
+                f"the queues {taken!r} and {queue!r} would both be {name!r} at SQS; rename one of them"
+            )
+        return name
+
+    def listed(self) -> list[str]:
+        """Return the names of predefined queues, or else of all queues with the prefix, dead and lost letters aside."""
+        if self._predefined:
+            return sorted(self._predefined)
+        client, names, token = aws.client("sqs", self.settings), list[str](), None
+        prefix = self._prefix.translate(_TRANSLATION)
+        while True:
+            page: dict[str, str] = {"NextToken": token} if token else {}
+            wanted = {"QueueNamePrefix": prefix} if prefix else {}
+            answer = aws.call(client, "list_queues", "all queues", MaxResults=1_000, **wanted, **page)
+            names += [url.rsplit("/", 1)[1] for url in answer.get("QueueUrls", ())]
+            token = answer.get("NextToken")
+            if not token:
+                break
+        return sorted(
+            self._names.get(name, name[len(prefix) :])
+            for name in names
+            if not name.removesuffix(FIFO).endswith((DEAD, LOST))
+        )
+
+    # URLs
+
+    def forget(self, queue: str) -> bool:
+        """Forget a URL that was looked up; say whether there was one, so that looking again can help."""
+        return self._urls.pop(queue, None) is not None
+
+    def url(self, queue: str) -> str:
+        """Return a queue's URL, making the queue where that is allowed.
+
+        Raises `OperationalError` where there is no such queue.
+        """
+        url = self.find(queue)
+        if url is not None:
+            return url
+        client = self.client(queue)
+        if not self._may_create(client):
+            variable = "DISPATCHER_QUEUE_URL_" + re.sub(r"[^A-Z0-9]", "_", queue.upper())
+            raise OperationalError(
+                f"there is no SQS queue {self._wanted(queue)!r} for {queue!r} at {client.meta.endpoint_url}: "
+                f"deploy the template, set {variable} to the queue's URL, "
+                "or have it made with the option create_missing_queues=True"
+            )
+        url = self._urls[queue] = self._make(client, queue)
+        return url
+
+    def find(self, queue: str) -> str | None:
+        """Return a queue's URL, or `None` where it does not exist."""
+        url = self._urls.get(queue) or self._known(queue)
+        if url is None:
+            client, name = self.client(queue), self._wanted(queue)
+            try:
+                url = aws.call(client, "get_queue_url", f"queue {queue}", QueueName=name)["QueueUrl"]
+            except aws.ServiceError as error:
+                if not is_missing(error):
+                    raise
+                return None
+            self._urls[queue] = url
+        return url
+
+    def _known(self, queue: str) -> str | None:
+        """Return a configured URL."""
+        url = self._given(queue)
+        if url is not None:
+            _check_kinds(queue, url)
+        return url or self._predefined.get(queue)
+
+    def _wanted(self, queue: str) -> str:
+        """Return the SQS name to look up; the dead letters of a configured URL are named after that queue."""
+        source = _source_of(queue)
+        url = self._known(source) if source else None
+        return self.dead(url.rsplit("/", 1)[1]) if url else self.sqs_name(queue)
+
+    # Making queues
+
+    def _may_create(self, client: Any) -> bool:
+        """Say whether queues may be made: if the option says so, else at an emulator only."""
+        return not aws.is_aws(client.meta.endpoint_url) if self._create is None else self._create
+
+    def _make(self, client: Any, queue: str) -> str:
+        """Make a queue and its dead-letter queue as the template would."""
+        shared: dict[str, str] = {name: self._attributes[name] for name in _ENCRYPTION if name in self._attributes}
+        if is_fifo(queue):
+            shared |= _FIFO_ATTRIBUTES
+        dead = {"MessageRetentionPeriod": str(SQS_MAX_RETENTION), **shared}
+        if _source_of(queue):
+            return self._create_queue(client, queue, dead)
+        own = {"VisibilityTimeout": str(LAMBDA_VISIBILITY_FACTOR * LAMBDA_MAX_TIMEOUT), **shared, **self._attributes}
+        if "RedrivePolicy" not in own:
+            url = self._create_queue(client, self.dead(queue), dead)
+            target = f"queue {self.dead(queue)}"
+            answer = aws.call(client, "get_queue_attributes", target, QueueUrl=url, AttributeNames=["QueueArn"])
+            policy = {"deadLetterTargetArn": answer["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVE_COUNT}
+            own["RedrivePolicy"] = json.dumps(policy)
+        return self._create_queue(client, queue, own)
+
+    def _create_queue(self, client: Any, queue: str, attributes: Mapping[str, str]) -> str:
+        name = self._wanted(queue)
+        tags = {"tags": self._tags} if self._tags else {}
+        try:
+            answer = aws.call(client, "create_queue", f"queue {name}", QueueName=name, Attributes=attributes, **tags)
+        except aws.ServiceError as error:
+            if "QueueNameExists" not in error.code and "QueueAlreadyExists" not in error.code:
+                raise
+            # Someone made it meanwhile, with other attributes: theirs stand.
+            answer = aws.call(client, "get_queue_url", f"queue {name}", QueueName=name)
+        url: str = answer["QueueUrl"]
+        return url
+
+
+def is_fifo(queue: str) -> bool:
+    """Say whether a queue is a FIFO queue."""
+    return queue.endswith(FIFO)
+
+
+def is_missing(error: aws.ServiceError) -> bool:
+    """Say whether an error means that the queue does not exist."""
+    return error.code.endswith(("NonExistentQueue", "QueueDoesNotExist"))
+
+
+def _source_of(queue: str) -> str:
+    """Return the queue whose dead letters this one keeps, or an empty text."""
+    stem = queue.removesuffix(FIFO)
+    return stem.removesuffix(DEAD) + queue[len(stem) :] if stem.endswith(DEAD) else ""
+
+
+def _check_kinds(queue: str, url: str) -> None:
+    if is_fifo(queue) != is_fifo(url):
+        raise ImproperlyConfigured(
+            f"queue {queue!r} and its URL {url!r} must both end in '.fifo', or neither: FIFO queues are named so"
+        )
