@@ -79,7 +79,9 @@ _SCHEMA: Final = (
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
 
-#: how often an idle wait looks for other processes' writes, in seconds: at first and at most
+#: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds
+#: in seconds: prompt while there is work, and 0.4 % of a core once there has been none for seconds.
+_PAUSE_SHARE: Final = 0.02
 _SHORTEST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.05
 #: how often a connection makes sure that its file is still the one at its path, in seconds
@@ -102,6 +104,7 @@ class Store:
         self._inode = 0
         self._next_inode_check = 0.0
         self._commits = 0
+        self._changed_at = time.monotonic()
         self._queue_ids: dict[str, int] = {}
         forks.watch(self)
 
@@ -130,6 +133,7 @@ class Store:
                 self._abandon(error)
                 raise
             self._commits += 1
+            self._changed_at = time.monotonic()
             self._changed.notify_all()
             return answer
 
@@ -147,11 +151,16 @@ class Store:
         if clock is not SYSTEM:
             clock.sleep(min(seconds, _LONGEST_PAUSE))
             return
-        deadline, pause = clock.monotonic() + seconds, _SHORTEST_PAUSE
+        now = time.monotonic()
+        deadline = now + seconds
         with self._lock:
-            while (left := deadline - clock.monotonic()) > 0 and self.version() == seen:
-                self._changed.wait(min(pause, left))
-                pause = min(pause * 1.2, _LONGEST_PAUSE)
+            while now < deadline:
+                if self.version() != seen:
+                    self._changed_at = now
+                    return
+                pause = min(max(_SHORTEST_PAUSE, _PAUSE_SHARE * (now - self._changed_at)), _LONGEST_PAUSE)
+                self._changed.wait(min(pause, deadline - now))
+                now = time.monotonic()
 
     def queue_id(self, name: str) -> int | None:
         """Return a queue's number, `None` where nobody has sent to it."""
@@ -223,14 +232,18 @@ class Store:
 
     def _check_owner(self, connection: sqlite3.Connection) -> None:
         """Refuse a file that is not ours to write to, before anything in it is changed."""
+        # One snapshot: another process may be creating the schema right now.
+        connection.execute("BEGIN")
         ((owner,),) = connection.execute("PRAGMA application_id").fetchall()
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+        taken = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        connection.execute("COMMIT")
         if owner == _APPLICATION_ID and version > _SCHEMA_VERSION:
             raise ImproperlyConfigured(
                 f"{self.path} was written by a newer release (schema {version}, this one knows {_SCHEMA_VERSION}); "
                 "upgrade serverless-dispatcher here, or name another file"
             )
-        if owner != _APPLICATION_ID and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
+        if owner != _APPLICATION_ID and taken:
             raise ImproperlyConfigured(f"{self.path} is another application's database; name a file of its own")
 
     def _enter_wal(self, connection: sqlite3.Connection) -> None:
@@ -338,7 +351,7 @@ def _check_place(path: str) -> None:
         raise ImproperlyConfigured(f"{path} cannot be used: the folder {folder} does not exist; create it first")
     if Path(path).is_dir():
         raise ImproperlyConfigured(f"{path} cannot be used: it is a folder; name a file in it")
-    kind = _file_system(str(folder))
+    kind = file_system_of(str(folder), _mounts())
     if kind in _NETWORK_FILE_SYSTEMS:
         raise ImproperlyConfigured(
             f"{path} cannot be used: it is on a network file system ({kind}), where SQLite loses data when several "
@@ -346,19 +359,22 @@ def _check_place(path: str) -> None:
         )
 
 
-def _file_system(folder: str) -> str:
-    """Return the type of the file system a folder is on, or nothing where the system does not tell."""
+def _mounts() -> str:
+    """Return Linux's table of mounted file systems, or nothing where the system has none."""
     try:
-        table = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+        return Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    mounts = [line.split(" ")[1:3] for line in table.splitlines()]
-    fitting = [
-        (len(point), number, kind)
-        for number, (point, kind) in enumerate(mounts)
-        if (folder + "/").startswith(point.replace("\\040", " ").rstrip("/") + "/")
-    ]
-    return max(fitting)[2] if fitting else ""
+
+
+def file_system_of(folder: str, mounts: str) -> str:
+    """Return the type of the file system a folder is on, by a table in the form of ``/proc/mounts``."""
+    fitting = [(0, 0, "")]
+    for number, line in enumerate(mounts.splitlines()):
+        _, point, kind, *_ = line.split(" ")
+        if f"{folder}/".startswith(point.replace("\\040", " ").rstrip("/") + "/"):
+            fitting.append((len(point), number, kind))
+    return max(fitting)[2]
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -11,6 +13,7 @@ from typing import Any
 
 from dispatcher.backends.base import ResultBackend, Write
 from dispatcher.brokers.base import Broker, Outgoing, Settlement
+from dispatcher.exceptions import OperationalError
 from tests.contract.harness import Recipe
 
 #: how long the parent waits for a child before it gives up, in seconds
@@ -84,6 +87,58 @@ def receive_and_die(recipe: Recipe, queue: str, limit: int, lease: float) -> Non
     while leased < limit:
         leased += len(broker.receive([queue], limit - leased, wait=10.0))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send_until_killed(recipe: Recipe, queue: str, accepted: Connection) -> None:
+    """Send small batches for ever, reporting each body once the broker has taken it."""
+    broker: Broker = recipe.open()
+    for number in itertools.count():
+        bodies = [f"{number}/{part}" for part in range(3)]
+        broker.send([Outgoing(queue, body, body) for body in bodies])
+        accepted.send(bodies)
+
+
+def consume_until_killed(recipe: Recipe, queue: str, settled: Connection) -> None:
+    """Receive and ack for ever, reporting bodies once their ack is done."""
+    broker: Broker = recipe.open(visibility_timeout=1.0)
+    while True:
+        deliveries = broker.receive([queue], 4, wait=10.0)
+        broker.settle([Settlement(delivery, "ack") for delivery in deliveries])
+        settled.send([str(delivery.body) for delivery in deliveries])
+
+
+def send_within(recipe: Recipe, queue: str, file_size: int) -> str:
+    """Send until files may grow no more, then without that limit; return the error in between."""
+    broker: Broker = recipe.open()
+    broker.send([Outgoing(queue, "before", "before")])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, hard))
+    error = ""
+    while not error:
+        try:
+            broker.send([Outgoing(queue, "x" * 100_000, "filler")])
+        except OperationalError as refusal:
+            error = str(refusal)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    broker.send([Outgoing(queue, "after", "after")])
+    broker.close()
+    return error
+
+
+def open_at_once(recipe: Recipe, queue: str, gate: Connection) -> None:
+    """Wait at the gate, then be among the first to use the store."""
+    broker: Broker = recipe.open()
+    gate.poll(PATIENCE)
+    broker.send([Outgoing(queue, "{}", "first")])
+    broker.close()
+
+
+def send_in_steps(broker: Broker, queue: str, steps: Connection) -> None:
+    """Send one message for every step until the other end closes; answer each."""
+    while steps.recv():
+        broker.send([Outgoing(queue, "step", "step")])
+        steps.send(True)
+    steps.close()
 
 
 def use_inherited_broker(broker: Broker, queue: str, message: Outgoing) -> list[str]:
