@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dispatcher.exceptions import DecodeError, EncodeError, ImproperlyConfigured
 from dispatcher.serialization.jsontext import json_decode, json_encode
-from dispatcher.serialization.values import MAX_DEPTH, Form, Tag, mapping, revive, shorten, substitute
+from dispatcher.serialization.values import MAX_DEPTH, Form, Tag, revive, shorten, substitute
 
 if TYPE_CHECKING:
     import types
@@ -155,14 +155,8 @@ def _msgpack_decode(data: bytes) -> Any:
         raise DecodeError(f"the msgpack data is nested deeper than {MAX_DEPTH} levels") from None
     if reader.tell() != len(data):
         raise DecodeError(f"more data after the msgpack value, at byte {reader.tell()}")
-    hook = revive if b"$" in data else None
-    try:
-        value = msgpack.unpackb(data, object_hook=hook)
-    except DecodeError:
-        raise
-    except ValueError:
-        # Keys other than text, refused at first because numbers can be chosen to collide: `mapping` looks at them.
-        value = msgpack.unpackb(data, object_pairs_hook=mapping, strict_map_key=False)
+    # Keys may be numbers: so few of 64 bits share a hash value that they cannot make a dict slow.
+    value = msgpack.unpackb(data, object_hook=revive if b"$" in data else None, strict_map_key=False)
     if _nested_deeply(data) and _depth_exceeds(value):
         raise DecodeError(f"the msgpack data is nested deeper than {MAX_DEPTH} levels")
     return value

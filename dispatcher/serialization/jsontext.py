@@ -47,7 +47,7 @@ class _Encoder(json.JSONEncoder):
         return value
 
 
-def json_encode(value: Any) -> str:
+def json_encode(value: Any, *, max_bytes: int = MAX_BYTES) -> str:
     """Return a value as compact ASCII JSON.
 
     Datetimes, dates, times, timedeltas, Decimals, UUIDs, bytes, sets and exceptions come back as what they are;
@@ -60,11 +60,15 @@ def json_encode(value: Any) -> str:
     except (TypeError, ValueError, RecursionError, EncodeError) as error:
         JSON_FORM(value)
         raise EncodeError(f"cannot encode the value: {error}") from error
+    if not 0 < sys.get_int_max_str_digits() <= MAX_DIGITS:
+        JSON_FORM(value)  # refuses longer integers, which the interpreter was told not to
     if '"$":' in text and text.count('"$":') != encoder.tags:
         # A dict with the key "$" (or a key that ends in it): write it again with such dicts marked.
         text = _Encoder().encode(JSON_FORM(value))
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
         raise EncodeError(f"nested deeper than the {MAX_DEPTH} levels a message can have")
+    if len(text) > max_bytes:
+        raise EncodeError(f"the value is {len(text)} bytes long as JSON; the limit is {max_bytes}")
     if "\\ud" in text and _has_lone_surrogates(text):
         JSON_FORM(value)
         raise EncodeError("cannot encode the value: a text with lone surrogates; send bytes")

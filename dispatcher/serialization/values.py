@@ -227,12 +227,6 @@ def _hashables(value: Any) -> list[Any]:
     return members
 
 
-def mapping(pairs: list[tuple[Any, Any]]) -> Any:
-    """Build an object from pairs with keys of any type; for msgpack maps whose keys are not all text."""
-    _hashables([key for key, _ in pairs])
-    return revive(dict(pairs))
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Form:
     """Turns a value into plain data for one serializer, or says where in it is what cannot be sent.

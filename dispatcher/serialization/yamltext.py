@@ -6,12 +6,11 @@ from typing import Any, Final
 
 import yaml
 
-from dispatcher.exceptions import DecodeError
+from dispatcher.exceptions import DecodeError, EncodeError
 from dispatcher.serialization.values import MAX_DEPTH, MAX_DIGITS, Form, revive, shorten
 
-#: Longest text read, in characters: the pure Python parser, the only one that can be bounded, takes seconds for this
-#: much.
-MAX_YAML_LENGTH: Final = 1024 * 1024
+#: Longest text written and read, in characters. Only the pure Python parser can be bounded; it takes seconds for this.
+MAX_YAML_LENGTH: Final = 256 * 1024
 
 _FORM: Final = Form(keep=(bytes,), finite=False, keys=(str,), convert_keys=False)
 _PREFIX: Final = "tag:yaml.org,2002:"
@@ -51,6 +50,8 @@ class _Loader(yaml.SafeLoader):
 def encode(value: Any) -> str:
     """Return a value as YAML without aliases; raises `EncodeError`."""
     text: str = yaml.dump(_FORM(value), Dumper=_Dumper, default_flow_style=True, width=2**31)
+    if len(text) > MAX_YAML_LENGTH:
+        raise EncodeError(f"the yaml text is {len(text)} characters long; the limit is {MAX_YAML_LENGTH}; use msgpack")
     return text
 
 
