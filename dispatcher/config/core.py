@@ -215,6 +215,8 @@ class Config(Values, Mapping[str, Any]):
         from dispatcher.config.objects import settings_in
 
         found = settings_in(source, namespace, lambda message: self._warn(message, message))
+        for each in found:
+            self._refuse_late(OPTIONS[each.key], each.spelling)
         checked = [(each.key, self._check(OPTIONS[each.key], each.spelling, each.value)) for each in found]
         for key, value in checked:
             self._store(layer, key, value)
@@ -240,7 +242,6 @@ class Config(Values, Mapping[str, Any]):
             )
 
     def _check(self, option: Option, spelling: str, value: Any) -> Any:
-        self._refuse_late(option, spelling)
         if option.kind != "supported":
             return self._check_foreign(option, spelling, value)
         if value is None and option.nullable:

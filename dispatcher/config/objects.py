@@ -1,8 +1,9 @@
 """Settings in modules, classes, objects and dicts: what ``app.config_from_object`` reads.
 
-With a namespace ``CELERY`` the settings are the names that begin with ``CELERY_`` (and Celery's old upper-case names);
-any other name in the namespace is an error. Without one they are the lower-case keys and the old upper-case names.
-Everything else in a module is somebody else's and ignored, except what looks like a misspelt setting:
+With a namespace ``CELERY`` the settings are the names that begin with ``CELERY_`` (and exact lower-case keys and old
+upper-case names, as in Celery); any other name in the namespace is an error. Without one they are the lower-case keys
+and the old upper-case names. Everything else in a module is somebody else's and ignored, except what looks like a
+misspelt setting:
 
 * a lower-case or old-style name that is at least 85 % like a setting, or any lower-case key of a dict: an error;
 * a name that begins like a setting (``task_``, ``worker_``, ``CELERY_`` …) but is none: a warning;
@@ -24,6 +25,10 @@ from dispatcher.exceptions import ImproperlyConfigured
 
 _FAMILIES: Final = ("task_", "worker_", "broker_", "result_", "beat_")
 _OLD_FAMILIES: Final = ("CELERY_", "CELERYD_", "CELERYBEAT_", "BROKER_")
+
+
+#: Settings that can be functions or classes; under another setting's name those are imports.
+_CALLABLE: Final = frozenset({"task_routes", "task_annotations", "database_engine_callback"})
 
 
 class Found(NamedTuple):
@@ -140,12 +145,14 @@ class _Reader:
 
     def _plain(self, name: str) -> Found | None:
         key = canonical(name)
-        if key is not None and (not self.prefix or name in OLD_NAMES):
-            value = self._value(name)
-            return None if isinstance(value, types.ModuleType) else Found(key, name, value)
-        if not self.prefix:
-            self._doubt(name)
-        return None
+        if key is None:
+            if not self.prefix:
+                self._doubt(name)
+            return None
+        value = self._value(name)
+        if isinstance(value, types.ModuleType) or (key not in _CALLABLE and self._is_code(name)):
+            return None
+        return Found(key, name, value)
 
     def _doubt(self, name: str) -> None:
         """Raise or warn if a name that is no setting may have been meant as one."""

@@ -54,18 +54,19 @@ These variables are no settings:
 | `AWS_LAMBDA_FUNCTION_NAME` | set by Lambda; the embedded SQLite file is refused there |
 | `XDG_DATA_HOME`, `HOME` | where the embedded SQLite file is kept: `<data directory>/dispatcher/<app>.db` |
 
-In `DISPATCHER_QUEUE_URL_<NAME>` the name is the queue's in upper case with everything but letters and digits replaced by
-`_`: `DISPATCHER_QUEUE_URL_ORDERS_EU_FIFO` for `orders-eu.fifo`. A queue without such a variable is looked up in
+In `DISPATCHER_QUEUE_URL_<NAME>` the name is the queue's in upper case with everything but letters and digits replaced
+by `_`: `DISPATCHER_QUEUE_URL_ORDERS_EU_FIFO` for `orders-eu.fifo`. A queue without such a variable is looked up in
 `broker_transport_options["predefined_queues"]`.
 
 ## Names in modules and classes
 
 Without a namespace the lower-case keys and the upper-case names that Celery had before version 4 are settings
 (`BROKER_URL`, `CELERYD_CONCURRENCY`, `CELERY_ALWAYS_EAGER`). With `namespace="CELERY"` they are the names that begin
-with `CELERY_`, and the old names still count. One setting under two names with different values is an error.
+with `CELERY_`; exact lower-case keys and old names still count. One setting under two names with different values is
+an error.
 
 A module holds other things too. Names with a leading underscore, imported modules, functions and classes are never
-settings. Another name is
+settings (a function can be, as `task_routes`). Another name is
 
 * an error in a namespace, or if it is a lower-case key of a dict;
 * an error if it is nearly the name of a setting (85 % alike): let a helper variable begin with an underscore;

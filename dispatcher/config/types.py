@@ -215,12 +215,12 @@ class Url(Text):
         url = super().convert(urls[0] if urls else value).strip()
         if url in self.words:
             return url
-        scheme, colon, _ = url.partition(":")
+        scheme = url.partition(":")[0]
         family = scheme.partition("+")[0].lower()
         if family in self.foreign:
             raise ValueError(f"cannot use {scheme}: {self.foreign[family]}; use one such as {self.example}")
-        if not colon:
-            raise mismatch(f"a URL such as {self.example}", url)
+        if "://" not in url:  # without the value: it may hold a password
+            raise ValueError(f"must be a URL such as {self.example}")
         return url
 
 
