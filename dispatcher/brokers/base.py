@@ -101,6 +101,8 @@ class Broker(ABC):
     features: BrokerFeatures = BrokerFeatures()
     #: how long a delivery is leased, in seconds, before another worker may get it
     visibility_timeout: float = 60.0
+    #: how long an idle consumer waits in one `receive`, in seconds; a shutdown waits as long
+    poll_wait: float = 1.0
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         self.url = url

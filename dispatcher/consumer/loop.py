@@ -1,0 +1,147 @@
+"""The consumer loop: receive, run, settle, again; one per thread that runs tasks."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dispatcher.brokers.base import Broker, Delivery, Settlement
+from dispatcher.consumer.leases import Leases
+from dispatcher.exceptions import OperationalError
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
+from dispatcher.execution.limits import LimitKeeper
+from dispatcher.execution.run import Run
+
+logger = logging.getLogger("dispatcher.worker")
+
+#: How much work a consumer takes at a time while runs are quick, in seconds and messages.
+_BATCH_SECONDS = 0.05
+_MAX_BATCH = 100
+#: Pauses while the broker is away: doubling from the first to the last, in seconds, with jitter.
+_FIRST_PAUSE, _LAST_PAUSE = 0.2, 15.0
+
+
+class BrokerTransport:
+    """Settles the executor's decisions on a broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out settlements."""
+        self._broker.settle(settlements)
+
+    def longest_release(self, delivery: Delivery) -> float | None:
+        """Return the broker's longest release delay."""
+        return self._broker.features.max_release
+
+
+class ConsumerLoop:
+    """Takes deliveries from queues through an executor until told to stop.
+
+    ``prefetch`` is how many messages it takes at a time; more while they are quick. ``max_tasks`` (runs) and ``over_memory`` end the loop.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        queues: Sequence[str],
+        limits: LimitKeeper,
+        *,
+        hostname: str,
+        prefetch: int = 4,
+        max_tasks: int | None = None,
+        over_memory: Callable[[], bool] | None = None,
+        concurrency: int = 1,
+        on_tick: Callable[[], None] | None = None,
+        on_runs: Callable[[Sequence[Run]], None] | None = None,
+    ) -> None:
+        self.app = app
+        self.queues = list(queues)
+        self.prefetch = prefetch
+        self.max_tasks = max_tasks
+        self.over_memory = over_memory
+        self.on_runs = on_runs
+        broker: Broker = app.broker
+        self.broker = broker
+        self.leases = Leases(broker, on_tick)
+        self.env = Environment(
+            app=app, backend=app.backend, transport=BrokerTransport(broker), limits=limits, clock=app.clock,
+            hostname=hostname,
+        )  # fmt: skip
+        self.executor = Executor(self.env, concurrency=concurrency)
+        self.ran = 0
+        self._stopping = threading.Event()
+        self._average = 0.0
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Ask the loop to end: what runs is finished, what was not started goes back."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the loop was asked to end."""
+        return self._stopping.is_set()
+
+    def run(self) -> None:
+        """Consume until stopped, or until ``max_tasks`` runs or too much memory."""
+        self.leases.start()
+        try:
+            while not self._stopping.is_set() and not self._worn_out():
+                self._cycle()
+        finally:
+            self.leases.stop()
+            self.executor.close()
+
+    def _cycle(self) -> None:
+        try:
+            deliveries = self.broker.receive(self.queues, self._batch_size(), self.broker.poll_wait)
+            if deliveries:
+                self._process(deliveries)
+            self._failures = 0
+        except OperationalError as error:
+            self._pause(error)
+
+    def _process(self, deliveries: Sequence[Delivery]) -> None:
+        self.leases.hold(deliveries)
+        begun = time.monotonic()
+        try:
+            runs = self.executor.process(deliveries, self._keep)
+        finally:
+            if self._stopping.is_set():
+                self.leases.give_back_unstarted()
+            self.leases.drop(deliveries)
+        ran = sum(1 for run in runs if run.context is not None)
+        self.ran += ran
+        per_run = (time.monotonic() - begun) / max(1, len(deliveries))
+        self._average = per_run if not self._average else self._average + 0.3 * (per_run - self._average)
+        if self.on_runs is not None:
+            self.on_runs(runs)
+
+    def _keep(self, delivery: Delivery) -> bool:
+        return not self._stopping.is_set() and self.leases.begin(delivery)
+
+    def _batch_size(self) -> int:
+        size = self.prefetch if not self._average else max(self.prefetch, int(_BATCH_SECONDS / self._average))
+        if self.max_tasks is not None:
+            size = min(size, self.max_tasks - self.ran)
+        return max(1, min(size, _MAX_BATCH))
+
+    def _worn_out(self) -> bool:
+        if self.max_tasks is not None and self.ran >= self.max_tasks:
+            return True
+        return self.over_memory is not None and self.over_memory()
+
+    def _pause(self, error: OperationalError) -> None:
+        self._failures += 1
+        pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        logger.error("the broker or backend is out of reach, trying again in %.1f s: %s", pause, error)
+        self._stopping.wait(pause)
+
+

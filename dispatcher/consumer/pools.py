@@ -1,0 +1,231 @@
+"""The pools that run in one process: solo, threads and asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from dispatcher.brokers.base import Delivery
+from dispatcher.consumer.loop import ConsumerLoop
+from dispatcher.exceptions import OperationalError
+from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
+from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
+
+logger = logging.getLogger("dispatcher.worker")
+
+MakeLoop = Callable[[Any, int, Callable[[], None] | None], ConsumerLoop]
+
+
+class Pool(Protocol):
+    """Runs consumer loops until stopped."""
+
+    def run(self) -> int:
+        """Run until stopped; return the exit code."""
+        ...
+
+    def stop(self) -> None:
+        """Begin a warm shutdown; callable from a signal handler."""
+        ...
+
+    def terminate(self) -> None:
+        """Begin a cold shutdown; callable from a signal handler."""
+        ...
+
+
+class SoloPool:
+    """Runs one task at a time, in the main thread."""
+
+    def __init__(self, make_loop: MakeLoop) -> None:
+        self._limits = AlarmLimits()
+        self._loop = make_loop(self._limits, 0, None)
+
+    def run(self) -> int:
+        """Run until stopped."""
+        self._limits.install()
+        try:
+            self._loop.run()
+        except ShutdownNow:
+            logger.info("handed back what was not finished")
+        return 0
+
+    def stop(self) -> None:
+        """Finish the run, hand back the rest."""
+        self._loop.stop()
+
+    def terminate(self) -> None:
+        """Hand everything back now."""
+        raise ShutdownNow
+
+
+class ThreadPool:
+    """Runs tasks in threads, each with a consumer loop of its own."""
+
+    def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
+        self._loops = [make_loop(ThreadLimits(), number, None) for number in range(concurrency)]
+
+    def run(self) -> int:
+        """Run until stopped."""
+        threads = [
+            threading.Thread(target=loop.run, name=f"dispatcher-{number}", daemon=True)
+            for number, loop in enumerate(self._loops)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads):
+                # Joining in slices lets the main thread see signals.
+                for thread in threads:
+                    thread.join(timeout=0.2)
+        except ShutdownNow:
+            # A thread cannot be ended: its messages go back, and the process ends without it.
+            for loop in self._loops:
+                loop.stop()
+                loop.leases.give_back_all()
+        return 0
+
+    def stop(self) -> None:
+        """Finish the runs, hand back the rest."""
+        for loop in self._loops:
+            loop.stop()
+
+    def terminate(self) -> None:
+        """Hand everything back now."""
+        raise ShutdownNow
+
+
+class AsyncioPool:
+    """Runs ``async def`` tasks together in one event loop, and plain tasks in threads beside it.
+
+    The main thread receives; the event loop has a thread of its own, and so has whatever records and settles, because those wait for the
+    network.
+    """
+
+    def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
+        self._consumer = make_loop(NoLimits(), 0, None)
+        self._concurrency = concurrency
+        self._done: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._slots = threading.Semaphore(concurrency)
+        self._running: dict[int, tuple[Delivery, Any]] = {}
+        self._loop = asyncio.new_event_loop()
+
+    def run(self) -> int:
+        """Run until stopped."""
+        consumer = self._consumer
+        loop_thread = threading.Thread(target=self._loop.run_forever, name="dispatcher-asyncio", daemon=True)
+        finisher = threading.Thread(target=self._finish, name="dispatcher-finisher", daemon=True)
+        loop_thread.start()
+        finisher.start()
+        consumer.leases.start()
+        try:
+            while not consumer.stopping:
+                self._cycle()
+            for _ in range(self._concurrency):  # wait for what runs
+                while not self._slots.acquire(timeout=0.2):
+                    pass
+        except ShutdownNow:
+            consumer.leases.give_back_all()
+            for _, future in list(self._running.values()):
+                future.cancel()
+        finally:
+            self._done.put(None)
+            finisher.join(timeout=10)
+            consumer.leases.stop()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            loop_thread.join(timeout=5)
+        return 0
+
+    def stop(self) -> None:
+        """Finish the runs, hand back the rest."""
+        self._consumer.stop()
+
+    def terminate(self) -> None:
+        """Hand everything back now."""
+        raise ShutdownNow
+
+    def _cycle(self) -> None:
+        consumer = self._consumer
+        free = self._take_slots()
+        if not free:
+            return
+        used = 0
+        try:
+            deliveries = consumer.broker.receive(consumer.queues, free, consumer.broker.poll_wait)
+            used = len(deliveries)
+            if deliveries:
+                consumer.leases.hold(deliveries)
+                for run in consumer.executor.prepare(deliveries):
+                    consumer.leases.begin(run.delivery)
+                    if run.outcome is not None:
+                        self._done.put(run)
+                    else:
+                        self._start(run)
+        except OperationalError as error:
+            consumer._pause(error)
+        finally:
+            for _ in range(free - used):
+                self._slots.release()
+
+    def _take_slots(self) -> int:
+        """Take every free slot, waiting a moment for the first."""
+        if not self._slots.acquire(timeout=0.2):
+            return 0
+        taken = 1
+        while taken < min(self._concurrency, 100) and self._slots.acquire(blocking=False):
+            taken += 1
+        return taken
+
+    def _start(self, run: Run) -> None:
+        task = run.task
+        assert task is not None
+        body: Coroutine[Any, Any, None]
+        if task._is_async:
+            body = self._consumer.executor.execute_async(run)
+        else:
+            body = asyncio.to_thread(self._consumer.executor.execute, run)
+        future = asyncio.run_coroutine_threadsafe(body, self._loop)
+        self._running[id(run)] = run.delivery, future
+        future.add_done_callback(lambda done: self._ended(run, done))
+
+    def _ended(self, run: Run, done: Any) -> None:
+        self._running.pop(id(run), None)
+        if run.outcome is None:
+            if not done.cancelled() and done.exception() is not None:
+                logger.error("%r could not be run", run, exc_info=done.exception())
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
+        self._done.put(run)
+
+    def _finish(self) -> None:
+        """Record and settle runs as they end, as many at a time as are there."""
+        while True:
+            runs = self._gather_done()
+            if runs is None:
+                return
+            try:
+                self._consumer.executor.finish(runs)
+            except OperationalError as error:
+                logger.error("%d runs cannot be settled, their messages come again: %s", len(runs), error)
+            self._consumer.leases.drop([run.delivery for run in runs])
+            if self._consumer.on_runs is not None:
+                self._consumer.on_runs(runs)
+            for _ in runs:
+                self._slots.release()
+
+    def _gather_done(self) -> Sequence[Run] | None:
+        first = self._done.get()
+        if first is None:
+            return None
+        runs = [first]
+        while len(runs) < 100:
+            try:
+                following = self._done.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                self._done.put(None)
+                break
+            runs.append(following)
+        return runs

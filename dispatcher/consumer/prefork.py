@@ -1,0 +1,253 @@
+"""The prefork pool: child processes that each run a consumer loop, and a parent that watches them.
+
+A child fetches for itself, so no message passes through the parent. The parent replaces children that end, and ends a
+child whose run reached its hard limit; it then records that run's failure itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from dispatcher import signals
+from dispatcher.brokers.base import Delivery
+from dispatcher.consumer.loop import BrokerTransport, ConsumerLoop
+from dispatcher.exceptions import DispatcherError, ImproperlyConfigured
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
+from dispatcher.execution.limits import AlarmLimits
+from dispatcher.execution.run import ShutdownNow
+
+logger = logging.getLogger("dispatcher.worker")
+
+#: How long a cold shutdown waits for a child to hand back its messages, in seconds.
+COLD_GRACE = 5.0
+#: A child that ends sooner than this has failed at its start, in seconds; so many of them in a row end the worker.
+_TOO_SOON, _TOO_OFTEN = 1.0, 10
+
+
+class HardLimits(AlarmLimits):
+    """Keeps the soft limit by alarm, and tells the parent of runs that have a hard one."""
+
+    keeps_hard = True
+
+    def __init__(self, parent: Connection) -> None:
+        super().__init__()
+        self._parent = parent
+        self._told = False
+
+    def start(self, soft: float | None, hard: float | None, run: Any) -> None:
+        """Arm the alarm, and tell the parent when to kill."""
+        if hard is not None:
+            self._parent.send((hard, run.delivery))
+            self._told = True
+        super().start(soft, hard, run)
+
+    def stop(self) -> bool:
+        """Disarm both."""
+        fired = super().stop()
+        if self._told:
+            self._told = False
+            self._parent.send(None)
+        return fired
+
+
+@dataclasses.dataclass(slots=True)
+class _Child:
+    process: Any
+    pipe: Connection
+    number: int
+    started_at: float
+    kill_at: float | None = None
+    limit: float = 0.0
+    delivery: Delivery | None = None
+
+
+class PreforkPool:
+    """Runs ``concurrency`` children; ``make_loop(limits, number)`` builds the loop inside a child."""
+
+    def __init__(
+        self, app: Any, concurrency: int, make_loop: Callable[[Any, int, Callable[[], None]], ConsumerLoop], hostname: str
+    ) -> None:
+        if not hasattr(os, "fork"):
+            raise ImproperlyConfigured("the prefork pool needs fork(), which this system lacks; use --pool=threads")
+        self.app = app
+        self.concurrency = concurrency
+        self.hostname = hostname
+        self._make_loop = make_loop
+        self._context = multiprocessing.get_context("fork")
+        self._children: dict[int, _Child] = {}
+        self._stopping = False
+        self._cold_deadline: float | None = None
+        self._failed_starts = 0
+
+    def run(self) -> int:
+        """Run until stopped; return the exit code."""
+        for number in range(self.concurrency):
+            self._spawn(number)
+        while self._children:
+            self._watch()
+            if self._failed_starts >= _TOO_OFTEN:
+                logger.critical("%d children in a row ended as soon as they started; giving up", self._failed_starts)
+                self._stopping = True
+                self._signal_children(signal.SIGTERM)
+                self._failed_starts = -1_000_000
+        return 1 if self._failed_starts < 0 else 0
+
+    def stop(self) -> None:
+        """Begin a warm shutdown: children finish their runs and hand back the rest."""
+        self._stopping = True
+        self._signal_children(signal.SIGTERM)
+
+    def terminate(self) -> None:
+        """Begin a cold shutdown: children hand everything back, and are killed if they do not in time."""
+        self._stopping = True
+        self._cold_deadline = time.monotonic() + COLD_GRACE
+        self._signal_children(signal.SIGQUIT)
+
+    def pids(self) -> list[int]:
+        """Return the children's process ids."""
+        return [child.process.pid for child in self._children.values()]
+
+    # -- the parent's side
+
+    def _spawn(self, number: int) -> None:
+        signals.worker_before_create_process.send(self)
+        ours, theirs = multiprocessing.Pipe()
+        process = self._context.Process(
+            target=self._child_main, args=(theirs, number), name=f"{self.hostname}-{number}"
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process.start()
+        theirs.close()
+        self._children[process.sentinel] = _Child(process, ours, number, time.monotonic())
+
+    def _watch(self) -> None:
+        sources: list[Any] = list(self._children)
+        sources.extend(child.pipe for child in self._children.values() if not child.pipe.closed)
+        for source in wait(sources, timeout=self._patience()):
+            if isinstance(source, int):
+                self._bury(source)
+            else:
+                self._listen(source)
+        now = time.monotonic()
+        for child in list(self._children.values()):
+            if child.kill_at is not None and now >= child.kill_at:
+                self._kill_overdue(child)
+            elif self._cold_deadline is not None and now >= self._cold_deadline:
+                logger.warning("child %d did not hand back in time; killing it", child.process.pid)
+                child.process.kill()
+
+    def _patience(self) -> float:
+        due = [child.kill_at for child in self._children.values() if child.kill_at is not None]
+        if self._cold_deadline is not None:
+            due.append(self._cold_deadline)
+        return max(0.0, min([1.0, *(moment - time.monotonic() for moment in due)]))
+
+    def _listen(self, pipe: Any) -> None:
+        child = next((child for child in self._children.values() if child.pipe is pipe), None)
+        if child is None:
+            return
+        try:
+            told = pipe.recv()
+        except (EOFError, OSError):
+            pipe.close()
+            return
+        if told is None:
+            child.kill_at = child.delivery = None
+        else:
+            child.limit, child.delivery = told
+            child.kill_at = time.monotonic() + child.limit
+
+    def _kill_overdue(self, child: _Child) -> None:
+        while child.pipe.poll():
+            self._listen(child.pipe)
+            if child.kill_at is None or child.pipe.closed:
+                return
+        logger.error("hard time limit (%g s) reached: killing child %d", child.limit, child.process.pid)
+        child.process.kill()
+        child.process.join()
+        delivery, child.delivery, child.kill_at = child.delivery, None, None
+        if delivery is not None:
+            try:
+                self._abandon(delivery, child.limit)
+            except DispatcherError as error:
+                # The message comes again when its lease ends, and is counted against the crash budget.
+                logger.error("the failure of a killed run cannot be recorded: %s", error)
+
+    def _abandon(self, delivery: Delivery, limit: float) -> None:
+        env = Environment(
+            app=self.app, backend=self.app.backend, transport=BrokerTransport(self.app.broker), clock=self.app.clock,
+            hostname=self.hostname,
+        )  # fmt: skip
+        executor = Executor(env)
+        try:
+            executor.abandon(delivery, limit)
+        finally:
+            executor.close()
+            # A child forked later must not share these connections.
+            self.app.close()
+
+    def _bury(self, sentinel: int) -> None:
+        child = self._children.pop(sentinel)
+        child.process.join()
+        code = child.process.exitcode
+        if not child.pipe.closed:
+            child.pipe.close()
+        signals.worker_process_shutdown.send(self, pid=child.process.pid, exitcode=code)
+        soon = time.monotonic() - child.started_at < _TOO_SOON and code not in (0, -signal.SIGKILL)
+        self._failed_starts = self._failed_starts + 1 if soon else 0
+        if self._stopping:
+            return
+        if code:
+            logger.error("child %d ended unexpectedly (exit code %s); starting another", child.process.pid, code)
+        self._spawn(child.number)
+
+    def _signal_children(self, number: signal.Signals) -> None:
+        for child in self._children.values():
+            if child.process.is_alive():
+                os.kill(child.process.pid, number)
+
+    # -- the child's side
+
+    def _child_main(self, parent: Connection, number: int) -> None:
+        for child in self._children.values():  # pipes of siblings came along with the fork
+            child.pipe.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals the whole group; the parent decides
+        limits = HardLimits(parent)
+        limits.install()
+        parent_pid = os.getppid()
+        loop: ConsumerLoop | None = None
+
+        def stop_if_orphaned() -> None:
+            if loop is not None and os.getppid() != parent_pid:
+                loop.stop()
+
+        def warm(signum: int, frame: Any) -> None:
+            if loop is not None:
+                loop.stop()
+
+        def cold(signum: int, frame: Any) -> None:
+            raise ShutdownNow
+
+        signal.signal(signal.SIGTERM, warm)
+        signal.signal(signal.SIGQUIT, cold)
+        signals.worker_process_init.send(self)
+        try:
+            loop = self._make_loop(limits, number, stop_if_orphaned)
+            if self._stopping:
+                loop.stop()
+            loop.run()
+        except ShutdownNow:
+            logger.info("child %d handed back what it held", os.getpid())
+        finally:
+            self.app.close()
