@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "DISPATCHER_"
 QUEUE_URL_PREFIX: Final = "DISPATCHER_QUEUE_URL_"
+#: Left to test suites: whatever they hand to their workers is no misspelt setting.
+TEST_PREFIX: Final = "DISPATCHER_TEST_"
 APP_VARIABLE: Final = "DISPATCHER_APP"
 
 _BY_VARIABLE: Final = {variable: option for option in OPTIONS.values() for variable in option.variables}
@@ -98,9 +100,11 @@ def _read(option: Option, name: str, text: str) -> Any:
 def unknown_variables(environ: Mapping[str, str] | None = None) -> Iterator[tuple[str, str | None]]:
     """Yield the ``DISPATCHER_*`` variables that mean nothing, each with the nearest one that does."""
     for name in sorted(_environ(environ)):
-        ours = name in _BY_VARIABLE or name == APP_VARIABLE or name.startswith(QUEUE_URL_PREFIX)
+        ours = name in _BY_VARIABLE or name == APP_VARIABLE or name.startswith((QUEUE_URL_PREFIX, TEST_PREFIX))
         if name.startswith(PREFIX) and not ours:
-            yield name, nearest(name, [*_BY_VARIABLE, APP_VARIABLE])
+            known = [variable.removeprefix(PREFIX) for variable in (*_BY_VARIABLE, APP_VARIABLE)]
+            match = nearest(name.removeprefix(PREFIX), known)
+            yield name, PREFIX + match if match else None
 
 
 def unread_celery_variable(option: str, environ: Mapping[str, str] | None = None) -> str | None:

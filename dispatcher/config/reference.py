@@ -51,6 +51,7 @@ These variables are no settings:
 | --- | --- |
 | `DISPATCHER_APP` | the app of a Lambda function or command, as `module` or `module:attribute` |
 | `DISPATCHER_QUEUE_URL_<NAME>` | the URL of an SQS queue; see below |
+| `DISPATCHER_TEST_…` | left to test suites |
 | `AWS_LAMBDA_FUNCTION_NAME` | set by Lambda; the embedded SQLite file is refused there |
 | `XDG_DATA_HOME`, `HOME` | where the embedded SQLite file is kept: `<data directory>/dispatcher/<app>.db` |
 
