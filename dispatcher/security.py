@@ -71,9 +71,11 @@ class Signer:
         if not keys:
             raise ImproperlyConfigured("signing needs at least one key; leave signing_keys unset to send unsigned")
         for key_id, key in keys.items():
+            _check_id(key_id)
             _check_key(key_id, key)
         if active is None:
             active = next(iter(keys))
+        _check_id(active)
         if active not in keys:
             raise ImproperlyConfigured(f"the active signing key {active!r} is not among the keys {', '.join(keys)}")
         if not 0 < max_age < math.inf:
@@ -146,6 +148,7 @@ def parse_keys(value: Any) -> dict[str, bytes]:
         pairs = [(key_id.strip(), key.strip()) for key_id, _, key in (item.partition(":") for item in items)]
     keys: dict[str, bytes] = {}
     for key_id, given in pairs:
+        _check_id(key_id)
         if key_id in keys:
             raise ImproperlyConfigured(f"signing_keys names the key {key_id!r} twice")
         key = _decoded(key_id, given) if isinstance(given, str) else given
@@ -160,14 +163,16 @@ def _decoded(key_id: str, text: str) -> bytes:
         return binascii.a2b_base64(standard + "=" * (-len(standard) % 4), strict_mode=True)
     except ValueError:
         # Without its cause: what could not be decoded is likely the key.
-        raise ImproperlyConfigured(f"the signing key {key_id!r:.40} is not base64") from None
+        raise ImproperlyConfigured(f"the signing key {key_id!r} is not base64") from None
 
 
-def _check_key(key_id: Any, key: Any) -> None:
+def _check_id(key_id: Any) -> None:
     if not isinstance(key_id, str) or _KEY_ID.fullmatch(key_id) is None:
-        raise ImproperlyConfigured(
-            f"the signing key id {key_id!r:.40} must be 1 to {_KEY_ID_LENGTH} letters, digits, '_' or '-'"
-        )
+        # Not quoted: it is the key where someone mixed them up.
+        raise ImproperlyConfigured(f"the id of a signing key must be 1 to {_KEY_ID_LENGTH} letters, digits, '_' or '-'")
+
+
+def _check_key(key_id: str, key: Any) -> None:
     if not isinstance(key, bytes):
         raise ImproperlyConfigured(f"the signing key {key_id!r} must be bytes or base64 text")
     if len(key) < MIN_KEY_BYTES:
