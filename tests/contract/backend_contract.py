@@ -120,6 +120,17 @@ class BackendContract:
         writes = [make_write(harness, harness.task_id(), gen=g, attempt=a, retries=a) for g in (0, 7) for a in (0, 3)]
         assert backend.write(writes) == [None] * 4
 
+    @pytest.mark.parametrize("guess", [None, False, True])
+    def test_a_guess_decides_nothing(self, harness: Harness[ResultBackend], guess: bool | None) -> None:
+        """Whether the caller thinks that the record exists changes no answer, right or wrong."""
+        backend, known, unknown = harness.open(), harness.task_id(), harness.task_id()
+        first = make_write(harness, known)
+        backend.write([first])
+        writes = [make_write(harness, key, token="late", exists=guess) for key in (known, unknown)]
+        assert backend.write(writes) == [first.record(), None]
+        newer = make_write(harness, known, gen=1, exists=guess)
+        assert backend.write([newer]) == [None]
+
     def test_a_repeated_final_write_is_recognised(self, harness: Harness[ResultBackend]) -> None:
         """The store or the network may repeat our own write; another run's write is not ours."""
         backend, task_id = harness.open(), harness.task_id()

@@ -1,0 +1,105 @@
+"""Locks and watched objects around a fork."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import threading
+from collections.abc import Callable
+
+from dispatcher.utils import forks
+
+
+class Recorder:
+    """Notes the calls it gets."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def before_fork(self) -> None:
+        """Note it."""
+        self.calls.append("before")
+
+    def after_fork_in_parent(self) -> None:
+        """Note it."""
+        self.calls.append("parent")
+
+    def after_fork_in_child(self) -> None:
+        """Note it."""
+        self.calls.append("child")
+
+
+class Holder:
+    """Like a store: a lock that threads hold while they work."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        forks.watch(self)
+
+    def before_fork(self) -> None:
+        """Wait for the thread that works."""
+        self.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Let threads work again."""
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Let threads work again."""
+        self.lock.release()
+
+
+def in_fork(function: Callable[[], object]) -> object:
+    """Return what a function returns in a forked child."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: writer.send(function()))
+    child.start()
+    try:
+        assert reader.poll(30), "the child did not answer"
+        return reader.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_watched_objects_are_told_on_both_sides() -> None:
+    """The parent hears before and after; the child its own after."""
+    recorder = Recorder()
+    forks.watch(recorder)
+    assert in_fork(lambda: recorder.calls) == ["before", "child"]
+    assert recorder.calls == ["before", "parent"]
+
+
+def test_forgotten_objects_are_not_kept_alive() -> None:
+    """Watching holds no reference, and a fork after the object's end is undisturbed."""
+    recorder = Recorder()
+    calls = recorder.calls
+    forks.watch(recorder)
+    del recorder
+    gc.collect()
+    assert in_fork(lambda: "fine") == "fine"
+    assert calls == []
+
+
+def test_no_lock_is_left_behind_in_a_child() -> None:
+    """While threads take and release locks without pause, a child can always take them too."""
+    lock, holder, stop = forks.safe_lock(), Holder(), threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            with lock:
+                pass
+            with holder.lock:
+                pass
+
+    threads = [threading.Thread(target=churn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert in_fork(lambda: lock.acquire(timeout=10) and holder.lock.acquire(timeout=10)) is True
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
