@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AnyTask = Task[Any, Any]
 
 
 class Dispatcher:
@@ -40,7 +41,7 @@ class Dispatcher:
     Raises `ImproperlyConfigured` for settings that cannot work.
     """
 
-    task_cls: type[Task[Any, Any]] = Task
+    task_cls: type[AnyTask] = Task
 
     def __init__(
         self,
@@ -53,8 +54,8 @@ class Dispatcher:
         config_source: Any = None,
         namespace: str | None = None,
         set_as_current: bool = True,
-        task_cls: type[Task[Any, Any]] | str | None = None,
-        tasks: Mapping[str, Task[Any, Any]] | None = None,
+        task_cls: type[AnyTask] | str | None = None,
+        tasks: Mapping[str, AnyTask] | None = None,
         autofinalize: bool = True,
         strict_typing: bool = True,
         clock: Clock = SYSTEM,
@@ -97,7 +98,7 @@ class Dispatcher:
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
     ) -> None:
-        """Read settings from a module, its dotted name, an object or a dict; with ``namespace`` as Django's ``CELERY_*``."""
+        """Read settings from a module, its name, an object or a dict; ``namespace`` picks Django's ``CELERY_*``."""
         self.conf.load_object(obj, silent=silent, namespace=namespace)
 
     def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> bool:
@@ -143,20 +144,20 @@ class Dispatcher:
 
         return decorate(args[0]) if args else decorate
 
-    def _register_function(self, function: Any, options: dict[str, Any]) -> Task[Any, Any]:
+    def _register_function(self, function: Any, options: dict[str, Any]) -> AnyTask:
         if isinstance(function, Task):
             raise TypeError(f"{function.name} is a task already")
         name = options.pop("name", None) or registry.task_name(function, self.main)
         if name in self._tasks:
             return self._tasks[name]
-        base = options.pop("base", None) or self.task_cls
+        base: type[AnyTask] = options.pop("base", None) or self.task_cls
         bind = options.pop("bind", False)
-        task = registry.make_task(function, name, base, bind, options)
-        return self.register_task(task)
+        task: AnyTask = self.register_task(registry.make_task(function, name, base, bind, options))
+        return task
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Register a task of a class of one's own: an instance, or the class itself."""
-        instance: Task[Any, Any] = task() if isinstance(task, type) else task
+        instance = task() if isinstance(task, type) else task
         for key, value in options.items():
             setattr(instance, key, value)
         if not instance.name:
@@ -181,13 +182,11 @@ class Dispatcher:
         return self._tasks
 
     @property
-    def Task(self) -> type[Task[Any, Any]]:  # noqa: N802 - Celery's name
+    def Task(self) -> type[AnyTask]:  # noqa: N802 - Celery's name
         """The base class of this app's tasks, for ``class MyTask(app.Task)``."""
         return self.task_cls
 
-    def autodiscover_tasks(
-        self, packages: Any = None, related_name: str | None = "tasks", force: bool = False
-    ) -> None:
+    def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> None:
         """Import the module ``related_name`` of each package, when a worker starts or with ``force`` now.
 
         Without packages, those of Django's ``INSTALLED_APPS``. A package without such a module is passed over.
@@ -218,12 +217,13 @@ class Dispatcher:
     def finalize(self, auto: bool = False) -> None:
         """Freeze the configuration, let shared tasks join, and check every task's options.
 
-        Happens by itself when the first task is sent or run. Raises `ImproperlyConfigured` and `UnsupportedOption`, naming the task.
+        Happens by itself when the first task is sent or run. Raises `ImproperlyConfigured` and `UnsupportedOption`,
+        naming the task.
         """
         if self._finalized:
             return
         with self._lock:
-            if self._finalized:
+            if self.finalized:  # another thread was faster
                 return
             self.on_configure.send(self)
             self.on_after_configure.send(self, source=self.conf)
@@ -304,7 +304,7 @@ class Dispatcher:
         return self._send(name, args or (), kwargs or {}, options, None, result_cls)
 
     def send_call(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         """Send a call to a task; `Task.apply_async` comes here."""
         if not self._finalized:
@@ -321,19 +321,19 @@ class Dispatcher:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
-        task: Task[Any, Any] | None,
+        task: AnyTask | None,
         result_cls: Any = None,
     ) -> AsyncResult[Any]:
         assert self._sender is not None
         call = self._sender.build(name, args, kwargs, options, task)
         self._sender.send([call], options.get("retry"), options.get("retry_policy"))
-        result = (result_cls or AsyncResult)(call.message.id, task_name=name, app=self)
+        result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=name, app=self)
         ignored = options.get("ignore_result")
         result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
         frame = state.current_frame()
         if frame is not None and options.get("add_to_parent", True) and frame.task.trail:
             frame.request.children.append(result)
-        return result  # type: ignore[no-any-return]
+        return result
 
     def send_many(self, signatures: Iterable[Any]) -> list[AsyncResult[Any]]:
         """Send many calls with as few round trips as the broker allows; return their results in order.
@@ -354,7 +354,7 @@ class Dispatcher:
         return [AsyncResult(call.message.id, task_name=call.message.task, app=self) for call in calls]
 
     def run_eagerly(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> EagerResult[Any]:
         """Run a call in this process through the executor; `Task.apply` comes here."""
         from dispatcher.eager import run_eagerly
@@ -394,7 +394,7 @@ class Dispatcher:
     def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
         """Send a continuation of a finished task, under an id derived from it."""
         assert self._sender is not None
-        linked = Signature(sig, app=self)
+        linked = maybe_signature(sig, self)
         merged, kwargs, options = linked._merge(args, None, None)
         options.setdefault("task_id", task_id)
         options.setdefault("parent_id", parent.id)
@@ -407,7 +407,7 @@ class Dispatcher:
         from dispatcher.execution.recording import state_write
 
         if request.id == task_id:
-            request._state_written = (status, meta)
+            request.update(_state_written=(status, meta))
         record = self.backend.read([task_id]).get(task_id)
         data = ResultMeta(result=meta, worker=request.hostname).encode(
             self.conf.result_serializer, self.conf.result_compression
@@ -428,7 +428,8 @@ class Dispatcher:
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature:
         """Return a signature that this app sends."""
-        return Signature(*args, app=self, **kwargs)
+        kwargs["app"] = self
+        return Signature(*args, **kwargs)
 
     # -- time and names
 
@@ -502,7 +503,8 @@ def _django_apps() -> list[str]:
         from django.apps import apps  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(
-            "autodiscover_tasks() without packages asks Django for its apps, and Django is not installed; name the packages"
+            "autodiscover_tasks() without packages asks Django for its apps, and Django is not installed; "
+            "name the packages"
         ) from error
     return [config.name for config in apps.get_app_configs()]
 

@@ -11,7 +11,7 @@ from dispatcher import states
 from dispatcher.backends.base import ResultBackend
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Delivery, Settlement
-from dispatcher.canvas.signature import Signature
+from dispatcher.canvas.signature import maybe_signature
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import Kind, Outcome, Run
@@ -71,7 +71,7 @@ class EagerApp:
         self._app = app
         self.conf = app.conf
         self.tasks = {**app.tasks, task.name: task}
-        self.published: Message | None = None
+        self._published: Message | None = None
 
     def read_message(self, delivery: Delivery) -> Message:
         """Decode a body as the app does; it was never out of this process, so it carries no signature."""
@@ -86,7 +86,12 @@ class EagerApp:
 
     def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
         """Keep the next generation of the message, to be run next."""
-        self.published = message
+        self._published = message
+
+    def next_generation(self) -> Message | None:
+        """Return what was published since the last call."""
+        published, self._published = self._published, None
+        return published
 
     def sealed_body(self, message: Message, queue: str) -> str:
         """Return the wire form."""
@@ -94,7 +99,7 @@ class EagerApp:
 
     def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
         """Run a continuation at once."""
-        linked = Signature(sig, app=self._app)
+        linked = maybe_signature(sig, self._app)
         linked.set(task_id=task_id, parent_id=parent.id, root_id=parent.effective_root_id)
         linked.apply(args)
 
@@ -109,7 +114,8 @@ def run_eagerly(
 ) -> EagerResult[Any]:
     """Run a call to its final state, retries included and without waiting for them.
 
-    The error is raised with ``throw=True`` or ``task_eager_propagates``. ``countdown``, ``eta`` and ``expires`` do not apply.
+    The error is raised with ``throw=True`` or ``task_eager_propagates``. ``countdown``, ``eta`` and ``expires`` do not
+    apply.
     """
     throw = options.get("throw")
     call = sender.build(
@@ -119,7 +125,7 @@ def run_eagerly(
     clock, transport, eager_app = EagerClock(), EagerTransport(), EagerApp(app, task)
     stored = app.conf.task_store_eager_result and not task.ignore_result
     backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
-    env = Environment(app=eager_app, backend=backend, transport=transport, clock=clock, hostname="eager", eager=True)  # type: ignore[arg-type]
+    env = Environment(app=eager_app, backend=backend, transport=transport, clock=clock, hostname="eager", eager=True)
     executor = Executor(env)
     delivery = Delivery(queue=call.queue, body=encode(message), receipt=None, message_id=message.id)
     try:
@@ -135,13 +141,13 @@ def _run_to_the_end(
     executor: Executor, clock: EagerClock, transport: EagerTransport, eager_app: EagerApp, delivery: Delivery
 ) -> Run:
     while True:
-        eager_app.published = None
         [run] = executor.process([delivery])
-        if eager_app.published is not None:
+        following = eager_app.next_generation()
+        if following is not None:
             delivery = Delivery(
-                queue=delivery.queue, body=encode(eager_app.published), receipt=None, message_id=delivery.message_id
+                queue=delivery.queue, body=encode(following), receipt=None, message_id=delivery.message_id
             )
-            clock.sleep(max(0.0, (eager_app.published.eta or 0.0) - clock.time()))
+            clock.sleep(max(0.0, (following.eta or 0.0) - clock.time()))
             continue
         settled = transport.settled
         requeued = run.outcome is not None and run.outcome.kind is Kind.REJECTED

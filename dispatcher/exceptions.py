@@ -193,7 +193,7 @@ class InvalidTaskError(TaskError):
     """A message carries arguments or options the task cannot take."""
 
 
-class TimeoutError(TaskError):  # noqa: A001 - Celery's name, imported as dispatcher.exceptions.TimeoutError
+class TimeoutError(TaskError):
     """A wait ended before the result was there."""
 
 

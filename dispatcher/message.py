@@ -46,8 +46,8 @@ class UnsupportedMessage(InvalidMessage):
 class Message:
     """One request to run a task; times are epoch seconds, limits seconds.
 
-    ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``; `with_arguments`
-    opens it.
+    ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``;
+    `with_arguments` opens it.
     """
 
     id: str
@@ -119,8 +119,7 @@ class Message:
 
 
 _DEFAULTS: Final[dict[str, Any]] = {
-    field.name: None if field.default is dataclasses.MISSING else field.default
-    for field in dataclasses.fields(Message)
+    field.name: None if field.default is dataclasses.MISSING else field.default for field in dataclasses.fields(Message)
 }
 
 
@@ -171,7 +170,9 @@ def _check_version(fields: dict[str, Any], task_id: str) -> None:
     if version != WIRE_VERSION or type(version) is not int:
         if type(version) is not int:
             raise InvalidMessage("'v', the wire version, is missing or not a whole number", task_id)
-        raise UnsupportedMessage(f"wire version {version} is not known here (this release reads {WIRE_VERSION})", task_id)
+        raise UnsupportedMessage(
+            f"wire version {version} is not known here (this release reads {WIRE_VERSION})", task_id
+        )
     critical = fields.get("critical")
     if critical is not None:
         if type(critical) is not list or not all(type(name) is str for name in critical):
@@ -190,7 +191,14 @@ def _check(name: str, value: Any, task_id: str) -> None:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), type(value).__name__)
 
 

@@ -70,7 +70,8 @@ def make_task(
         **options,
     }
     cls = type(function.__name__, (base,), attributes)
-    return cls()
+    task: Task[Any, Any] = cls()
+    return task
 
 
 def _without_self(function: Callable[..., Any]) -> Callable[..., Any]:

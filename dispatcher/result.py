@@ -58,7 +58,7 @@ class AsyncResult(Generic[R]):
 
     def __init__(
         self,
-        id: str,  # noqa: A002 - Celery's name
+        id: str,
         backend: ResultBackend | None = None,
         task_name: str | None = None,
         app: ResultReader | None = None,
@@ -82,7 +82,7 @@ class AsyncResult(Generic[R]):
         """The app this result belongs to."""
         if self._app is None:
             self._app = get_current_app()
-        return self._app  # type: ignore[return-value]
+        return self._app
 
     @property
     def backend(self) -> ResultBackend:
@@ -176,8 +176,8 @@ class AsyncResult(Generic[R]):
         """Wait until the task is finished and return its value; raise its exception unless ``propagate=False``.
 
         ``timeout`` and ``interval`` (the longest pause between polls) are in seconds. ``callback(id, value)`` and
-        ``on_message(meta)`` see the value; ``on_interval()`` is called between polls. ``no_ack`` is Celery's and has no effect.
-        Raises `TimeoutError`, and `RuntimeError` inside a task unless ``disable_sync_subtasks=False``.
+        ``on_message(meta)`` see the value; ``on_interval()`` is called between polls. ``no_ack`` is Celery's and has no
+        effect. Raises `TimeoutError`, and `RuntimeError` inside a task unless ``disable_sync_subtasks=False``.
         """
         if disable_sync_subtasks:
             assert_will_not_block()
@@ -363,10 +363,8 @@ class AsyncResult(Generic[R]):
 
     def get_leaf(self) -> Any:
         """Return the value of the last result of the tree."""
-        value = None
-        for _, value in self.collect():
-            pass
-        return value
+        values = [value for _, value in self.collect()]
+        return values[-1]
 
     def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
         """Yield this result and its descendants with their values, waiting for each."""
@@ -444,7 +442,7 @@ class EagerResult(AsyncResult[R]):
 
     def __init__(
         self,
-        id: str,  # noqa: A002
+        id: str,
         ret_value: Any,
         state: str,
         traceback: str | None = None,
@@ -480,7 +478,7 @@ class EagerResult(AsyncResult[R]):
             assert_will_not_block()
         return self._deliver(propagate, kwargs.get("callback"), kwargs.get("on_message"))
 
-    wait = get
+    wait = get  # type: ignore[assignment]
 
     async def aget(self, timeout: float | None = None, propagate: bool = True, interval: float | None = None) -> R:
         """Return the value at once, or raise the exception."""

@@ -22,9 +22,7 @@ ROUTE_OPTIONS = frozenset({
 class Routes:
     """``task_routes`` ready to ask; answers that depend on the name alone are remembered."""
 
-    def __init__(
-        self, routes: Any, queues: Mapping[str, Any] | None, default_queue: str, create_missing: bool
-    ) -> None:
+    def __init__(self, routes: Any, queues: Mapping[str, Any] | None, default_queue: str, create_missing: bool) -> None:
         self._queues = queues
         self._default = default_queue
         self._create_missing = create_missing

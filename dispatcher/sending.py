@@ -69,8 +69,9 @@ _PLAIN = {
 }
 #: Options that are understood elsewhere.
 _HANDLED = {
-    "task_id", "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error", "serializer",
-    "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "task_type", "app", "publish_retry",
+    "task_id", "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error",
+    "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "task_type",
+    "app",
 }  # fmt: skip
 ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
@@ -106,8 +107,8 @@ class Sender:
     ) -> Call:
         """Return the call's message and queue.
 
-        Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for arguments that
-        the serializer cannot take (inline JSON is checked when the body is made).
+        Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
+        arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
         defaults = task._send_options if task is not None else {}
         route = self._routes.route(name, args, kwargs, options, task)
@@ -190,8 +191,8 @@ class Sender:
         if depth > self._conf.task_max_depth:
             raise UnsupportedOption(
                 f"{fields['task']} would be the {depth}th task in a row of tasks that send each other, over "
-                f"task_max_depth={self._conf.task_max_depth}; is it a runaway chain? A task that reschedules itself for "
-                "ever is better a retry or a periodic task"
+                f"task_max_depth={self._conf.task_max_depth}; is it a runaway chain? A task that reschedules itself "
+                "for ever is better a retry or a periodic task"
             )
         fields["depth"] = depth
         if self._conf.task_inherit_parent_priority and "priority" not in fields:
@@ -257,10 +258,17 @@ class Sender:
 
 def _signal(signal: signals.Signal, call: Call, out: Outgoing) -> None:
     message = call.message
-    headers = {"id": message.id, "task": message.task, "eta": message.eta, "retries": message.retries, **message.headers}
+    headers = {
+        "id": message.id,
+        "task": message.task,
+        "eta": message.eta,
+        "retries": message.retries,
+        **message.headers,
+    }
     signal.send(
         message.task, body=(list(message.args), dict(message.kwargs), {}), exchange="", routing_key=call.queue,
-        headers=headers, properties={"correlation_id": message.id, "reply_to": message.reply_to}, declare=[], retry_policy=None,
+        headers=headers, properties={"correlation_id": message.id, "reply_to": message.reply_to}, declare=[],
+        retry_policy=None,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def shared_task(*, bind: bool = False, **options: Any) -> _Decorator: ...
 
 
 def shared_task(*args: Any, **options: Any) -> Any:
-    """Make a task that joins every app, and stands for the current app's when it is used; options as `Dispatcher.task`."""
+    """Make a task that joins every app and stands for the current app's when used; options as `Dispatcher.task`."""
 
     def decorate(function: Any) -> Any:
         name = options.get("name") or registry.task_name(function, None)

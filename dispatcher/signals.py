@@ -9,7 +9,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 logger = logging.getLogger(__name__)
 Receiver = Callable[..., Any]
@@ -27,16 +27,6 @@ class Signal:
 
     def __repr__(self) -> str:
         return f"<Signal: {self.name}>"
-
-    @overload
-    def connect(
-        self, receiver: None = None, sender: Any = None, weak: bool = True, dispatch_uid: Any = None, **options: Any
-    ) -> Callable[[Receiver], Receiver]: ...
-
-    @overload
-    def connect(
-        self, receiver: Receiver, sender: Any = None, weak: bool = True, dispatch_uid: Any = None, **options: Any
-    ) -> Receiver: ...
 
     def connect(
         self,
@@ -136,7 +126,9 @@ def _sender_key(sender: Any) -> Any:
 def _same_sender(wanted: Any, sender: Any) -> bool:
     if wanted is sender or wanted == sender:
         return True
-    return isinstance(wanted, str) and getattr(sender, "name", None) == wanted or getattr(wanted, "name", wanted) == sender
+    return (isinstance(wanted, str) and getattr(sender, "name", None) == wanted) or getattr(
+        wanted, "name", wanted
+    ) == sender
 
 
 def _call_up_to(times: int, receiver: Receiver) -> Receiver:
@@ -148,6 +140,7 @@ def _call_up_to(times: int, receiver: Receiver) -> Receiver:
                 if attempt == times:
                     raise
                 logger.warning("receiver %r raised; trying again", receiver, exc_info=True)
+        return None
 
     return call
 
@@ -169,7 +162,9 @@ task_postrun = _signal("task_postrun", "task_id", "task", "args", "kwargs", "ret
 task_success = _signal("task_success", "result")
 task_retry = _signal("task_retry", "request", "reason", "einfo")
 task_failure = _signal("task_failure", "task_id", "exception", "args", "kwargs", "traceback", "einfo")
-task_internal_error = _signal("task_internal_error", "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo")
+task_internal_error = _signal(
+    "task_internal_error", "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo"
+)
 task_revoked = _signal("task_revoked", "request", "terminated", "signum", "expired")
 task_rejected = _signal("task_rejected", "message", "exc")
 task_unknown = _signal("task_unknown", "message", "exc", "name", "id")

@@ -89,14 +89,14 @@ def connect_on_app_finalize(callback: Callable[[Any], None]) -> Callable[[Any], 
 
 def announce_app_finalized(app: Any) -> None:
     """Let shared tasks join the app."""
-    for callback in list(_on_app_finalizers):
+    for callback in _on_app_finalizers:
         callback(app)
 
 
 class Proxy:
     """Stands for whatever a function returns at the moment it is used."""
 
-    __slots__ = ("__dict__", "_Proxy__find")
+    __slots__ = ("_Proxy__find", "__dict__")
 
     def __init__(self, find: Callable[[], Any], **fixed: Any) -> None:
         object.__setattr__(self, "_Proxy__find", find)
@@ -106,7 +106,7 @@ class Proxy:
         """Return the object behind the proxy."""
         return object.__getattribute__(self, "_Proxy__find")()
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return type(self._get_current_object())
 

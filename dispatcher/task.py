@@ -90,7 +90,7 @@ class Task(Generic[P, R]):
     default_retry_delay: float = 180
     autoretry_for: tuple[type[BaseException], ...] = ()
     dont_autoretry_for: tuple[type[BaseException], ...] = ()
-    retry_kwargs: Mapping[str, Any] = {}  # noqa: RUF012 - read only; subclasses replace it
+    retry_kwargs: Mapping[str, Any] = {}
     #: `True` for 1 s · 2^retries, a number for another factor
     retry_backoff: bool | float = False
     retry_backoff_max: float = 600
@@ -144,7 +144,8 @@ class Task(Generic[P, R]):
     def settle_options(self) -> None:
         """Fill options left unset from the configuration, and check them; called when the app is finalized.
 
-        Raises `ImproperlyConfigured` for an option of the wrong type, naming it, `UnsupportedOption` for one that cannot work.
+        Raises `ImproperlyConfigured` for an option of the wrong type, naming it, `UnsupportedOption` for one that
+        cannot work.
         """
         conf = self._owner.conf
         for option, key in FROM_CONFIG.items():
@@ -153,14 +154,13 @@ class Task(Generic[P, R]):
         check_options(self)
         self.retry_policy = RetryPolicy.from_options(
             autoretry_for=self.autoretry_for, dont_autoretry_for=self.dont_autoretry_for, max_retries=self.max_retries,
-            default_retry_delay=self.default_retry_delay, retry_kwargs=self.retry_kwargs, retry_backoff=self.retry_backoff,
+            default_retry_delay=self.default_retry_delay, retry_kwargs=self.retry_kwargs,
+            retry_backoff=self.retry_backoff,
             retry_backoff_max=self.retry_backoff_max, retry_jitter=self.retry_jitter,
         )  # fmt: skip
         typing = self.typing if self.typing is not None else self._owner.strict_typing
         self._check_call = call_checker(self.run, self.name) if typing else None
-        self._send_options = {
-            name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None
-        }
+        self._send_options = {name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None}
         if self.serializer == conf.task_serializer:
             self._send_options.pop("serializer", None)
         self._lean = bool(self.ignore_result) and self.revocable is False and not self.track_started
@@ -241,7 +241,7 @@ class Task(Generic[P, R]):
         shadow: str | None = None,
         **options: Any,
     ) -> AsyncResult[R]:
-        """Send a message with options: ``countdown``, ``eta``, ``expires``, ``queue``, ``priority`` … (see docs/calling.md).
+        """Send a message with options: ``countdown``, ``eta``, ``expires``, ``queue``, ``priority`` …
 
         Raises `TypeError` for arguments the function cannot take, `ValueError` for a soft limit over the hard one,
         `UnsupportedOption` for an option that cannot work here, `OperationalError` when the broker is out of reach.
@@ -298,8 +298,8 @@ class Task(Generic[P, R]):
     ) -> Retry:
         """Ask for another run of this task; raises `Retry`, so nothing after it runs.
 
-        Out of retries it raises ``exc``, or `MaxRetriesExceededError` where there is none. With ``throw=False`` the `Retry`
-        is returned and takes effect when the function returns. Called outside a worker it raises ``exc``.
+        Out of retries it raises ``exc``, or `MaxRetriesExceededError` where there is none. With ``throw=False`` the
+        `Retry` is returned and takes effect when the function returns. Called outside a worker it raises ``exc``.
         """
         import sys
 
@@ -327,7 +327,7 @@ class Task(Generic[P, R]):
         ret = Retry(exc=error, when=when, is_eager=request.is_eager, sig=changes or None)
         if throw:
             raise ret from error
-        request._pending_retry = ret
+        request.update(_pending_retry=ret)
         return ret
 
     def update_state(
@@ -383,7 +383,9 @@ class Task(Generic[P, R]):
         if queue is not None:
             carried["queue"] = queue
         return self.signature(
-            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, **{**carried, **options}
+            request.args if args is None else args,
+            request.kwargs if kwargs is None else kwargs,
+            **{**carried, **options},
         )
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
@@ -435,7 +437,7 @@ def _task_by_name(name: str) -> Any:
 
 
 def check_options(task: Task[Any, Any]) -> None:
-    """Raise `UnsupportedOption` or `ImproperlyConfigured` for options that cannot work, naming the task and the option."""
+    """Raise `UnsupportedOption` or `ImproperlyConfigured` for an option that cannot work, naming task and option."""
     for option, reason in _REFUSED.items():
         if getattr(task, option, None):
             raise UnsupportedOption(f"task {task.name}: {option}={getattr(task, option)!r} cannot work: {reason}")
@@ -474,13 +476,15 @@ def call_checker(function: Callable[..., Any], name: str) -> Callable[..., Any] 
         default = "" if parameter.default is kinds.empty else "=None"
         parts.append(f"{prefix}{parameter.name}{default}")
         following = parameters[index + 1] if index + 1 < len(parameters) else None
-        if parameter.kind is kinds.POSITIONAL_ONLY and (following is None or following.kind is not kinds.POSITIONAL_ONLY):
+        if parameter.kind is kinds.POSITIONAL_ONLY and (
+            following is None or following.kind is not kinds.POSITIONAL_ONLY
+        ):
             parts.append("/")
     function_name = name.rpartition(".")[2]
     if not function_name.isidentifier() or keyword.iskeyword(function_name):
         function_name = "task"
     namespace: dict[str, Any] = {}
     # The text consists of the user's own identifiers, as inspect reports them: nothing of it comes from a message.
-    exec(f"def {function_name}({', '.join(parts)}): pass", namespace)  # noqa: S102
+    exec(f"def {function_name}({', '.join(parts)}): pass", namespace)
     checker: Callable[..., Any] = namespace[function_name]
     return checker

@@ -20,7 +20,8 @@ class TaskRecord:
     """What is known about a task; times are epoch seconds.
 
     ``gen`` and ``retries`` say which attempt the record speaks of; ``final`` closes that generation. ``starts`` counts
-    recorded starts without an outcome. ``not_before`` is when a retry is due. ``data`` is JSON text (result, traceback …).
+    recorded starts without an outcome. ``not_before`` is when a retry is due. ``data`` is JSON text (result, traceback
+    …).
     """
 
     id: str
@@ -39,10 +40,10 @@ class TaskRecord:
 class Write:
     """A new state of a record and the attempt it was decided on.
 
-    It applies if there is no record, or the record is of an older generation, or it is of the same generation, not final,
-    and its ``retries`` equal ``attempt``. The record's ``revoked`` flag survives. ``token`` names the run: the same final write
-    repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists`` says what the caller has
-    seen, where it has looked: it decides nothing, but a right guess saves DynamoDB a call.
+    It applies if there is no record, or the record is of an older generation, or it is of the same generation, not
+    final, and its ``retries`` equal ``attempt``. The record's ``revoked`` flag survives. ``token`` names the run: the
+    same final write repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists``
+    says what the caller has seen, where it has looked: it decides nothing, but a right guess saves DynamoDB a call.
     """
 
     id: str
@@ -63,6 +64,10 @@ class Write:
         if record is None or record.gen < self.gen:
             return True
         return record.gen == self.gen and not record.final and record.retries == self.attempt
+
+    def stands_in(self, record: TaskRecord) -> bool:
+        """Say whether the record is what this very write made of it: the store repeated a final write."""
+        return record.final and self.final and record.token == self.token and record.status == self.status
 
     def record(self, revoked: bool = False) -> TaskRecord:
         """Return the record as it is once the write has been applied."""
@@ -96,17 +101,17 @@ class ResultBackend(ABC):
     def write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
         """Apply writes; return for each `None` where it took effect, else the record that stood against it.
 
-        A write that finds itself already applied (the store repeated it) counts as having taken effect. Several writes of one
-        task in one call are applied in their order. Raises `OperationalError` where the store cannot be reached: then any of them may
-        or may not have been applied, and repeating them is safe.
+        A write that finds itself already applied (the store repeated it) counts as having taken effect. Several writes
+        of one task in one call are applied in their order. Raises `OperationalError` where the store cannot be reached:
+        then any of them may or may not have been applied, and repeating them is safe.
         """
         if not writes:
             return []
         losers = self._write(writes)
         return [
-            None if loser is not None and loser.token == write.token and loser.status == write.status and loser.final else loser
+            None if loser is not None and write.stands_in(loser) else loser
             for write, loser in zip(writes, losers, strict=True)
-        ]  # fmt: skip
+        ]
 
     @abstractmethod
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
@@ -114,7 +119,7 @@ class ResultBackend(ABC):
 
     @abstractmethod
     def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        """Apply each write where `Write.applies_to` holds, atomically per record; return the records that stood against."""
+        """Apply each write where `Write.applies_to` holds, atomically per record; return the records that stood."""
 
     @abstractmethod
     def revoke(self, ids: Sequence[str], expires_at: float) -> None:
@@ -134,7 +139,7 @@ class ResultBackend(ABC):
         interval: float | None = None,
         on_interval: Callable[[], None] | None = None,
     ) -> TaskRecord:
-        """Return the task's record once it is final; poll with growing intervals from 5 ms to ``interval`` (default 0.5 s).
+        """Return the task's record once it is final; polls at growing intervals, 5 ms to ``interval`` (default 0.5 s).
 
         Raises `dispatcher.exceptions.TimeoutError` after ``timeout`` seconds.
         """

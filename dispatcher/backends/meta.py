@@ -20,8 +20,8 @@ from dispatcher.serialization import (
 class ResultMeta:
     """The content of `TaskRecord.data`; times in epoch seconds.
 
-    ``children`` holds results as nested tuples, ``visible_until`` is when readers stop seeing the result. The fields from ``name`` on are
-    stored with ``result_extended`` only.
+    ``children`` holds results as nested tuples, ``visible_until`` is when readers stop seeing the result. The fields
+    from ``name`` on are stored with ``result_extended`` only.
     """
 
     result: Any = None

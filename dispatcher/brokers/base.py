@@ -47,8 +47,9 @@ class Delivery:
 class Settlement(NamedTuple):
     """What becomes of a delivery.
 
-    ``ack`` removes it; ``release`` makes it visible again after ``delay`` seconds; ``dead`` moves it to the queue's dead
-    letters with ``reason`` (texts: ``reason``, ``task``, ``task_id``, ``exception``, ``retries``, ``traceback``), as ``body`` if given.
+    ``ack`` removes it; ``release`` makes it visible again after ``delay`` seconds; ``dead`` moves it to the queue's
+    dead letters with ``reason`` (texts: ``reason``, ``task``, ``task_id``, ``exception``, ``retries``, ``traceback``),
+    as ``body`` if given.
     """
 
     delivery: Delivery
@@ -112,8 +113,8 @@ class Broker(ABC):
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Put messages on their queues.
 
-        Raises `MessageTooLarge` and `UnsupportedOption` before anything is sent, `SendError` naming the ids that were not
-        accepted, and `OperationalError` where the broker cannot be reached.
+        Raises `MessageTooLarge` and `UnsupportedOption` before anything is sent, `SendError` naming the ids that were
+        not accepted, and `OperationalError` where the broker cannot be reached.
         """
         for message in messages:
             self._check(message)

@@ -24,7 +24,7 @@ class Signature(dict[str, Any]):
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        type: Any = None,  # noqa: A002 - Celery's name
+        type: Any = None,
         subtask_type: str | None = None,
         immutable: bool = False,
         app: Any = None,
@@ -109,9 +109,7 @@ class Signature(dict[str, Any]):
             return app.send_task(self["task"], merged_args, merged_kwargs, **merged_options)
         return task.apply_async(merged_args, merged_kwargs, **merged_options)
 
-    def apply(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run it in this process as a worker would. Returns an `EagerResult`."""
         merged_args, merged_kwargs, merged_options = self._merge(args, kwargs, options)
         return self.type.apply(merged_args, merged_kwargs, **merged_options)
@@ -272,7 +270,8 @@ def signature(varies: Any, *args: Any, app: Any = None, **kwargs: Any) -> Signat
     """Make a signature of a task, a task's name, or a signature in dict form."""
     if isinstance(varies, Signature):
         return varies.clone()
-    return Signature(varies, *args, app=app, **kwargs)
+    kwargs["app"] = app
+    return Signature(varies, *args, **kwargs)
 
 
 def maybe_signature(value: Any, app: Any = None, clone: bool = False) -> Any:

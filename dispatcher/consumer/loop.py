@@ -44,7 +44,8 @@ class BrokerTransport:
 class ConsumerLoop:
     """Takes deliveries from queues through an executor until told to stop.
 
-    ``prefetch`` is how many messages it takes at a time; more while they are quick. ``max_tasks`` (runs) and ``over_memory`` end the loop.
+    ``prefetch`` is how many messages it takes at a time; more while they are quick. ``max_tasks`` (runs) and
+    ``over_memory`` end the loop.
     """
 
     def __init__(
@@ -140,8 +141,6 @@ class ConsumerLoop:
 
     def _pause(self, error: OperationalError) -> None:
         self._failures += 1
-        pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)
         logger.error("the broker or backend is out of reach, trying again in %.1f s: %s", pause, error)
         self._stopping.wait(pause)
-
-

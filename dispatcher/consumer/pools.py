@@ -100,8 +100,8 @@ class ThreadPool:
 class AsyncioPool:
     """Runs ``async def`` tasks together in one event loop, and plain tasks in threads beside it.
 
-    The main thread receives; the event loop has a thread of its own, and so has whatever records and settles, because those wait for the
-    network.
+    The main thread receives; the event loop has a thread of its own, and so has whatever records and settles, because
+    those wait for the network.
     """
 
     def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:

@@ -75,7 +75,11 @@ class PreforkPool:
     """Runs ``concurrency`` children; ``make_loop(limits, number)`` builds the loop inside a child."""
 
     def __init__(
-        self, app: Any, concurrency: int, make_loop: Callable[[Any, int, Callable[[], None]], ConsumerLoop], hostname: str
+        self,
+        app: Any,
+        concurrency: int,
+        make_loop: Callable[[Any, int, Callable[[], None]], ConsumerLoop],
+        hostname: str,
     ) -> None:
         if not hasattr(os, "fork"):
             raise ImproperlyConfigured("the prefork pool needs fork(), which this system lacks; use --pool=threads")

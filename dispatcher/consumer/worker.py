@@ -35,8 +35,8 @@ _DEFAULT_CONCURRENCY = {"threads": 10, "asyncio": 100}
 class Worker:
     """A local worker for an app; `start` runs it until a signal ends it.
 
-    Options left `None` come from the configuration. Raises `UnsupportedOption` for what the pool cannot do, naming the option,
-    the reason and the alternative.
+    Options left `None` come from the configuration. Raises `UnsupportedOption` for what the pool cannot do, naming the
+    option, the reason and the alternative.
     """
 
     def __init__(
@@ -129,7 +129,11 @@ class Worker:
     def _check_limits(self, keeps_soft: bool, keeps_hard: bool) -> None:
         unkept = []
         for task in self.app.tasks.values():
-            if task.soft_time_limit is not None and not keeps_soft and not (self.pool_name == "asyncio" and task._is_async):
+            if (
+                task.soft_time_limit is not None
+                and not keeps_soft
+                and not (self.pool_name == "asyncio" and task._is_async)
+            ):
                 unkept.append((task.name, f"soft_time_limit={task.soft_time_limit:g}", _WHY_SOFT[self.pool_name]))
             if task.time_limit is not None and not keeps_hard and not (self.pool_name == "asyncio" and task._is_async):
                 unkept.append((task.name, f"time_limit={task.time_limit:g}", _WHY_HARD))
@@ -137,7 +141,11 @@ class Worker:
             return
         lines = "".join(f"\n  {name}: {option} – {reason}" for name, option, reason in unkept)
         if self.app.conf.worker_allow_unkept_limits:
-            logger.warning("the %s pool cannot keep these limits, as allowed by worker_allow_unkept_limits:%s", self.pool_name, lines)
+            logger.warning(
+                "the %s pool cannot keep these limits, as allowed by worker_allow_unkept_limits:%s",
+                self.pool_name,
+                lines,
+            )
             return
         raise UnsupportedOption(
             f"the {self.pool_name} pool cannot keep the time limits of these tasks:{lines}\n"

@@ -131,9 +131,7 @@ def _admit_one(env: Environment, run: Run, now: float) -> Outcome | None:
     return None
 
 
-def _admit_by_record(
-    env: Environment, run: Run, message: Message, record: TaskRecord, now: float
-) -> Outcome | None:
+def _admit_by_record(env: Environment, run: Run, message: Message, record: TaskRecord, now: float) -> Outcome | None:
     if record.gen > message.gen:
         return Outcome(Kind.SUPERSEDED)
     if record.gen == message.gen:

@@ -8,16 +8,18 @@ from typing import Any
 
 from dispatcher.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
-#: How long a coroutine that swallowed its hard limit's cancellation is waited for before it is cancelled again, in seconds.
+#: How long a coroutine that swallowed its hard limit's cancellation is waited for before it is cancelled again, in
+#: seconds.
 _CANCEL_AGAIN = 1.0
 
 
 async def run_limited(
     coroutine: Coroutine[Any, Any, Any], soft: float | None, hard: float | None, fired: list[bool]
 ) -> Any:
-    """Await a coroutine; at the soft limit `SoftTimeLimitExceeded` is raised inside it, at the hard one it is cancelled.
+    """Await a coroutine: the soft limit raises `SoftTimeLimitExceeded` inside it, the hard one cancels it.
 
-    ``fired[0]`` becomes true when the soft limit is reached. Both interrupt at an ``await`` only. Raises `TimeLimitExceeded`.
+    ``fired[0]`` becomes true when the soft limit is reached. Both interrupt at an ``await`` only. Raises
+    `TimeLimitExceeded`.
     """
     if soft is None and hard is None:
         return await coroutine
@@ -48,7 +50,7 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 
 class _Interruptible:
-    """Drives a coroutine and turns the cancellation that the soft limit asked for into `SoftTimeLimitExceeded` inside it.
+    """Drives a coroutine; turns the cancellation that the soft limit asked for into `SoftTimeLimitExceeded` inside it.
 
     Cancelling is the one way to wake a coroutine out of whatever it awaits; the exception it must see is another.
     """
@@ -86,7 +88,7 @@ class _Interruptible:
                     waiting = coroutine.throw(error)
                 except StopIteration as stop:
                     return stop.value
-            except BaseException as raised:
+            except BaseException as raised:  # noqa: BLE001 - whatever the awaited thing raised is for the coroutine
                 try:
                     waiting = coroutine.throw(raised)
                 except StopIteration as stop:

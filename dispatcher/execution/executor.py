@@ -3,8 +3,8 @@
 decode → admit → start → run → decide and record → continue → settle
 
 Decode, admit, record, continue and settle work on batches, so that a batch costs one read and one write; start and run
-work on one delivery. A crash between any two steps leads to a redelivery that ends in the same place: what is recorded is
-final, continuations have derived ids, and the broker is told last.
+work on one delivery. A crash between any two steps leads to a redelivery that ends in the same place: what is recorded
+is final, continuations have derived ids, and the broker is told last.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FLUSH_AFTER = 0.02
 class Executor:
     """Runs deliveries in an `Environment`; one per thread that runs tasks.
 
-    ``concurrency`` is how many coroutine tasks of a batch run at a time. ``flush_after`` (seconds) bounds how long an outcome
-    waits for the rest of its batch before it is written.
+    ``concurrency`` is how many coroutine tasks of a batch run at a time. ``flush_after`` (seconds) bounds how long an
+    outcome waits for the rest of its batch before it is written.
     """
 
     def __init__(self, env: Environment, *, concurrency: int = 1, flush_after: float = FLUSH_AFTER) -> None:
@@ -38,13 +38,11 @@ class Executor:
         self.flush_after = flush_after
         self._loop = Loop()
 
-    def process(
-        self, deliveries: Sequence[Delivery], keep: Callable[[Delivery], bool] | None = None
-    ) -> list[Run]:
+    def process(self, deliveries: Sequence[Delivery], keep: Callable[[Delivery], bool] | None = None) -> list[Run]:
         """Take a batch through all steps and return its runs, settled.
 
-        ``keep`` is asked before each start whether the delivery is still ours. What does not fit the time left is handed back. On
-        a cold shutdown (`ShutdownNow`) what is not finished is handed back, and the exception goes on.
+        ``keep`` is asked before each start whether the delivery is still ours. What does not fit the time left is
+        handed back. On a cold shutdown (`ShutdownNow`) what is not finished is handed back, and the exception goes on.
         """
         runs = self.prepare(deliveries)
         pending = [run for run in runs if run.outcome is not None]
@@ -130,9 +128,7 @@ class Executor:
             run.settled_early = True
         return True
 
-    def _run_in_turn(
-        self, todo: Sequence[Run], pending: list[Run], keep: Callable[[Delivery], bool] | None
-    ) -> None:
+    def _run_in_turn(self, todo: Sequence[Run], pending: list[Run], keep: Callable[[Delivery], bool] | None) -> None:
         oldest = time.monotonic()
         for position, run in enumerate(todo):
             if keep is not None and not keep(run.delivery):
@@ -164,14 +160,16 @@ class Executor:
         message, task, conf = run.message, run.task, self.env.app.conf
         assert message is not None and task is not None
         left = self.env.time_left() - conf.settle_margin - conf.cleanup_margin
-        soft, _ = message.soft_time_limit or task.soft_time_limit, None
+        soft = message.soft_time_limit or task.soft_time_limit
         expected = self.env.durations.get(message.task)
         needed = expected if expected is not None else soft if soft is not None else 0.0
-        return left > needed
+        return bool(left > needed)
 
     def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
         """Run the coroutine tasks of a batch together; return the rest. Members of a message group keep their order."""
-        together = [run for run in todo if run.task is not None and run.task._is_async and run.delivery.group_id is None]
+        together = [
+            run for run in todo if run.task is not None and run.task._is_async and run.delivery.group_id is None
+        ]
         if len(together) < 2:
             return list(todo)
         self._loop.run(self._gather(together))

@@ -35,7 +35,7 @@ def start(env: Environment, run: Run) -> None:
         },
     )  # fmt: skip
     if type(task).__call__ is not Task.__call__:
-        run.context._fresh = True
+        run.context.update(_fresh=True)
     run.started_at = env.clock.time()
     if signals.task_received.receivers:
         signals.task_received.send(task, request=run.context)
@@ -76,7 +76,7 @@ def perform(env: Environment, run: Run) -> None:
                     fired = env.limits.stop()
         except ShutdownNow:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a task is the task's failure, not the worker's end
             run.outcome = decide_error(env, run, error, fired)
         else:
             run.outcome = decide_value(context, value)
@@ -106,7 +106,7 @@ async def perform_async(env: Environment, run: Run) -> None:
             if _cancelled_from_outside():
                 raise
             run.outcome = decide_error(env, run, _cancelled_itself(), fired[0])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - as in `perform`
             run.outcome = decide_error(env, run, error, fired[0])
         else:
             run.outcome = decide_value(context, value)
@@ -228,15 +228,19 @@ def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
     elif outcome.kind is Kind.FAILURE and error is not None:
         task.on_failure(error, message.id, args, kwargs, einfo)
         signals.task_failure.send(
-            task, task_id=message.id, exception=error, args=args, kwargs=kwargs, traceback=error.__traceback__, einfo=einfo
+            task,
+            task_id=message.id,
+            exception=error,
+            args=args,
+            kwargs=kwargs,
+            traceback=error.__traceback__,
+            einfo=einfo,
         )
     elif outcome.kind is Kind.REJECTED:
         signals.task_rejected.send(task, message=message, exc=error)
     if outcome.kind in (Kind.SUCCESS, Kind.RETRY, Kind.FAILURE):
         task.after_return(status, value, message.id, args, kwargs, einfo)
-    signals.task_postrun.send(
-        task, task_id=message.id, task=task, args=args, kwargs=kwargs, retval=value, state=status
-    )
+    signals.task_postrun.send(task, task_id=message.id, task=task, args=args, kwargs=kwargs, retval=value, state=status)
 
 
 _STATUS = {

@@ -48,8 +48,8 @@ class NoLimits:
 class AlarmLimits:
     """Keeps the soft limit by SIGALRM in the main thread: interrupts loops, sleeps, locks and system calls alike.
 
-    Code inside a C call that does not look at signals is interrupted when the call returns. An exception raised in ``__del__``
-    would be lost, so the alarm waits until such a frame is left.
+    Code inside a C call that does not look at signals is interrupted when the call returns. An exception raised in
+    ``__del__`` would be lost, so the alarm waits until such a frame is left.
     """
 
     keeps_soft = True

@@ -109,7 +109,11 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
         return None
     if outcome.kind is Kind.REVOKED:
         signals.task_revoked.send(
-            run.task, request=run.context or message, terminated=False, signum=None, expired="expired" in str(outcome.error)
+            run.task,
+            request=run.context or message,
+            terminated=False,
+            signum=None,
+            expired="expired" in str(outcome.error),
         )
     write = _write_of(env, run, status, now)
     write.final = True

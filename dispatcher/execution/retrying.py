@@ -32,7 +32,7 @@ def needs_publishing(env: Environment, run: Run) -> bool:
 
 
 def publish_retry(env: Environment, run: Run) -> None:
-    """Publish the next generation of the message, which carries its retries itself; the old one is acknowledged after it.
+    """Publish the next generation of the message, which carries its retries; the old one is acknowledged after it.
 
     A crash in between leaves both generations; the newer one takes over.
     """
@@ -56,7 +56,9 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
     changes = dict(outcome.changes or {})
     unknown = changes.keys() - _CHANGEABLE
     if unknown:
-        raise UnsupportedOption(f"retry() cannot change {', '.join(sorted(unknown))}; it can: {', '.join(sorted(_CHANGEABLE))}")
+        raise UnsupportedOption(
+            f"retry() cannot change {', '.join(sorted(unknown))}; it can: {', '.join(sorted(_CHANGEABLE))}"
+        )
     queue = changes.pop("queue", None) or run.delivery.queue
     fields: dict[str, Any] = {
         "gen": message.gen + 1,
@@ -70,5 +72,3 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
         if message.packed is not None:
             fields["packed"] = pack([list(args), dict(kwargs)], message.packed["enc"], message.packed.get("zip"))
     return queue, message.replace(**fields, **changes)
-
-

@@ -14,7 +14,7 @@ from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import DispatcherError, OperationalError, Reject
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run
-from dispatcher.message import Message, decode, encode
+from dispatcher.message import Message
 
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
