@@ -158,9 +158,9 @@ class RedisSettings:
 def parse(url: str, options: Mapping[str, Any]) -> RedisSettings:
     """Return the settings of a URL and its options; raise `ImproperlyConfigured` for what cannot work.
 
-    URLs are ``redis://[user:password@]host[:port][/db]`` (or ``valkey://``), ``rediss://`` (or ``valkeys://``) for TLS, and
-    ``unix:///path`` or Celery's ``redis+socket:///path`` for a socket. Options may also stand in the URL's query;
-    ``options`` wins.
+    URLs are ``redis://[user:password@]host[:port][/db]``, ``rediss://`` for TLS, ``unix:///path`` or Celery's
+    ``redis+socket:///path`` for a socket; ``valkey://`` and ``valkeys://`` mean the first two. Options may stand in the
+    URL's query, too; ``options`` wins.
     """
     parts = urlsplit(url)
     if parts.scheme not in (*_TCP, *_TLS, *_SOCKET):

@@ -28,6 +28,8 @@ PRIORITIES: Final = range(10)
 #: How often a worker, busy or idle, looks for delayed messages that are due and for new priority levels, in seconds.
 #: So a delayed message is at most this late.
 TURN: Final = 0.25
+#: A worker that holds no lease and has not asked for messages for so long is taken off the server's list, in seconds.
+SILENCE: Final = 60.0
 #: Commands and bytes that go to the server in one write.
 _BATCH: Final = 1_000
 _BATCH_BYTES: Final = 1_000_000
@@ -105,11 +107,10 @@ class RedisBroker(Broker):
             new = self._unregistered(batch)
             registrations = [command for stream in new for command in self._registration(*new[stream])]
             replies = self._connections.send([*registrations, *map(self._addition, batch)])
-            refused = [reply for reply in replies if isinstance(reply, ResponseError)]
-            if not refused:
+            split = len(registrations)
+            if all(_took_effect(reply) for reply in replies[:split]):
                 self._registered.update(new)
-                continue
-            for message, reply in zip(batch, replies[len(registrations) :], strict=True):
+            for message, reply in zip(batch, replies[split:], strict=True):
                 if isinstance(reply, ResponseError):
                     failures[message.id] = str(to_error(reply, self._settings.address))
         return failures
@@ -135,7 +136,8 @@ class RedisBroker(Broker):
         return new
 
     def _registration(self, queue: _Queue, level: str) -> Iterator[Command]:
-        """Make known that a queue and a priority level exist."""
+        """Make known that a queue and a level exist; make the group, which a worker cannot where memory is short."""
+        yield Command(pack("XGROUP", "CREATE", queue.stream(level), GROUP, "0", "MKSTREAM"))
         yield Command(pack("SADD", self._registry, self._settings.queue_name_prefix + queue.name))
         if level != "0":
             yield Command(pack("SADD", queue.keys[3], level))
@@ -178,10 +180,9 @@ class RedisBroker(Broker):
     def _turn(self, queue: _Queue, limit: int, now: float) -> list[Delivery]:
         """Move what is due, take over ended leases, lease messages by priority; in one script."""
         look = not queue.full or now >= queue.next_look
-        (reply,) = self._connections.run(
-            [scripts.RECEIVE.call(queue.keys, (GROUP, self._consumer, limit, "1" if look else "0"))]
+        due, levels, entries = self._run(
+            scripts.RECEIVE, queue.name, self._consumer, limit, int(look), _milliseconds(SILENCE)
         )
-        due, levels, entries = reply
         if look:
             queue.next_look = now + min(4 * TURN, self.visibility_timeout / 4)
         queue.levels = levels.decode().replace("0", "")
@@ -326,6 +327,10 @@ class RedisBroker(Broker):
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+def _took_effect(reply: Any) -> bool:
+    return not isinstance(reply, ResponseError) or str(reply).startswith("BUSYGROUP")
 
 
 def _step(settlement: Settlement) -> tuple[str | bytes | int, ...]:

@@ -60,9 +60,10 @@ local function consumers_of(stream)
   return {}
 end
 
--- Call `found(stream, level, id, count)` for up to `limit` leases that have ended; forget consumers that are long gone.
+-- Call `found(stream, level, id, count)` for up to `limit` leases that have ended; remove consumers that hold no lease
+-- and have not been heard of for `silence` milliseconds.
 -- A lease lasts as long as its consumer's name says, or until the time in `leases` where it was extended.
-local function for_ended_leases(stream, level, limit, found)
+local function for_ended_leases(stream, level, limit, silence, found)
   local seen = 0
   for _, packed in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)) do
     local at, id = string.match(packed, '^(%d) (.+)$')
@@ -77,7 +78,7 @@ local function for_ended_leases(stream, level, limit, found)
   for _, fields in ipairs(consumers_of(stream)) do
     local consumer = named(fields)
     if consumer.pending == 0 then
-      if consumer.idle > 60000 then redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name) end
+      if consumer.idle > silence then redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name) end
     else
       local lease = string.match(consumer.name, '^%d+')
       local start = '-'
@@ -97,8 +98,9 @@ local function for_ended_leases(stream, level, limit, found)
 end
 """
 
-#: Arguments: consumer, limit, whether to look for ended leases. Returns milliseconds until the next delayed message
-#: (-1: none), the levels in use, and per delivery: level, id, receipts by this id, fields.
+#: Arguments: consumer, limit, whether to look for ended leases, when to remove silent consumers in milliseconds.
+#: Returns milliseconds until the next delayed message (-1: none), the levels in use, and per delivery: level, id,
+#: receipts by this id, fields.
 RECEIVE: Final = Script(
     _PRELUDE
     + """
@@ -109,7 +111,7 @@ local used = levels_in_use()
 for _, level in ipairs(used) do
   local stream = stream_of(level)
   if look then
-    for_ended_leases(stream, level, limit - #taken, function(stream, level, id, count)
+    for_ended_leases(stream, level, limit - #taken, tonumber(ARGV[5]), function(stream, level, id, count)
       local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
       if entry then
         taken[#taken + 1] = {level, id, count + 1, entry[2]}
@@ -221,7 +223,7 @@ local function remove(stream, level, id)
 end
 for _, level in ipairs(levels_in_use()) do
   local stream = stream_of(level)
-  for_ended_leases(stream, level, most, remove)
+  for_ended_leases(stream, level, most, math.huge, remove)
   local read = redis.call('XREADGROUP', 'GROUP', group, 'purge', 'COUNT', most, 'NOACK', 'STREAMS', stream, '>')
   redis.call('XGROUP', 'DELCONSUMER', stream, group, 'purge')
   for _, entry in ipairs(read and read[1][2] or {}) do removed = removed + redis.call('XDEL', stream, entry[1]) end

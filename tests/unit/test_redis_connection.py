@@ -1,0 +1,47 @@
+"""How commands are packed and error replies explained; what needs a server is tested in contract and fault."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
+
+from dispatcher.exceptions import OperationalError
+from dispatcher.redis_connection import Script, pack, to_error
+
+
+def test_a_command_is_packed_as_the_server_reads_it() -> None:
+    """Lengths are in bytes; numbers are written out; text is UTF-8."""
+    assert pack("SET", "é", b"\r\n", 12) == b"*4\r\n$3\r\nSET\r\n$2\r\n\xc3\xa9\r\n$2\r\n\r\n\r\n$2\r\n12\r\n"
+
+
+def test_a_script_is_called_by_its_digest() -> None:
+    """Keys are counted, arguments follow."""
+    text = "return 1"
+    digest = hashlib.sha1(text.encode()).hexdigest()
+    script = Script(text)
+    command = script.call(("k1", "k2"), ("a", 3))
+    assert command.packed == pack("EVALSHA", digest, 2, "k1", "k2", "a", 3)
+    assert command.script is script
+    assert script.load == pack("SCRIPT", "LOAD", text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "raise maxmemory"),
+        (ReadOnlyError("You can't write against a read only replica."), "name the primary"),
+        (NoPermissionError("this user has no permissions"), "lacks a permission"),
+        (ResponseError("MISCONF Redis is configured to save RDB snapshots"), "cannot save to disk"),
+        (ResponseError("WRONGTYPE Operation against a key"), "global_keyprefix"),
+        (ResponseError("something else"), "something else"),
+    ],
+)
+def test_an_error_reply_says_what_to_do(reply: ResponseError, remedy: str) -> None:
+    """The error names the server, the remedy and the reply."""
+    error = to_error(reply, "h:1/0")
+    assert isinstance(error, OperationalError)
+    assert "h:1/0" in str(error)
+    assert remedy in str(error)
+    assert str(reply) in str(error)
