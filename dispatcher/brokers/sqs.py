@@ -284,17 +284,28 @@ class SQSBroker(Broker):
         ):
             problem = problem or outcome.error
             held -= {int(entry["Id"]) for entry in (*outcome.unsent, *(entry for entry, _ in outcome.failed))}
+        copied, failure = self.bury([settlements[n] for n in sorted(held)])
+        return copied, problem or failure
+
+    def bury(self, settlements: Sequence[Settlement]) -> tuple[list[Delivery], OperationalError | None]:
+        """Copy deliveries to their dead-letter queues and do no more: who holds the lease is the caller's to know.
+
+        Return those that were copied, and what went wrong with the others.
+        """
         copies = [
-            (self._queues.dead(settlements[n].delivery.queue), letter_of(str(n), settlements[n])) for n in sorted(held)
+            (self._queues.dead(settlement.delivery.queue), letter_of(str(number), settlement))
+            for number, settlement in enumerate(settlements)
         ]
+        copied = set(range(len(settlements)))
+        problem: OperationalError | None = None
         for outcome in aws.together(self._calls.run, jobs_of("send_message_batch", copies)):
             problem = problem or outcome.error
-            held -= {int(entry["Id"]) for entry in (*outcome.unsent, *(entry for entry, _ in outcome.failed))}
+            copied -= {int(entry["Id"]) for entry in (*outcome.unsent, *(entry for entry, _ in outcome.failed))}
             if outcome.failed:
                 problem = problem or OperationalError(
                     f"a message was not dead-lettered: {failure_of(outcome.failed[0][1])}"
                 )
-        return [settlements[n].delivery for n in sorted(held)], problem
+        return [settlements[n].delivery for n in sorted(copied)], problem
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Show the newest of up to 1,000 dead letters, which stay where they are; each look counts as a receive."""
