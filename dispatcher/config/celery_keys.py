@@ -324,7 +324,6 @@ OWN: Final = frozenset(
             "signing_max_age",
             "task_max_depth",
             "task_revocable",
-            "task_typing",
         ),
         *("unknown_grace", "worker_allow_unkept_limits", "worker_log_level"),
     }

@@ -11,7 +11,6 @@ from dispatcher.config.celery_keys import OLD_NAMES, OPTIONS
 from dispatcher.config.checks import check_together
 from dispatcher.config.names import canonical, unknown
 from dispatcher.config.options import Option
-from dispatcher.config.presentation import censor, censor_text
 from dispatcher.config.values import Values
 from dispatcher.exceptions import CompatibilityWarning, ImproperlyConfigured
 
@@ -89,6 +88,8 @@ class Config(Values, Mapping[str, Any]):
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """Return the settings that were set (or all), with secrets masked."""
+        from dispatcher.config.presentation import censor
+
         settings = dict(self) if with_defaults else self.changes
         return {name: censor(name, value) for name, value in settings.items()} if censored else settings
 
@@ -123,8 +124,9 @@ class Config(Values, Mapping[str, Any]):
 
     def update(self, *args: Mapping[str, Any] | Iterable[tuple[str, Any]], **kwargs: Any) -> None:
         """Set several settings, all or none; upper-case names in a mapping that are no settings are ignored."""
-        self._load(CODE, dict(*args))
-        self._load(CODE, kwargs)
+        settings = {**dict(*args), **kwargs}
+        if settings:
+            self._load(CODE, settings)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Set a setting unless it was set, and return its value."""
@@ -249,6 +251,8 @@ class Config(Values, Mapping[str, Any]):
         try:
             return option.type.convert(value)
         except ValueError as error:
+            from dispatcher.config.presentation import censor_text
+
             raise ImproperlyConfigured(f"{spelling} {censor_text(str(error))}") from None
 
     def _check_foreign(self, option: Option, spelling: str, value: Any) -> Any:

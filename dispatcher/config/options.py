@@ -5,8 +5,7 @@ Celery's other keys are in `celery_keys`; `OPTIONS` joins both.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from dispatcher import quotas
 from dispatcher.config.structures import Annotations, PublishPolicy, Queues, Routes, SigningKeys, Table
@@ -31,8 +30,7 @@ from dispatcher.config.types import (
 Kind = Literal["supported", "no_effect", "refused"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One key of the configuration.
 
     ``reason`` says why a key has no effect or is refused, ``harmless`` which values of it change nothing and pass
@@ -127,9 +125,9 @@ _STORES: Final = Url(
             ),
             _NO_STORE,
         ),
+        "disabled": "retries and duplicates are tracked in the record; leave it unset and set task_ignore_result",
         **dict.fromkeys(("django-db", "django-cache"), "results are not kept in Django's database or cache"),
     },
-    words=("disabled", "disabled://"),
 )
 _POOLS: Final = Choice(
     "prefork",
@@ -213,8 +211,8 @@ _RESULT: Final = (
         "result_backend",
         _STORES,
         None,
-        'Where results go. Unset means the one that belongs to the broker; `"disabled"` means nowhere.',
-        differs="results are not kept by default there.",
+        "Where results go. Unset means what belongs to the broker: DynamoDB for SQS, else the same server or file.",
+        differs="unset means no results there; here that is `task_ignore_result`.",
     ),
     _option("result_backend_transport_options", Table(), {}, "Options of the result backend, by its own names."),
     _option(
@@ -268,7 +266,6 @@ _TASK: Final = (
         "Which task goes to which queue: a dict (names, globs, patterns), functions, or a list.",
     ),
     _option("task_annotations", Annotations(), None, "Attributes of tasks, set from the configuration."),
-    _option("task_typing", Bool(), True, "A call's arguments are checked against the function before it is sent."),
     _option(
         "task_default_priority",
         Int(0, 9),

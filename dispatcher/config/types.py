@@ -202,8 +202,8 @@ class Url(Text):
 
     name = "URL"
 
-    def __init__(self, example: str, foreign: Mapping[str, str], words: Collection[str] = ()) -> None:
-        self.example, self.foreign, self.words = example, foreign, words
+    def __init__(self, example: str, foreign: Mapping[str, str]) -> None:
+        self.example, self.foreign = example, foreign
 
     def convert(self, value: Any) -> str:
         """Return the URL; a list of one counts, a list of several (failover) does not."""
@@ -213,8 +213,6 @@ class Url(Text):
                 f"names {len(urls)} URLs; failover lists are not available: give one, such as {self.example}"
             )
         url = super().convert(urls[0] if urls else value).strip()
-        if url in self.words:
-            return url
         scheme = url.partition(":")[0]
         family = scheme.partition("+")[0].lower()
         if family in self.foreign:

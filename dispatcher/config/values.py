@@ -44,7 +44,6 @@ class Values:
     task_create_missing_queues: bool
     task_routes: Any
     task_annotations: Any
-    task_typing: bool
     task_default_priority: int | None
     task_inherit_parent_priority: bool
     task_acks_late: bool | None
