@@ -89,7 +89,7 @@ find-python:
 
 .PHONY: clean
 clean: ## Remove environments, caches and build output
-	rm -rf $(VENV) $(TOOLS) .bench-venv .env-cache .aws-sam cdk.out build dist *.egg-info
+	rm -rf $(VENV) $(TOOLS) .bench-venv .emulator .env-cache .aws-sam cdk.out build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.emulation import ports, processes, reaper
+from tests.emulation import environments, ports, processes, reaper
 from tests.emulation.availability import require_executable, unavailable
 from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.environments import EnvironmentUnavailable
@@ -18,6 +18,8 @@ _GRACE_SECONDS = 2.0
 _TAG = pytest.StashKey[str]()
 _REAPER = pytest.StashKey[Any]()
 _LEAKED = pytest.StashKey[list[str]]()
+
+_NEED_ENVIRONMENTS = frozenset({"aws_endpoint", "aws_endpoint_chaos", "lambda_python"})
 
 # Part of Python's own multiprocessing; they end with the process that owns them.
 _ALLOWED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -34,6 +36,15 @@ def redis_server(redis_executable: str) -> Iterator[RedisServer]:
     """A Redis shared by all tests of the run: use unique names, leave it running."""
     with RedisServer(redis_executable) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def lambda_python() -> str:
+    """An interpreter that has the Lambda runtime client and what the package needs."""
+    try:
+        return str(environments.lambda_python())
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for Lambda functions: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +98,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[_TAG] = tag
     os.environ[processes.TAG_VARIABLE] = tag
     session.config.stash[_REAPER] = reaper.start(tag)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the environments that tests will ask for: the first time takes longer than a test may."""
+    if not _only_distributes(session.config) and any(
+        _NEED_ENVIRONMENTS.intersection(getattr(item, "fixturenames", ())) for item in session.items
+    ):
+        try:
+            environments.ministack_python()
+            environments.lambda_python()
+        except EnvironmentUnavailable:
+            pass  # the fixtures say so, for each test that cannot run
 
 
 @pytest.hookimpl(trylast=True)

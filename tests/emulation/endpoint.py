@@ -30,7 +30,7 @@ SECRET_KEY = "test"
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-_ROLE = "arn:aws:iam::000000000000:role/functions"
+_PERMISSIVE_ROLE = "functions-that-may-do-anything"
 
 
 class EndpointFailed(RuntimeError):
@@ -244,17 +244,18 @@ class AwsEndpoint:
         timeout: int = 10,
         memory_mb: int = 512,
         runtime: str = "python3.11",
-        role: str = _ROLE,
+        role: str | None = None,
     ) -> str:
         """Create a function from directories and files, or from `{path: text}`; its ARN.
 
-        A directory lands in the archive under its own name, as a package; so does a file.
+        A directory lands in the archive under its own name, as a package; so does a file. The `role` is one that may
+        do anything unless given; it matters with `auth` only.
         """
         answer = self.client("lambda").create_function(
             FunctionName=name,
             Runtime=runtime,
             Handler=handler,
-            Role=role,
+            Role=role or self._permissive_role(),
             Code={"ZipFile": archive(sources)},
             Timeout=timeout,
             MemorySize=memory_mb,
@@ -262,6 +263,24 @@ class AwsEndpoint:
         )
         arn: str = answer["FunctionArn"]
         return arn
+
+    def create_role(self, name: str, *actions: str) -> str:
+        """Create a role that functions can take and that allows `actions` on everything; its ARN."""
+        trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        iam = self.client("iam")
+        arn: str = iam.create_role(RoleName=name, AssumeRolePolicyDocument=_policy(trust))["Role"]["Arn"]
+        if actions:
+            allow = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+            iam.put_role_policy(RoleName=name, PolicyName="allow", PolicyDocument=_policy(allow))
+        return arn
+
+    def _permissive_role(self) -> str:
+        iam = self.client("iam")
+        try:
+            arn: str = iam.get_role(RoleName=_PERMISSIVE_ROLE)["Role"]["Arn"]
+            return arn
+        except iam.exceptions.NoSuchEntityException:
+            return self.create_role(_PERMISSIVE_ROLE, "*")
 
     def map_queue(
         self,
@@ -292,6 +311,10 @@ class AwsEndpoint:
         except logs.exceptions.ResourceNotFoundException:
             return []
         return [line for event in events for line in event["message"].splitlines()]
+
+
+def _policy(statement: Mapping[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 def unique_name(prefix: str) -> str:

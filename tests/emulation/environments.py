@@ -71,9 +71,10 @@ def _home(name: str) -> Path:
 
 def _make(home: Path, requirements: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)  # what an interrupted attempt left
-    pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    # This interpreter's pip serves: an environment takes 3 s more to make with a pip of its own.
+    pip = [sys.executable, "-m", "pip", "--python", str(home), "--disable-pip-version-check", "--no-input"]
     for command in (
-        [sys.executable, "-m", "venv", str(home)],
+        [sys.executable, "-m", "venv", "--without-pip", str(home)],
         [*pip, "install", "--quiet", "--requirement", str(requirements)],
     ):
         made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

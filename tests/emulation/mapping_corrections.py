@@ -3,6 +3,7 @@
 https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
 """
 
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,8 @@ MAX_BATCH_FIFO = 10
 """https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html"""
 
 _RECEIVE_LIMIT = 10
+_IDLE_SECONDS = 0.1
+"""How late a mapping may notice that a message has become visible; MiniStack looks once a second."""
 
 Mapping = dict[str, Any]
 Message = dict[str, Any]
@@ -30,6 +33,7 @@ class MappingCorrections:
 
     def install(self) -> None:
         """Replace MiniStack's functions by the corrected ones."""
+        self.lambda_service._esm_wake = _PromptWake(self.lambda_service._esm_wake)
         self.lambda_service._create_esm = self.create
         self.lambda_service._run_sqs_batch = self.run_batch
         self.sqs._receive_messages_for_esm = self.receive
@@ -116,6 +120,17 @@ class MappingCorrections:
         filtered_out = {message["receipt_handle"] for message in batch if message["id"] not in handles}
         done = {handle for name, handle in handles.items() if name not in failed}
         self.sqs._delete_messages_for_esm(url, done | filtered_out)
+
+
+class _PromptWake:
+    """The event that the mappings' poller sleeps on, with a shorter sleep."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.set, self.clear = event.set, event.clear
+        self._wait = event.wait
+
+    def wait(self, timeout: float) -> bool:
+        return self._wait(min(timeout, _IDLE_SECONDS))
 
 
 def failed_ids(response: Any, mapping: Mapping, batch: list[Message]) -> set[str] | None:

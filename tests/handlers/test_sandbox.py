@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation import environments, processes
-from tests.emulation.availability import unavailable
+from tests.emulation import processes
 from tests.emulation.runtime_api import MAX_RESPONSE_BYTES
 from tests.emulation.sandbox import Function, Sandbox
 
@@ -17,17 +16,13 @@ MakeSandbox = Callable[..., Sandbox]
 
 
 @pytest.fixture
-def make_sandbox(tmp_path: Path) -> Iterator[MakeSandbox]:
+def make_sandbox(tmp_path: Path, lambda_python: str) -> Iterator[MakeSandbox]:
     """Make a sandbox for the source of a module with a function `handler`."""
-    try:
-        python = str(environments.lambda_python())
-    except environments.EnvironmentUnavailable as error:
-        unavailable(f"no environment for Lambda functions: {error}")
     made: list[Sandbox] = []
 
     def make(source: str, **settings: object) -> Sandbox:
         (tmp_path / "app.py").write_text(source)
-        function = Function(code=tmp_path, handler="app.handler", python=python, **settings)  # type: ignore[arg-type]
+        function = Function(code=tmp_path, handler="app.handler", python=lambda_python, **settings)  # type: ignore[arg-type]
         made.append(Sandbox(function))
         return made[-1]
 

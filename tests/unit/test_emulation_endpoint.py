@@ -268,6 +268,41 @@ def test_no_message_is_lost_between_senders_and_the_mapping(aws_endpoint: AwsEnd
     eventually(lambda: pipeline.is_drained() and len(pipeline.items()) == 200)
 
 
+def test_auth_enforces_the_role_of_a_function() -> None:
+    """With `auth` a function may do what its role allows and nothing else."""
+    source = {
+        "m.py": (
+            "import boto3\n"
+            "def handler(event, context):\n"
+            "    boto3.client('dynamodb').describe_table(TableName=event)\n"
+            "    boto3.client('dynamodb').delete_table(TableName=event)\n"
+        )
+    }
+    with AwsEndpoint(auth=True) as aws:
+        table = aws.create_table("results")
+        role = aws.create_role("reader", "dynamodb:DescribeTable")
+        aws.create_function("reads", handler="m.handler", sources=source, role=role)
+        aws.create_function("deletes", handler="m.handler", sources=source)
+        payload = json.dumps(table).encode()
+        refused = aws.client("lambda").invoke(FunctionName="reads", Payload=payload)
+        assert "AccessDeniedException" in refused["Payload"].read().decode()
+        assert "FunctionError" not in aws.client("lambda").invoke(FunctionName="deletes", Payload=payload)
+
+
+def test_reset_removes_every_resource() -> None:
+    """After `reset` the endpoint is as new, and goes on serving."""
+    with AwsEndpoint() as aws:
+        queue = aws.create_queue("queue")
+        aws.create_function("pid", handler="m.handler", sources=PID_FUNCTION)
+        aws.map_queue(queue, "pid")
+        pid = int(aws.client("lambda").invoke(FunctionName="pid", Payload=b"{}")["Payload"].read())
+        aws.reset()
+        assert not aws.client("sqs").list_queues().get("QueueUrls")
+        assert aws.client("lambda").list_functions()["Functions"] == []
+        assert not processes.command(pid)
+        aws.create_queue("queue")
+
+
 def test_environment_points_any_sdk_at_the_endpoint(aws_env: AwsEndpoint) -> None:
     """With `aws_env` a client made without arguments talks to the emulator."""
     import botocore.session
