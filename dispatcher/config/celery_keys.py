@@ -116,6 +116,12 @@ _NO_EFFECT: Final = (
     ),
     *_keys(
         "no_effect",
+        "it is an option of the transport: in broker_transport_options set socket_connect_timeout for Redis, "
+        "or client-config with connect_timeout for SQS",
+        {"broker_connection_timeout": 4},
+    ),
+    *_keys(
+        "no_effect",
         "connections are pooled by the client libraries as needed",
         {"broker_pool_limit": 10, "broker_pool_acquire_timeout": None, "redis_max_connections": None},
     ),

@@ -179,12 +179,6 @@ _BROKER: Final = (
         "`queue_name_prefix`, `predefined_queues`, …",
     ),
     _option(
-        "broker_connection_timeout",
-        Seconds(above=0),
-        4.0,
-        "How long connecting to the broker or backend may take, in seconds.",
-    ),
-    _option(
         "broker_visibility_timeout",
         Seconds(above=0, most=quotas.SQS_MAX_VISIBILITY),
         60.0,

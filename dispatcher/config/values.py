@@ -20,7 +20,6 @@ class Values:
     # broker
     broker_url: str | None
     broker_transport_options: dict[str, Any]
-    broker_connection_timeout: float
     broker_visibility_timeout: float
     signing_keys: dict[str, bytes] | None
     signing_max_age: float
