@@ -431,6 +431,27 @@ class Dispatcher:
         kwargs["app"] = self
         return Signature(*args, **kwargs)
 
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **opts: Any,
+    ) -> str:
+        """Note an entry of the beat under ``name``, by default the call as text; nothing fires it in this release."""
+        call = maybe_signature(sig, self, clone=True) if isinstance(sig, Mapping) else sig.s()
+        entry_name = name or repr(call)
+        self.conf.beat_schedule = {
+            **(self.conf.beat_schedule or {}),
+            entry_name: {
+                "task": call.task, "schedule": schedule, "args": (*args, *call.args),
+                "kwargs": {**call.kwargs, **(kwargs or {})}, "options": {**call.options, **opts},
+            },
+        }  # fmt: skip
+        return entry_name
+
     # -- time and names
 
     def now(self) -> datetime:
@@ -453,6 +474,13 @@ class Dispatcher:
         """The task that runs here, or `None`."""
         frame = state.current_frame()
         return frame.task if frame is not None else None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _NOT_YET:
+                raise AttributeError(f"app.{name} is not available in this release; {_NOT_YET[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.main or '__main__'} at {id(self):#x}>"
@@ -477,6 +505,23 @@ if TYPE_CHECKING:
         def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
+#: Attributes of a Celery app that are not here, with what to do instead.
+_NOT_YET = {
+    "control": "revoke with AsyncResult(id).revoke(), look with `dispatcher status`",
+    "events": "read states from the result backend",
+    "amqp": "queues are those of task_queues, task_routes and apply_async(queue=…)",
+    "pool": "connections are the broker's own",
+    "GroupResult": "use app.send_many and a list of results",
+    "ResultSet": "use app.send_many and a list of results",
+    "Worker": "use dispatcher.consumer.worker.Worker, or `dispatcher worker`",
+    "WorkController": "use dispatcher.consumer.worker.Worker, or `dispatcher worker`",
+    "Beat": "there is no beat yet",
+    "worker_main": "use dispatcher.consumer.worker.Worker(app).start(), or `dispatcher worker`",
+    "start": "use the `dispatcher` command",
+    "bugreport": "use `dispatcher report`",
+    "connection": "connections are the broker's own",
+    "setup_security": "set signing_keys",
+}
 _FOREIGN = {
     "amqp": "there is no AMQP here",
     "events": "there are no events in this release",

@@ -29,10 +29,11 @@ def shared_task(*args: Any, **options: Any) -> Any:
     """Make a task that joins every app and stands for the current app's when used; options as `Dispatcher.task`."""
 
     def decorate(function: Any) -> Any:
-        name = options.get("name") or registry.task_name(function, None)
+        def name_in(app: Any) -> str:
+            return options.get("name") or registry.task_name(function, app.main)
 
         def join(app: Any) -> None:
-            app._register_function(function, dict(options, name=name))
+            app._register_function(function, dict(options))
 
         state.connect_on_app_finalize(join)
         if state.has_current_app():
@@ -42,9 +43,9 @@ def shared_task(*args: Any, **options: Any) -> Any:
 
         def find() -> Any:
             app = state.get_current_app()
-            if name not in app._tasks:
+            if name_in(app) not in app._tasks:
                 join(app)
-            return app._tasks[name]
+            return app._tasks[name_in(app)]
 
         return state.Proxy(find, __name__=function.__name__, __doc__=function.__doc__, __module__=function.__module__)
 

@@ -1,0 +1,1 @@
+"""Brokers: where messages wait, are leased and settled; `base` is the port, each other module an adapter."""

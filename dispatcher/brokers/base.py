@@ -43,13 +43,18 @@ class Delivery:
     group_id: str | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def order(self) -> str | None:
+        """The message group whose order must be kept, on FIFO queues; the groups of fair queues have no order."""
+        return self.group_id if self.group_id is not None and self.queue.endswith(".fifo") else None
+
 
 class Settlement(NamedTuple):
     """What becomes of a delivery.
 
     ``ack`` removes it; ``release`` makes it visible again after ``delay`` seconds; ``dead`` moves it to the queue's
     dead letters with ``reason`` (texts: ``reason``, ``task``, ``task_id``, ``exception``, ``retries``, ``traceback``),
-    as ``body`` if given.
+    as ``body`` if given. ``early`` marks an ``ack`` that must be carried out before the run starts.
     """
 
     delivery: Delivery
@@ -57,6 +62,7 @@ class Settlement(NamedTuple):
     delay: float = 0.0
     reason: Mapping[str, str] | None = None
     body: str | None = None
+    early: bool = False
 
 
 class DeadLetter(NamedTuple):

@@ -67,7 +67,11 @@ class Transport(Protocol):
 
 @dataclasses.dataclass(slots=True)
 class Environment:
-    """The surroundings of a run; ``time_left`` returns the seconds until the place it runs in ends, if it does."""
+    """The surroundings of a run.
+
+    Where the place that runs are in ends at some time, ``time_left`` returns the seconds until runs must have ended:
+    what cleaning up and settling need is taken off already.
+    """
 
     app: ExecutorApp
     backend: ResultBackend

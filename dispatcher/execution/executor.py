@@ -10,16 +10,20 @@ is final, continuations have derived ids, and the broker is told last.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher.brokers.base import Delivery, Settlement
-from dispatcher.exceptions import TimeLimitExceeded
+from dispatcher.exceptions import OperationalError, TimeLimitExceeded
 from dispatcher.execution import admission, invocation, recording, retrying, settling
 from dispatcher.execution.coroutines import Loop
 from dispatcher.execution.environment import Environment
+from dispatcher.execution.ordering import Groups
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
+
+logger = logging.getLogger("dispatcher.worker")
 
 #: A finished run's outcome waits at most about this long for others to be written with, in seconds.
 FLUSH_AFTER = 0.02
@@ -42,15 +46,16 @@ class Executor:
         """Take a batch through all steps and return its runs, settled.
 
         ``keep`` is asked before each start whether the delivery is still ours. What does not fit the time left is
-        handed back. On a cold shutdown (`ShutdownNow`) what is not finished is handed back, and the exception goes on.
+        handed back, and with it the rest of its FIFO group. On a cold shutdown (`ShutdownNow`) what is not finished is handed back, and the exception goes on.
         """
         runs = self.prepare(deliveries)
         pending = [run for run in runs if run.outcome is not None]
-        todo = sorted((run for run in runs if run.outcome is None), key=admission.suspect)
+        groups = Groups(runs)
+        todo = groups.in_turn([run for run in runs if run.outcome is None])
         try:
             if self.concurrency > 1:
                 todo = self._run_coroutines(todo, pending)
-            self._run_in_turn(todo, pending, keep)
+            self._run_in_turn(todo, pending, groups, keep)
         except ShutdownNow:
             self._hand_back(runs, pending)
             raise
@@ -78,7 +83,8 @@ class Executor:
 
     async def execute_async(self, run: Run) -> None:
         """Steps 3 to 5 for one coroutine run, in the running event loop."""
-        if not await asyncio.to_thread(self._begin, run):
+        begun = await asyncio.to_thread(self._begin, run) if self._begins_with_calls(run) else self._begin(run)
+        if not begun:
             return
         await invocation.perform_async(self.env, run)
         if run.message is not None:
@@ -122,18 +128,35 @@ class Executor:
         assert task is not None
         if not recording.record_start(self.env, run, self.env.clock.time()):
             return False
-        invocation.start(self.env, run)
         if task.acks_late is False and not self.env.eager:
-            self.env.transport.settle([Settlement(run.delivery, "ack")])
+            try:
+                self.env.transport.settle([Settlement(run.delivery, "ack", early=True)])
+            except OperationalError as error:
+                logger.error("%s cannot be acknowledged before its run, it goes back: %s", run.id, error)
+                run.outcome = Outcome(Kind.HANDED_BACK, delay=self.env.backoff(run.delivery.receive_count))
+                return False
             run.settled_early = True
+        invocation.start(self.env, run)
         return True
 
-    def _run_in_turn(self, todo: Sequence[Run], pending: list[Run], keep: Callable[[Delivery], bool] | None) -> None:
+    @staticmethod
+    def _begins_with_calls(run: Run) -> bool:
+        """Say whether beginning a run writes a record or settles, which would block the event loop."""
+        task = run.task
+        assert task is not None
+        return run.delivery.receive_count > 1 or bool(task.track_started) or task.acks_late is False
+
+    def _run_in_turn(
+        self, todo: Sequence[Run], pending: list[Run], groups: Groups, keep: Callable[[Delivery], bool] | None
+    ) -> None:
         oldest = time.monotonic()
         for position, run in enumerate(todo):
             if keep is not None and not keep(run.delivery):
                 continue
-            if not self._fits(run, first=position == 0):
+            if groups and groups.await_settling(run, pending):
+                self.finish(pending)
+                pending.clear()
+            if not self._fits(run, first=position == 0) or (groups and groups.hold_up(run)):
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
@@ -157,19 +180,16 @@ class Executor:
         """Say whether a run is likely to end before the place it runs in does; the first always starts."""
         if first or self.env.time_left is None:
             return True
-        message, task, conf = run.message, run.task, self.env.app.conf
+        message, task = run.message, run.task
         assert message is not None and task is not None
-        left = self.env.time_left() - conf.settle_margin - conf.cleanup_margin
         soft = message.soft_time_limit or task.soft_time_limit
         expected = self.env.durations.get(message.task)
         needed = expected if expected is not None else soft if soft is not None else 0.0
-        return bool(left > needed)
+        return self.env.time_left() > needed
 
     def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
-        """Run the coroutine tasks of a batch together; return the rest. Members of a message group keep their order."""
-        together = [
-            run for run in todo if run.task is not None and run.task._is_async and run.delivery.group_id is None
-        ]
+        """Run the coroutine tasks of a batch together; return the rest. Members of a FIFO group keep their order."""
+        together = [run for run in todo if run.task is not None and run.task._is_async and run.delivery.order is None]
         if len(together) < 2:
             return list(todo)
         self._loop.run(self._gather(together))

@@ -10,7 +10,8 @@ from typing import Any
 from dispatcher import signals, states
 from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.run import ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.retry import decide as decide_retry
 from dispatcher.state import pop_frame, push_frame
@@ -48,8 +49,7 @@ def limits_of(env: Environment, run: Run) -> tuple[float | None, float | None]:
     soft = message.soft_time_limit if message.soft_time_limit is not None else task.soft_time_limit
     hard = message.time_limit if message.time_limit is not None else task.time_limit
     if env.time_left is not None:
-        conf = env.app.conf
-        ends = max(0.001, env.time_left() - conf.settle_margin - conf.cleanup_margin)
+        ends = max(0.001, env.time_left())
         soft = ends if soft is None else min(soft, ends)
     return soft, hard
 
@@ -67,11 +67,11 @@ def perform(env: Environment, run: Run) -> None:
             soft, hard = limits_of(env, run)
             function = task if type(task).__call__ is not Task.__call__ else task.run
             if soft is None and hard is None:
-                value = function(*message.args, **message.kwargs)
+                value = function(*call_arguments(message), **message.kwargs)
             else:
                 env.limits.start(soft, hard, run)
                 try:
-                    value = function(*message.args, **message.kwargs)
+                    value = function(*call_arguments(message), **message.kwargs)
                 finally:
                     fired = env.limits.stop()
         except ShutdownNow:
@@ -101,7 +101,7 @@ async def perform_async(env: Environment, run: Run) -> None:
         try:
             _announce_start(run, task)
             soft, hard = limits_of(env, run)
-            value = await run_limited(task.run(*message.args, **message.kwargs), soft, hard, fired)
+            value = await run_limited(task.run(*call_arguments(message), **message.kwargs), soft, hard, fired)
         except asyncio.CancelledError:
             if _cancelled_from_outside():
                 raise
@@ -134,6 +134,13 @@ def _announce_start(run: Run, task: Task[Any, Any]) -> None:
         task.before_start(message.id, message.args, message.kwargs)
     if signals.task_prerun.receivers:
         signals.task_prerun.send(task, task_id=message.id, task=task, args=message.args, kwargs=message.kwargs)
+
+
+def call_arguments(message: Message) -> tuple[Any, ...]:
+    """Return the positional arguments of a run: an error callback sees the failed task's request as a `Context`."""
+    if message.headers and message.headers.get(ERRBACK_HEADER) and message.args and isinstance(message.args[0], dict):
+        return Context(None, **message.args[0]), *message.args[1:]
+    return message.args
 
 
 def decide_value(context: Context, value: Any) -> Outcome:

@@ -197,7 +197,7 @@ def _write_of(env: Environment, run: Run, status: str, now: float) -> Write:
     due = message.eta if message.eta is not None and message.eta > now else now
     return Write(
         id=message.id, status=status, gen=message.gen, attempt=run.attempt, retries=run.retries, final=False,
-        token=run.token, expires_at=due + kept,
+        token=run.token, expires_at=due + kept, exists=run.record is not None,
     )  # fmt: skip
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from dispatcher.task import Task
 
 
+#: Marks the message of an error callback whose first argument is the failed task's request.
+ERRBACK_HEADER = "errback"
+
+
 class Kind(Enum):
     """What a run decided."""
 

@@ -13,7 +13,7 @@ from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import DispatcherError, OperationalError, Reject
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.run import Kind, Outcome, Run
+from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run
 from dispatcher.message import Message
 
 logger = logging.getLogger("dispatcher.worker")
@@ -50,8 +50,8 @@ def _send_continuations(env: Environment, run: Run, message: Message) -> None:
     elif status == states.FAILURE:
         error = meta.error if meta.error is not None else DispatcherError("failed")
         for index, sig in enumerate(message.link_error):
-            args = errback_arguments(env, sig, message, error, meta.traceback)
-            env.app.send_linked(sig, args, message, derived_id(message.id, f"link_error/{index}"))
+            called, args = errback_call(env, sig, message, error, meta.traceback)
+            env.app.send_linked(called, args, message, derived_id(message.id, f"link_error/{index}"))
 
 
 def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
@@ -67,25 +67,23 @@ def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
     return states.PENDING, ResultMeta()
 
 
-def errback_arguments(
+def errback_call(
     env: Environment, sig: Mapping[str, Any], message: Message, error: BaseException, traceback: str | None
-) -> tuple[Any, ...]:
-    """Return what an error callback gets: the failed task's id, or (request, exception, traceback) if it takes more.
+) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
+    """Return an error callback and what it gets: the failed task's id, or (request, exception, traceback).
 
-    Celery's rule: a callback of one parameter is old-style.
+    Celery's rule: a callback of one parameter is old-style and gets the id alone.
     """
     task = env.app.tasks.get(sig["task"])
     if task is not None and not _takes_several(task.run):
-        return (message.id,)
+        return sig, (message.id,)
     request = {
         "id": message.id, "task": message.task, "args": list(message.args), "kwargs": dict(message.kwargs),
         "root_id": message.effective_root_id, "parent_id": message.parent_id, "retries": message.retries,
     }  # fmt: skip
-    return _RequestArgument(request), error, traceback
-
-
-class _RequestArgument(dict[str, Any]):
-    """The failed task's request on its way to an error callback, which sees it as a `Context`."""
+    options = dict(sig.get("options") or {})
+    options["headers"] = {**(options.get("headers") or {}), ERRBACK_HEADER: True}
+    return {**sig, "options": options}, (request, error, traceback)
 
 
 def _takes_several(function: Any) -> bool:
