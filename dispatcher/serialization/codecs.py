@@ -128,18 +128,18 @@ def _msgpack_encode(value: Any) -> bytes:
         raise EncodeError(f"msgpack cannot encode the value: {shorten(error)}") from error
     if b"\xa1$" in data and data.count(b"\xa1$") != tags:
         data = pack(_MSGPACK_FORM(value), default=default)
-    if _nested_deeply(data) or not _text_keys(data):
+    if not _readable(data):
         _MSGPACK_FORM(value)
     return data
 
 
-def _text_keys(data: bytes) -> bool:
-    """Say whether all keys are text or bytes: msgpack writes lists as keys that nobody can read."""
+def _readable(data: bytes) -> bool:
+    """Say whether all keys are text or bytes, for msgpack writes lists as keys too, and nothing is too deep."""
     try:
-        _msgpack().unpackb(data)
+        value = _msgpack().unpackb(data)
     except (ValueError, TypeError):
         return False
-    return True
+    return not (_nested_deeply(data) and _depth_exceeds(value))
 
 
 def _msgpack_decode(data: bytes) -> Any:
@@ -169,7 +169,7 @@ def _nested_deeply(data: bytes) -> bool:
 
 def _depth_exceeds(value: Any) -> bool:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             item
             for container in level

@@ -370,3 +370,10 @@ def test_large_integers_go_through_msgpack_in_linear_time() -> None:
     for value in (2**64, -(2**64), 10**4299):
         assert unpack(pack([value], "msgpack"), ALL, LIMIT) == [value]
     assert json_decode(json_encode([2**64])) == [2**64]
+
+
+def test_msgpack_one_level_too_deep_is_refused() -> None:
+    """The limit is exact on receipt too."""
+    assert unpack(packed("msgpack", b"\x91" * (MAX_DEPTH - 1) + b"\x90"), ALL, LIMIT)
+    with pytest.raises(DecodeError, match="nested deeper than 200"):
+        unpack(packed("msgpack", b"\x91" * MAX_DEPTH + b"\x90"), ALL, LIMIT)
