@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from benchmarks import environment
@@ -17,6 +18,9 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     environment.enter(arguments)
 
+    # A terminated run stops its servers and workers as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
     # The rest needs redis-py, which only the peers' environment is sure to have.
     from benchmarks import session
 
@@ -30,11 +34,11 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure dispatcher beside its peers.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all; see --list)")
-    parser.add_argument("--full", action="store_true", help="full sizes; keeps the results and rewrites the README's section")
+    parser.add_argument("--full", action="store_true", help="full sizes; keeps the results, rewrites the README")
     parser.add_argument("--rounds", type=int, help=f"rounds (default: {QUICK_ROUNDS}, with --full {FULL_ROUNDS})")
     parser.add_argument("--only", help="contenders to measure, separated by commas (default: all of the row)")
     parser.add_argument("--list", action="store_true", help="list the rows and end")
-    parser.add_argument("--report", action="store_true", help="rewrite the README's section from the kept results and end")
+    parser.add_argument("--report", action="store_true", help="rewrite the README from the kept results and end")
     options = parser.parse_args(arguments)
     if options.rounds is None:
         options.rounds = FULL_ROUNDS if options.full else QUICK_ROUNDS

@@ -13,7 +13,7 @@ import redis
 
 from benchmarks import environment
 from benchmarks.outcome import parse
-from benchmarks.processes import Child, cpu_seconds, proportional_bytes, tree
+from benchmarks.processes import Child, cpu_seconds, proportional_bytes
 from benchmarks.work import TICKS
 
 #: Worker processes of every library, one task thread or event loop each.
@@ -38,14 +38,14 @@ class Scale:
     drain_window: float
     sends: int
     calls: int
-    bulk: int
+    bulks: int
     #: Batches of ten for a warm handler, and fresh processes for its start.
     batches: int
     starts: int
 
 
-QUICK: Final = Scale(backlog=2_000, drain_window=5, sends=1_000, calls=100, bulk=1_000, batches=200, starts=3)
-FULL: Final = Scale(backlog=20_000, drain_window=10, sends=5_000, calls=500, bulk=1_000, batches=1_000, starts=9)
+QUICK: Final = Scale(backlog=2_000, drain_window=5, sends=1_000, calls=100, bulks=5, batches=200, starts=3)
+FULL: Final = Scale(backlog=20_000, drain_window=10, sends=10_000, calls=500, bulks=20, batches=1_000, starts=9)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Workers:
 
     def pids(self) -> list[int]:
         """Return every process of the worker, masters included."""
-        return [pid for child in self._children for pid in tree(child.pid)]
+        return [pid for child in self._children for pid in child.pids()]
 
     def pss(self) -> int:
         """Return the proportional set size of all processes in bytes."""
@@ -113,7 +113,8 @@ class Bench:
         try:
             return parse(done.stdout)
         except LookupError:
-            raise MeasurementError(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}") from None
+            output = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            raise MeasurementError(f"{' '.join(arguments)} failed:\n{output}") from None
 
     @contextmanager
     def workers(self, peer: str, *, results: bool = False) -> Iterator[Workers]:

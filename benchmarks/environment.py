@@ -53,6 +53,6 @@ def enter(arguments: list[str]) -> None:
 
 
 def variables(**extra: str) -> dict[str, str]:
-    """Return the environment variables of a process under test: this tree importable, nothing else inherited on purpose."""
+    """Return the environment variables of a process under test: this tree importable, nothing else on purpose."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", **extra}

@@ -29,8 +29,8 @@ def run(peer: Peer, verb: str, count: int) -> Any:
             return peer.fill(count)
         case "sends":
             return peer.time_sends(count)
-        case "bulk":
-            return peer.time_bulk(count)
+        case "bulks":
+            return peer.time_bulks(count)
         case "calls":
             return peer.time_calls(count)
         case "addition":

@@ -12,18 +12,25 @@ from typing import Final
 
 from benchmarks.environment import ROOT
 
+#: Seconds after which a process is stopped whatever happens to the harness, and the grace before it is killed.
+LIMIT: Final = 600
+GRACE: Final = 5
+
 _PR_SET_PDEATHSIG: Final = 1
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Child:
-    """A started process in a session of its own; its output is kept and shown if it fails."""
+    """A started process in a session of its own, under coreutils' ``timeout``; its output is kept for errors.
+
+    The guard stops and then kills the whole group when the limit passes or the harness dies, however it dies.
+    """
 
     def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         self.command = command
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            command,
+            ["timeout", f"--kill-after={GRACE}", str(LIMIT), *command],
             env=variables,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -33,10 +40,9 @@ class Child:
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has no threads
         )
 
-    @property
-    def pid(self) -> int:
-        """The process id, also the id of its session and group."""
-        return self._process.pid
+    def pids(self) -> list[int]:
+        """Return the process and all its descendants, without the guard."""
+        return tree(self._process.pid)[1:]
 
     @property
     def running(self) -> bool:
@@ -50,7 +56,7 @@ class Child:
 
     def stop(self) -> None:
         """Kill the process and what is left of its tree; how it would stop by itself is not measured here."""
-        members = [(pid, _start_time(pid)) for pid in tree(self.pid)]
+        members = [(pid, _start_time(pid)) for pid in self.pids()]
         self._process.kill()
         self._process.wait()
         for pid, started in members:

@@ -67,7 +67,8 @@ class Result:
 
 def machine(redis_version: str) -> dict[str, Any]:
     """Describe where a measurement ran, how busy it was before, and of which commit it is."""
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
@@ -123,9 +124,10 @@ def _bar(result: Result, row: Row, bar: Bar) -> str:
     wanted = f"{sign} {bar.factor:g} × {bar.against}"
     if opponent is None or not (rounds := result.rounds(OURS, opponent)):
         return f"| {row.title} | {wanted} | {ours} {row.unit} | {bar.against}: not measured | – | – | – |"
-    bound = ratio_bound(*rounds, row.better)
+    bound = ratio_bound(*rounds, better=row.better)
     theirs = f"{opponent}: {_number(median(result.values(opponent)))}"
-    return f"| {row.title} | {wanted} | {ours} {row.unit} | {theirs} | {ratio(*rounds):.2f} | {bound:.2f} | {_passes(bound, bar, row)} |"
+    seen = f"{ratio(*rounds):.2f} | {bound:.2f} | {_passes(bound, bar, row)}"
+    return f"| {row.title} | {wanted} | {ours} {row.unit} | {theirs} | {seen} |"
 
 
 def _passes(value: float, bar: Bar, row: Row) -> str:
@@ -134,7 +136,8 @@ def _passes(value: float, bar: Bar, row: Row) -> str:
 
 
 def _best_peer(result: Result, row: Row) -> str | None:
-    medians = {name: median(values) for name in row.contenders if name not in (OURS, BARE) and (values := result.values(name))}
+    peers = [name for name in row.contenders if name not in (OURS, BARE)]
+    medians = {name: median(values) for name in peers if (values := result.values(name))}
     choose = max if row.better == "higher" else min
     return choose(medians, key=medians.__getitem__) if medians else None
 
@@ -164,7 +167,7 @@ def _line(result: Result, row: Row, contender: str, details: Sequence[str]) -> s
         return f"| {contender} | failed: {reason} |" + " |" * (5 + len(details))
     cells = [_number(median(values)), _number(min(values)), _number(max(values)), str(len(values))]
     rounds = result.rounds(OURS, contender) if contender != OURS else []
-    cells += [f"{ratio(*rounds):.2f}", f"{ratio_bound(*rounds, row.better):.2f}"] if rounds else ["", ""]
+    cells += [f"{ratio(*rounds):.2f}", f"{ratio_bound(*rounds, better=row.better):.2f}"] if rounds else ["", ""]
     finished = [sample for sample in result.samples[contender] if sample]
     for detail in details:
         seen = [sample.details[detail] for sample in finished if detail in sample.details]
@@ -174,7 +177,8 @@ def _line(result: Result, row: Row, contender: str, details: Sequence[str]) -> s
 
 def _settings(results: Sequence[Result]) -> str:
     peers = {name: about for result in results for name, about in result.peers.items()}
-    lines = ["### Versions and settings", "", "| | versions | settings | tasks in hand when a worker is killed |", "| --- | --- | --- | --- |"]
+    head = "| | versions | settings | tasks in hand when a worker is killed |"
+    lines = ["### Versions and settings", "", head, "| --- | --- | --- | --- |"]
     for name, about in peers.items():
         versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
         lines.append(f"| {name} | {versions} | {about['settings']} | {about['on_kill']} |")

@@ -32,7 +32,7 @@ def rewrite_report() -> int:
 def measure(names: Sequence[str], rounds: int, only: Sequence[str], *, full: bool) -> int:
     """Measure rows and print the report; returns 1 when a contender failed.
 
-    Every round visits all contenders in an order of its own, so that a machine that slows down or speeds up favours none.
+    Every round visits all contenders in an order of its own, so that a machine that slows down favours none.
     """
     rows = _chosen(names)
     for name in {ENVIRONMENTS.get(contender, environment.MAIN) for row in rows for contender in row.contenders}:
@@ -57,7 +57,7 @@ def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int)
     errors: dict[str, str] = {}
     machine = report.machine(str(bench.redis.info("server")["redis_version"]))
     peers = _descriptions(bench, row, contenders, errors)
-    order = random.Random(0)  # noqa: S311 - reproducible, not secret
+    order = random.Random(0)
     for number in range(1, rounds + 1):
         for contender in order.sample(list(contenders), len(contenders)):
             samples[contender].append(_measure_one(bench, row, contender, number, errors))

@@ -17,14 +17,14 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
     return median(ours) / median(theirs)
 
 
-def ratio_bound(ours: list[float], theirs: list[float], better: Better) -> float:
+def ratio_bound(ours: list[float], theirs: list[float], *, better: Better) -> float:
     """Return the unfavourable 95 % bound of the ratio of the medians: lower where more is better, else upper.
 
     Percentile bootstrap over rounds; both lists hold one value a round, in the same order, and stay paired. With one
     round it is the ratio itself.
     """
     rounds = list(zip(ours, theirs, strict=True))
-    generator = random.Random(0)  # noqa: S311 - reproducible, not secret
+    generator = random.Random(0)
     ratios = sorted(_resampled_ratio(generator.choices(rounds, k=len(rounds))) for _ in range(_RESAMPLES))
     share = 1 - _CONFIDENCE if better == "higher" else _CONFIDENCE
     return ratios[min(int(share * _RESAMPLES), _RESAMPLES - 1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import redis
 
@@ -23,7 +23,7 @@ class Bare(SyncPeer):
 
     name: ClassVar[str] = "bare"
     packages: ClassVar[tuple[str, ...]] = ("redis", "hiredis")
-    settings: ClassVar[str] = f"XREADGROUP COUNT {BATCH}, one INCR an entry, XACK and XDEL once a batch; redis-py, hiredis"
+    settings: ClassVar[str] = f"XREADGROUP COUNT {BATCH}, one INCR an entry, XACK and XDEL a batch; redis-py, hiredis"
     on_kill: ClassVar[str] = "stay pending in the stream"
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Bare(SyncPeer):
 
 def main() -> None:
     """Read entries, count each, acknowledge batches, for ever."""
-    client = redis.Redis.from_url(work.REDIS_URL)
+    client: Any = redis.Redis.from_url(work.REDIS_URL)
     try:
         client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
     except redis.ResponseError as error:

@@ -6,11 +6,14 @@ import asyncio
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final
 
 #: Calls before the clock starts: connections open, scripts loaded, caches filled.
 WARM_UP: Final = 50
+#: Tasks of one bulk.
+BULK: Final = 1000
 #: Seconds to wait for one result.
 CALL_TIMEOUT: Final = 10
 
@@ -40,8 +43,8 @@ class Peer(ABC):
     def time_sends(self, count: int) -> float:
         """Return how long it takes to send so many no-ops one after the other."""
 
-    def time_bulk(self, count: int) -> float:
-        """Return how long it takes to send so many no-ops with the library's own bulk call."""
+    def time_bulks(self, count: int) -> list[float]:
+        """Return how long each of so many calls of the library's own bulk call took, `BULK` no-ops at once."""
         raise NotImplementedError(f"{self.name} has no bulk call")
 
     @abstractmethod
@@ -71,8 +74,8 @@ class SyncPeer(Peer):
 
     def fill(self, count: int) -> None:
         """Send so many no-ops as fast as the library can."""
-        for start in range(0, count, 1000):
-            self.send_many(min(1000, count - start))
+        for start in range(0, count, BULK):
+            self.send_many(min(BULK, count - start))
 
     def time_sends(self, count: int) -> float:
         """Return how long it takes to send so many no-ops one after the other."""
@@ -83,21 +86,13 @@ class SyncPeer(Peer):
             self.send()
         return time.perf_counter() - started
 
-    def time_bulk(self, count: int) -> float:
-        """Return how long it takes to send so many no-ops with the library's own bulk call."""
-        self.send_many(count)
-        started = time.perf_counter()
-        self.send_many(count)
-        return time.perf_counter() - started
+    def time_bulks(self, count: int) -> list[float]:
+        """Return how long each of so many calls of the library's own bulk call took, `BULK` no-ops at once."""
+        return _times(lambda: self.send_many(BULK), warm_up=1, count=count)
 
     def time_calls(self, count: int) -> list[float]:
         """Return how long each of so many calls took, from sending an addition to holding its result."""
-        times = []
-        for _ in range(WARM_UP + count):
-            started = time.perf_counter()
-            check_sum(self.call())
-            times.append(time.perf_counter() - started)
-        return times[WARM_UP:]
+        return _times(lambda: check_sum(self.call()), warm_up=WARM_UP, count=count)
 
 
 class AsyncPeer(Peer):
@@ -164,6 +159,16 @@ class AsyncPeer(Peer):
         await self.open()
         await self.add()
         await self.close()
+
+
+def _times(action: Callable[[], None], warm_up: int, count: int) -> list[float]:
+    """Return how long each of so many actions took, after some that are not counted."""
+    times = []
+    for _ in range(warm_up + count):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return times[warm_up:]
 
 
 def script(name: str) -> str:

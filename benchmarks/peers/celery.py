@@ -28,7 +28,7 @@ class CeleryPeer(SyncPeer):
     name: ClassVar[str] = "celery"
     packages: ClassVar[tuple[str, ...]] = ("celery", "kombu", "redis")
     settings: ClassVar[str] = (
-        f"prefork; prefetch multiplier {PREFETCH} and results off unless read (user guide, Optimizing: many short tasks); "
+        f"prefork; prefetch multiplier {PREFETCH} (user guide, Optimizing: many short tasks), results off unless read; "
         "no gossip, mingle or heartbeat; results: Redis backend, pushed"
     )
     on_kill: ClassVar[str] = "lost (acknowledged before they run, Celery's default)"

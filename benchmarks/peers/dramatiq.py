@@ -28,8 +28,8 @@ class Dramatiq(SyncPeer):
     name: ClassVar[str] = "dramatiq"
     packages: ClassVar[tuple[str, ...]] = ("dramatiq", "redis")
     settings: ClassVar[str] = (
-        f"one thread a process; dramatiq_queue_prefetch={PREFETCH} (advanced topics: short tasks); default middleware; "
-        "results: Redis backend, blocking"
+        f"one thread a process; dramatiq_queue_prefetch={PREFETCH} (with its default, 2 a thread, the consumer sleeps "
+        "between polls and does a tenth of this); default middleware; results: Redis backend, blocking"
     )
     on_kill: ClassVar[str] = "requeued after the heartbeat timeout (60 s)"
     threads: ClassVar[int] = 1

@@ -20,7 +20,7 @@ class Huey(SyncPeer):
     name: ClassVar[str] = "huey"
     packages: ClassVar[tuple[str, ...]] = ("huey", "redis")
     settings: ClassVar[str] = (
-        "process workers, blocking pop (default), no periodic tasks, quiet; results: notify_result (its low-latency option)"
+        "process workers, blocking pop (default), no periodic tasks, quiet; results: notify_result"
     )
     on_kill: ClassVar[str] = "lost (popped before they run)"
 

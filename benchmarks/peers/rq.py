@@ -21,8 +21,8 @@ class Rq(SyncPeer):
     name: ClassVar[str] = "rq"
     packages: ClassVar[tuple[str, ...]] = ("rq", "redis")
     settings: ClassVar[str] = (
-        "worker-pool of SimpleWorkers, which run jobs without a fork each (performance notes: very short jobs); result_ttl=0 "
-        "unless read; results: blocking read"
+        "worker-pool of SimpleWorkers, which run jobs without a fork each (performance notes: very short jobs); "
+        "result_ttl=0 unless read; results: blocking read"
     )
     on_kill: ClassVar[str] = "found by the abandoned-job check and failed or retried"
 

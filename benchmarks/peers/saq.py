@@ -10,6 +10,8 @@ from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, AsyncPeer, script
 
 CONCURRENCY: Final = 10
+#: Seconds between two looks for a result; its default is 0.5.
+POLL: Final = 0.0005
 
 queue = Queue.from_url(work.REDIS_URL, name="bench")
 
@@ -36,7 +38,10 @@ class Saq(AsyncPeer):
 
     name: ClassVar[str] = "saq"
     packages: ClassVar[tuple[str, ...]] = ("saq", "redis")
-    settings: ClassVar[str] = f"concurrency {CONCURRENCY} a process (default), job records dropped at once; results: pushed"
+    settings: ClassVar[str] = (
+        f"concurrency {CONCURRENCY} a process (default), job records dropped at once; "
+        f"results: polled every {POLL * 1000} ms"
+    )
     on_kill: ClassVar[str] = "found by the sweeper"
 
     def workers(self, processes: int) -> list[list[str]]:
@@ -57,7 +62,7 @@ class Saq(AsyncPeer):
 
     async def call(self) -> int:
         """Send an addition and return its result."""
-        result: int = await queue.apply("tasks.add", timeout=CALL_TIMEOUT, a=1, b=2)
+        result: int = await queue.apply("tasks.add", timeout=CALL_TIMEOUT, poll_interval=POLL, a=1, b=2)
         return result
 
     async def add(self) -> None:

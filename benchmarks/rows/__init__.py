@@ -7,6 +7,5 @@ from typing import Final
 from benchmarks.rows import body, drain, handler_cpu, handler_init, memory, round_trip, send, send_many
 from benchmarks.rows.row import Row
 
-ROWS: Final[dict[str, Row]] = {
-    module.ROW.name: module.ROW for module in (drain, round_trip, send, send_many, body, handler_cpu, handler_init, memory)
-}
+_MODULES: Final = (drain, round_trip, send, send_many, body, handler_cpu, handler_init, memory)
+ROWS: Final[dict[str, Row]] = {module.ROW.name: module.ROW for module in _MODULES}

@@ -40,7 +40,10 @@ ROW = Row(
     title="Body of `tasks.add` `(1, 2)`",
     unit="bytes",
     better="lower",
-    method="One message is sent into an empty Redis. The value is the largest key's content: the list item, the stream entry's fields, the hash's values.",
+    method=(
+        "One message is sent into an empty Redis. The value is the largest key's content: the list item, the stream "
+        "entry's fields, the hash's values."
+    ),
     contenders=(OURS, *REDIS_PEERS),
     bars=(Bar(150),),
     measure=measure,

@@ -33,8 +33,8 @@ ROW = Row(
     unit="tasks/s",
     better="higher",
     method=(
-        "A backlog is sent first, untimed. Workers start; the clock runs from the moment a tenth is done until all is done "
-        "or the window ends. A task's side effect is one INCR."
+        "A backlog is sent first, untimed. Workers start; the clock runs from the moment a tenth is done until all is "
+        "done or the window ends. A task's side effect is one INCR."
     ),
     contenders=(OURS, *REDIS_PEERS, BARE),
     bars=(Bar(4, BEST_PEER), Bar(0.6, BARE)),

@@ -25,7 +25,10 @@ ROW = Row(
     title="Handler CPU per no-op record, warm batches of 10, lean",
     unit="µs",
     better="lower",
-    method="process_time of a fresh process around 1,000 batches (200 in a quick run) after 50 to warm up; SQS event JSON, all records different.",
+    method=(
+        "process_time of a fresh process around 1,000 batches (200 in a quick run) after 50 warm-up ones. SQS events, all "
+        "records different."
+    ),
     contenders=(OURS, "powertools", "powertools_json"),
     bars=(Bar(5, "powertools"),),
     measure=measure,

@@ -33,7 +33,10 @@ ROW = Row(
     title="Import and init of the handler, fresh processes",
     unit="ms",
     better="lower",
-    method="Wall time inside the process, after the interpreter's own start; a round's value is the median of several processes.",
+    method=(
+        "Wall time inside the process, after the interpreter's own start; a round's value is the median of several "
+        "processes."
+    ),
     contenders=(OURS, "botocore", "boto3", "celery"),
     bars=(Bar(1.0, "botocore"),),
     measure=measure,

@@ -16,7 +16,7 @@ def measure(bench: Bench, peer: str) -> Sample:
     with bench.workers(peer) as workers:
         progress = bench.wait_for_ticks(workers, WARM_TASKS, TIMEOUT)
         if progress.ticks < WARM_TASKS:
-            raise MeasurementError(f"{progress.ticks} of {WARM_TASKS} tasks ran within {TIMEOUT} s:\n{workers.output()}")
+            raise MeasurementError(f"{progress.ticks} of {WARM_TASKS} tasks ran in {TIMEOUT} s:\n{workers.output()}")
         return Sample(workers.pss() / 2**20, {"processes": len(workers.pids())})
 
 

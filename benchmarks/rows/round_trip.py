@@ -22,7 +22,10 @@ ROW = Row(
     title="`.delay().get()` on Redis, one caller",
     unit="ms",
     better="lower",
-    method="Workers as above with results on. One caller sends `tasks.add` and waits for its result, again and again; a round's value is its median.",
+    method=(
+        "Workers as above with results on. One caller sends `tasks.add` and waits for its result, again and again; a "
+        "round's value is its median."
+    ),
     contenders=(OURS, *REDIS_PEERS),
     bars=(Bar(0.5, BEST_PEER),),
     measure=measure,
