@@ -30,6 +30,7 @@ from botocore.exceptions import (
 )
 from botocore.loaders import Loader
 
+from dispatcher._version import __version__
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 
@@ -173,7 +174,7 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
         "region_name": settings.region,
         "endpoint_url": settings.endpoint_url,
         "use_ssl": settings.use_ssl,
-        "config": Config(**{**_config(service), **dict(settings.config)}),
+        "config": Config(**{**_config(service, session), **dict(settings.config)}),
     }
     if settings.credentials is not None:
         arguments["aws_access_key_id"], arguments["aws_secret_access_key"], arguments["aws_session_token"] = (
@@ -195,7 +196,7 @@ def _make_session() -> Any:
     return session
 
 
-def _config(service: str) -> dict[str, Any]:
+def _config(service: str, session: Any) -> dict[str, Any]:
     """Return the defaults of ``client-config``: fail over in seconds, and leave room for a long poll of 20 s."""
     return {
         "connect_timeout": 5,
@@ -203,8 +204,10 @@ def _config(service: str) -> dict[str, Any]:
         "retries": {"mode": "standard", "total_max_attempts": 5},
         "max_pool_connections": 32,
         "tcp_keepalive": True,
-        # Requests are built here and checked by the service; checking them twice costs a tenth of a call.
+        # Requests are built here and checked by the service; checking them before costs a tenth of a call.
         "parameter_validation": False,
+        # Said once: botocore else puts it together anew for each call, which takes a sixth of the call.
+        "user_agent": f"dispatcher/{__version__} {session.user_agent()}",
     }
 
 

@@ -24,10 +24,12 @@ from dispatcher.backends.dynamodb_items import (
     UNDECIDED,
     Item,
     Undecided,
+    insert_statement,
     is_alive,
     judge,
     key,
     record_of,
+    update_statement,
     values,
 )
 from dispatcher.clock import SYSTEM, Clock
@@ -97,13 +99,6 @@ class DynamoDBBackend(ResultBackend):
         self._settings = client_settings("dynamodb", checked)
         self._create: bool | None = checked.get("create_table")
         self._patience: float = checked.get("retry_timeout", 10.0)
-        columns = ", ".join(f"'{name}': ?" for name in ("pk", "sk", *COLUMNS))
-        self._insert = f'INSERT INTO "{self.table}" VALUE {{{columns}}}'
-        assignments = " ".join(f'SET "{name}" = ?' for name in COLUMNS)
-        self._update = (
-            f'UPDATE "{self.table}" {assignments} WHERE "pk" = ? AND "sk" = ? '
-            f'AND "g" = ? AND "r" = ? AND "f" = ? AND "{TTL}" > ?'
-        )
 
     def describe(self) -> str:
         """Name the backend for people."""
@@ -165,7 +160,7 @@ class DynamoDBBackend(ResultBackend):
         """Apply writes of different tasks."""
         if len(writes) == 1:
             return [self._upsert(writes[0])]
-        answers = [
+        answers: list[TaskRecord | Undecided | None] = [
             answer
             for batch in aws.together(self._execute, list(aws.chunks(writes, DYNAMODB_MAX_BATCH_STATEMENTS)))
             for answer in batch
@@ -195,10 +190,8 @@ class DynamoDBBackend(ResultBackend):
     def _execute(self, writes: Sequence[Write]) -> list[TaskRecord | Undecided | None]:
         """Apply up to 25 writes of different tasks in one call; leave undecided what was guessed wrong."""
         answers: list[TaskRecord | Undecided | None] = [UNDECIDED] * len(writes)
-        pending = list(range(len(writes))) if len(writes) > 1 else []
+        pending = list(range(len(writes)))
         for _ in self._attempts("write"):
-            if not pending:
-                break
             now = self.clock.time()
             statements = [self._statement(writes[position], now) for position in pending]
             responses = self._call("batch_execute_statement", Statements=statements)["Responses"]
@@ -217,6 +210,8 @@ class DynamoDBBackend(ResultBackend):
                 else:
                     answers[position] = judge(error.get("Item", {}), writes[position], now)
             pending = throttled
+            if not pending:
+                break
         return answers
 
     def _statement(self, write: Write, now: float) -> dict[str, Any]:
@@ -224,15 +219,9 @@ class DynamoDBBackend(ResultBackend):
         exists = write.exists
         if exists is None:
             exists = bool(write.attempt or write.gen)
-        at, row = key(write.id), values(write)
         if not exists:
-            return {"Statement": self._insert, "Parameters": [at["pk"], at["sk"], *row]}
-        seen = [{"N": str(write.gen)}, {"N": str(write.attempt)}, {"BOOL": False}, {"N": repr(now)}]
-        return {
-            "Statement": self._update,
-            "Parameters": [*row, at["pk"], at["sk"], *seen],
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
+            return insert_statement(self.table, write)
+        return update_statement(self.table, write, now)
 
     def _update_item(
         self, task_id: str, update: str, condition: str, names: Mapping[str, str], values: Mapping[str, Any]
