@@ -169,7 +169,7 @@ class SQLiteBroker(Broker):
         """
         now = self.clock.time()
         acks, releases, later, dead = [], [], [], []
-        for delivery, action, delay, reason, body in settlements:
+        for delivery, action, delay, reason, body, _ in settlements:
             if action == "ack":
                 acks.append(delivery.receipt)
             elif action == "dead":

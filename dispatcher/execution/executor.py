@@ -46,7 +46,8 @@ class Executor:
         """Take a batch through all steps and return its runs, settled.
 
         ``keep`` is asked before each start whether the delivery is still ours. What does not fit the time left is
-        handed back, and with it the rest of its FIFO group. On a cold shutdown (`ShutdownNow`) what is not finished is handed back, and the exception goes on.
+        handed back, and with it the rest of its FIFO group. On a cold shutdown (`ShutdownNow`) what is not finished is
+        handed back, and the exception goes on.
         """
         runs = self.prepare(deliveries)
         pending = [run for run in runs if run.outcome is not None]
