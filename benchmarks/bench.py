@@ -28,6 +28,11 @@ _POLL: Final = 0.005
 class MeasurementError(Exception):
     """A library did not do its work; the message holds its output."""
 
+    @property
+    def reason(self) -> str:
+        """The last line, where Python names the error."""
+        return str(self).strip().splitlines()[-1]
+
 
 @dataclass(frozen=True)
 class Scale:

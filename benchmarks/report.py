@@ -163,8 +163,7 @@ def _table(result: Result) -> str:
 def _line(result: Result, row: Row, contender: str, details: Sequence[str]) -> str:
     values = result.values(contender)
     if not values:
-        reason = result.errors.get(contender, "not measured").splitlines()[0]
-        return f"| {contender} | failed: {reason} |" + " |" * (5 + len(details))
+        return f"| {contender} | failed: {result.errors.get(contender, '')} |" + " |" * (5 + len(details))
     cells = [_number(median(values)), _number(min(values)), _number(max(values)), str(len(values))]
     rounds = result.rounds(OURS, contender) if contender != OURS else []
     cells += [f"{ratio(*rounds):.2f}", f"{ratio_bound(*rounds, better=row.better):.2f}"] if rounds else ["", ""]
@@ -176,13 +175,15 @@ def _line(result: Result, row: Row, contender: str, details: Sequence[str]) -> s
 
 
 def _settings(results: Sequence[Result]) -> str:
-    peers = {name: about for result in results for name, about in result.peers.items()}
+    # A library may take part in several roles, with other settings in each.
+    roles = [(name, about) for result in results for name, about in result.peers.items()]
+    unique = [role for number, role in enumerate(roles) if role not in roles[:number]]
     head = "| | versions | settings | tasks in hand when a worker is killed |"
     lines = ["### Versions and settings", "", head, "| --- | --- | --- | --- |"]
-    for name, about in peers.items():
+    for name, about in unique:
         versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
         lines.append(f"| {name} | {versions} | {about['settings']} | {about['on_kill']} |")
-    return "\n".join(lines) if peers else ""
+    return "\n".join(lines) if unique else ""
 
 
 def _number(value: float) -> str:

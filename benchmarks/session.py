@@ -35,7 +35,7 @@ def measure(names: Sequence[str], rounds: int, only: Sequence[str], *, full: boo
     Every round visits all contenders in an order of its own, so that a machine that slows down favours none.
     """
     rows = _chosen(names)
-    for name in {ENVIRONMENTS.get(contender, environment.MAIN) for row in rows for contender in row.contenders}:
+    for name in {ENVIRONMENTS[contender] for row in rows for contender in row.contenders if contender in ENVIRONMENTS}:
         environment.ensure(name)
     directory = report.RESULTS if full else report.RESULTS / "quick"
     results = []
@@ -72,7 +72,7 @@ def _descriptions(
         try:
             descriptions[contender] = row.describe(bench, contender)
         except MeasurementError as error:
-            errors[contender] = str(error)
+            errors[contender] = error.reason
             _log(f"{row.name} {contender}: {error}")
     return descriptions
 
@@ -82,7 +82,7 @@ def _measure_one(bench: Bench, row: Row, contender: str, number: int, errors: di
     try:
         sample = row.measure(bench, contender)
     except MeasurementError as error:
-        errors[contender] = str(error)
+        errors[contender] = error.reason
         _log(f"{row.name} #{number} {contender}: failed: {error}")
         return None
     _log(f"{row.name} #{number} {contender}: {sample.value:,.1f} {row.unit} ({time.monotonic() - started:.1f} s)")

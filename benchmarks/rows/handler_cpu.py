@@ -26,8 +26,8 @@ ROW = Row(
     unit="µs",
     better="lower",
     method=(
-        "process_time of a fresh process around 1,000 batches (200 in a quick run) after 50 warm-up ones. SQS events, all "
-        "records different."
+        "process_time of a fresh process around 1,000 batches (200 in a quick run) after 50 warm-up ones. SQS events, "
+        "all records different."
     ),
     contenders=(OURS, "powertools", "powertools_json"),
     bars=(Bar(5, "powertools"),),

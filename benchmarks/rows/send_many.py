@@ -22,8 +22,8 @@ ROW = Row(
     unit="tasks/s",
     better="higher",
     method=(
-        "One call with 1,000 no-ops, making their signatures included, again and again; a round's value is the median. RQ "
-        "is the one peer with a bulk call."
+        "One call with 1,000 no-ops, making their signatures included, again and again; a round's value is the median. "
+        "RQ is the one peer with a bulk call."
     ),
     contenders=(OURS, "rq", BARE),
     bars=(Bar(0.6, BARE),),
