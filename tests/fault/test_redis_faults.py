@@ -18,7 +18,7 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.redis import RedisBackend
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
-from dispatcher.exceptions import OperationalError, SendError
+from dispatcher.exceptions import OperationalError, SendError, SoftTimeLimitExceeded
 from tests.emulation.redis_server import RedisServer
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
@@ -301,4 +301,28 @@ def test_killed_workers_lose_nothing(start: Callable[..., RedisServer], killed: 
                 break
         reader.close()
     assert seen == sent
+    broker.close()
+
+
+def test_a_time_limit_in_the_middle_of_a_call_leaves_no_answer_behind(start: Callable[..., RedisServer]) -> None:
+    """A soft limit that strikes while a reply is awaited drops the connection; the next call gets its own reply."""
+
+    def strike(signum: int, frame: object) -> None:
+        raise SoftTimeLimitExceeded(0.05)
+
+    server = start()
+    backend, broker = RedisBackend(server.url), RedisBroker(server.url)
+    backend.write([write("done")])
+    broker.send([outgoing("kept")])
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        for wait in (lambda: backend.wait("never", 60.0), lambda: broker.receive(["empty"], 1, 60.0)):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(SoftTimeLimitExceeded):
+                wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert list(backend.read(["done"])) == ["done"]
+    assert bodies(take(broker, 1)) == ["kept"]
+    backend.close()
     broker.close()
