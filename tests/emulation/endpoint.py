@@ -76,6 +76,7 @@ class AwsEndpoint:
         command = [str(environments.ministack_python()), "-m", "tests.emulation.ministack"]
         command += ["--python", str(environments.lambda_python()), *self._options]
         self._scratch = Path(tempfile.mkdtemp(prefix="aws-endpoint-"))
+        command += ["--scratch", str(self._scratch)]
         with (self._scratch / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 command,

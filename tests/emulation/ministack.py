@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -39,7 +40,7 @@ def main() -> None:
     _run_functions_in_sandboxes(lambda_service, options.python, f"http://127.0.0.1:{port}")
     asyncio.run(_serve(listener))
     importlib.import_module("ministack.core.lambda_runtime").reset()
-    sys.stdout.flush()
+    shutil.rmtree(options.scratch, ignore_errors=True)
     # Background threads of services that nobody uses would keep the interpreter waiting.
     os._exit(0)
 
@@ -47,6 +48,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", required=True, help="interpreter for functions; it must have awslambdaric")
+    parser.add_argument("--scratch", required=True, help="directory for files, removed at the end")
     parser.add_argument("--duplicates", type=float, default=0.0, help="share of messages delivered twice")
     parser.add_argument("--shuffle", action="store_true", help="hand messages out in random order")
     parser.add_argument("--auth", action="store_true", help="enforce IAM policies")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -325,17 +326,18 @@ def test_close_ends_the_emulator_and_its_functions() -> None:
 
 
 def test_emulator_ends_when_its_owner_is_gone() -> None:
-    """The emulator and its functions end with the process that started them, even by SIGKILL."""
+    """The emulator, its functions and its files are gone after the process that started them, even by SIGKILL."""
     script = (
         "import os, signal\n"
         "from tests.emulation.endpoint import AwsEndpoint\n"
         "aws = AwsEndpoint().start()\n"
         f"aws.create_function('pid', handler='m.handler', sources={PID_FUNCTION!r})\n"
         "answer = aws.client('lambda').invoke(FunctionName='pid', Payload=b'{}')\n"
-        "print(aws.pid, answer['Payload'].read().decode(), flush=True)\n"
+        "print(aws.pid, answer['Payload'].read().decode(), aws._scratch, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ)
-    pids = [int(word) for word in ended.stdout.split()]
-    assert len(pids) == 2, ended.stderr
-    eventually(lambda: not any(processes.command(pid) for pid in pids))
+    assert ended.stdout, ended.stderr
+    emulator, function, scratch = ended.stdout.split()
+    eventually(lambda: not processes.command(int(emulator)) and not processes.command(int(function)))
+    assert not Path(scratch).exists()
