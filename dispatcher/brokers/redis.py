@@ -26,7 +26,7 @@ from dispatcher.redis_settings import parse
 GROUP: Final = "workers"
 PRIORITIES: Final = range(10)
 #: How often a worker, busy or idle, looks for delayed messages that are due and for new priority levels, in seconds.
-#: So a delayed message is at most this late, plus the 0.1 s in which an idle server notices that a blocked read is over.
+#: So a delayed message is at most this late, plus the 0.1 s an idle server takes to notice that a blocked read is over.
 TURN: Final = 0.15
 #: A worker that holds no lease and has not asked for messages for so long is taken off the server's list, in seconds.
 SILENCE: Final = 60.0

@@ -79,7 +79,7 @@ RESTRICTED = {
     "aws_lambda_powertools": ("lambda_runtime",),
     "aws_cdk": ("provision.cdk",),
     "constructs": ("provision.cdk",),
-    "redis": ("redis_connection",),
+    "redis": ("redis_connection", "brokers.redis", "backends.redis"),
     "sqlite3": ("brokers.sqlite", "backends.sqlite", "sqlite_store"),
     "msgpack": ("serialization",),
     "yaml": ("serialization",),
