@@ -21,7 +21,7 @@ from dispatcher.message import Message, decode, encode
 from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
-from dispatcher.security import Signer, parse_keys
+from dispatcher.security import Signer
 from dispatcher.sending import ORIGIN, Call, Sender
 from dispatcher.signals import Signal
 from dispatcher.task import Task
@@ -246,7 +246,7 @@ class Dispatcher:
         self._accept = frozenset(conf.accept_content)
         self._accept_results = frozenset(conf.result_accept_content or conf.accept_content)
         if conf.signing_keys:
-            self._signer = Signer(parse_keys(conf.signing_keys), max_age=conf.signing_max_age)
+            self._signer = Signer(conf.signing_keys, max_age=conf.signing_max_age)
         routes = Routes(
             conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
         )
@@ -410,7 +410,7 @@ class Dispatcher:
             request.update(_state_written=(status, meta))
         record = self.backend.read([task_id]).get(task_id)
         data = ResultMeta(result=meta, worker=request.hostname).encode(
-            self.conf.result_serializer, self.conf.result_compression
+            self.conf.result_serializer, self.conf.result_compression, self._accept_results
         )
         kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
         self.backend.write([state_write(task_id, status, data, record, self.clock.time() + kept)])

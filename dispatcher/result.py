@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from dispatcher import states
 from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta
-from dispatcher.exceptions import IncompleteStream, TaskRevokedError, TimeoutError
+from dispatcher.exceptions import (
+    IncompleteStream,
+    Reject,
+    SoftTimeLimitExceeded,
+    TaskError,
+    TaskRevokedError,
+    TimeoutError,
+)
 from dispatcher.state import current_frame, get_current_app
 from dispatcher.utils.graph import DependencyGraph
 
@@ -252,8 +259,8 @@ class AsyncResult(Generic[R]):
         """Raise the task's exception if it failed or was revoked; return the value otherwise."""
         record, meta = self._read()
         value = _result_of(record, meta)
-        if propagate and record.status in states.PROPAGATE_STATES:
-            raise value if isinstance(value, BaseException) else TaskRevokedError(str(value))
+        if propagate and (record.status in states.PROPAGATE_STATES or isinstance(value, Reject)):
+            raise _raisable(value)
         if callback is not None:
             callback(self.id, value)
         return value
@@ -427,6 +434,14 @@ class AsyncResult(Generic[R]):
 
     def __reduce__(self) -> Any:
         return result_from_tuple, (self.as_tuple(),)
+
+
+def _raisable(value: Any) -> BaseException:
+    if isinstance(value, Exception | SoftTimeLimitExceeded):
+        return value
+    if isinstance(value, BaseException):  # a task's SystemExit or KeyboardInterrupt must not end its caller
+        return TaskError(f"the task raised {value!r}")
+    return TaskError(f"the task failed: {value!r}")
 
 
 def _result_of(record: TaskRecord, meta: ResultMeta) -> Any:

@@ -148,7 +148,8 @@ class Sender:
         serializer = options.get("serializer") or self._conf.task_serializer
         compression = options.get("compression") or self._conf.task_compression
         if (serializer != "json" or compression) and (args or kwargs):
-            fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression)
+            accept = frozenset(self._conf.accept_content)
+            fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression, accept_content=accept)
 
     def _set_times(self, fields: dict[str, Any], options: Mapping[str, Any]) -> float:
         now = self._clock.time()

@@ -315,6 +315,8 @@ class Task(Generic[P, R]):
             raise RuntimeError(f"{self.name}.retry() was called outside of a run")
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries >= limit:
+            # The limit of this call also holds for automatic retries of what is raised now, as in Celery.
+            request.update(_retry_limit=max_retries)
             if exc is not None:
                 raise exc
             raise MaxRetriesExceededError(

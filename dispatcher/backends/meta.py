@@ -7,6 +7,8 @@ from typing import Any
 
 from dispatcher.exceptions import EncodeError
 from dispatcher.serialization import (
+    DEFAULT_ACCEPT_CONTENT,
+    compress_json,
     exception_from_wire,
     exception_to_wire,
     json_decode,
@@ -39,8 +41,13 @@ class ResultMeta:
     worker: str | None = None
     queue: str | None = None
 
-    def encode(self, serializer: str = "json", compression: str | None = None) -> str:
-        """Return the JSON text; a result that is not JSON by ``serializer`` is packed inside it.
+    def encode(
+        self,
+        serializer: str = "json",
+        compression: str | None = None,
+        accept_content: frozenset[str] = DEFAULT_ACCEPT_CONTENT,
+    ) -> str:
+        """Return the JSON text; a result that is not JSON by ``serializer``, or shorter compressed, is packed inside it.
 
         Raises `EncodeError` for a result that the serializer cannot take.
         """
@@ -48,10 +55,8 @@ class ResultMeta:
         if self.error is not None:
             body["error"] = exception_to_wire(self.error)
         elif self.result is not None:
-            if serializer == "json" and compression is None:
-                body["result"] = self.result
-            else:
-                body["packed"] = pack(self.result, serializer, compression)
+            packed = self._packed(serializer, compression, accept_content)
+            body.update({"result": self.result} if packed is None else {"packed": packed})
         for name in _PLAIN:
             value = getattr(self, name)
             if value is not None:
@@ -60,6 +65,11 @@ class ResultMeta:
             return json_encode(body)
         except EncodeError as error:
             raise EncodeError(f"the result cannot be stored: {error}") from error
+
+    def _packed(self, serializer: str, compression: str | None, accept: frozenset[str]) -> dict[str, str] | None:
+        if serializer != "json":
+            return pack(self.result, serializer, compression, accept_content=accept)
+        return compress_json(json_encode(self.result), compression) if compression is not None else None
 
     @classmethod
     def decode(cls, text: str, accept_content: frozenset[str], max_bytes: int) -> ResultMeta:

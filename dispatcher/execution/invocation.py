@@ -168,7 +168,8 @@ def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) 
         error = wrapped.with_traceback(error.__traceback__)
     decision = None
     if not isinstance(error, MaxRetriesExceededError):
-        decision = decide_retry(task.retry_policy, error, run.retries, env.random)
+        limit = run.context.__dict__.get("_retry_limit") if run.context is not None else None
+        decision = decide_retry(task.retry_policy, error, run.retries, env.random, limit)
     text = format_traceback(error)
     if decision is not None:
         return Outcome(Kind.RETRY, error=error, traceback=text, delay=decision.delay, changes=decision.options or None)

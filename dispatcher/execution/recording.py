@@ -139,7 +139,8 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     elif not ignored:
         meta.result = outcome.value
     try:
-        data = meta.encode(conf.result_serializer, conf.result_compression)
+        accept = frozenset(conf.result_accept_content or conf.accept_content)
+        data = meta.encode(conf.result_serializer, conf.result_compression, accept)
         limit = env.backend.max_data
         if limit is not None and len(data) > limit:
             raise MessageTooLarge(

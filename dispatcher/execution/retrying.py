@@ -70,5 +70,7 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
         kwargs: Mapping[str, Any] = changes.pop("kwargs", message.kwargs)
         fields.update(args=args, kwargs=kwargs, packed=None)
         if message.packed is not None:
-            fields["packed"] = pack([list(args), dict(kwargs)], message.packed["enc"], message.packed.get("zip"))
+            accept = frozenset(env.app.conf.accept_content)
+            packed = message.packed
+            fields["packed"] = pack([list(args), dict(kwargs)], packed["enc"], packed.get("zip"), accept_content=accept)
     return queue, message.replace(**fields, **changes)
