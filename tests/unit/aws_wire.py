@@ -1,4 +1,4 @@
-"""Answers to AWS calls, put in beneath botocore: requests are built, signed and parsed by the real client, none leaves."""
+"""Answers to AWS calls, put in beneath botocore: the real client builds, signs and parses, and nothing leaves."""
 
 from __future__ import annotations
 
