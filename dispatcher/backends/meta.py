@@ -47,7 +47,7 @@ class ResultMeta:
         compression: str | None = None,
         accept_content: frozenset[str] = DEFAULT_ACCEPT_CONTENT,
     ) -> str:
-        """Return the JSON text; a result that is not JSON by ``serializer``, or shorter compressed, is packed inside it.
+        """Return the JSON text; a result that is not JSON, or shorter compressed, is packed inside it.
 
         Raises `EncodeError` for a result that the serializer cannot take.
         """
