@@ -358,6 +358,19 @@ _WORKER: Final = (
     ),
     _option("worker_log_level", LogLevel(), "INFO", "What the worker logs.", differs="WARNING there."),
     _option("worker_log_color", Bool(), None, "Colours in human logs; unset means on a terminal only."),
+    _option(
+        "worker_log_file",
+        Text(),
+        None,
+        "The file a worker logs to, in place of its error output; %n, %h, %d and %p are parts of its name.",
+    ),
+    _option(
+        "worker_queues",
+        Names(),
+        None,
+        "The queues a local worker reads; unset means those of `task_queues`, else the default queue.",
+    ),
+    _option("worker_hostname", Text(), None, "The name of a local worker; %h, %n and %d are parts of the host's name."),
 )
 
 _LAMBDA: Final = (

@@ -73,6 +73,9 @@ class Values:
     worker_log_format: str
     worker_log_level: str
     worker_log_color: bool | None
+    worker_log_file: str | None
+    worker_queues: tuple[str, ...] | None
+    worker_hostname: str | None
 
     # Lambda
     lambda_concurrency: int
