@@ -44,6 +44,10 @@ class ResultReader(Protocol):
         """Flag tasks so that they do not start any more."""
         ...
 
+    def record_state(self, task_id: str, status: str, meta: Any) -> None:
+        """Write an open state of a task."""
+        ...
+
     def now_seconds(self) -> float:
         """The time, in epoch seconds."""
         ...

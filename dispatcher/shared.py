@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from dispatcher import registry, state
+from dispatcher.decorators import BoundDecorator, Decorator
 from dispatcher.task import Task
-
-if TYPE_CHECKING:
-    from dispatcher.app import _BoundDecorator, _Decorator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,9 +18,9 @@ def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]:
 @overload
 def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def shared_task(*, bind: Literal[True], **options: Any) -> _BoundDecorator: ...
+def shared_task(*, bind: Literal[True], **options: Any) -> BoundDecorator: ...
 @overload
-def shared_task(*, bind: bool = False, **options: Any) -> _Decorator: ...
+def shared_task(*, bind: bool = False, **options: Any) -> Decorator: ...
 
 
 def shared_task(*args: Any, **options: Any) -> Any:

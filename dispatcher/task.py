@@ -52,7 +52,7 @@ class TaskOwner(Protocol):
         """Run the task in this process, through the executor."""
         ...
 
-    def record_state(self, task_id: str, status: str, meta: Any, request: Context) -> None:
+    def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write a state that a task gave itself."""
         ...
 

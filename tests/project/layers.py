@@ -29,12 +29,15 @@ LAYERS = {
     "message": 2,
     "request": 2,
     "state": 2,
+    "routing": 2,
     # 3: ports
     "brokers.base": 3,
     "backends.base": 3,
     "sqlite_store": 3,
     "utils.log": 3,
     # 4: adapters and what reads them
+    "aws": 4,
+    "aws_options": 4,
     "redis_settings": 4,
     "redis_connection": 4,
     "brokers": 4,
@@ -44,12 +47,19 @@ LAYERS = {
     # 5-8: tasks, their execution, the app
     "canvas": 5,
     "task": 6,
+    "decorators": 7,
+    "registry": 7,
+    "sending": 7,
+    "connections": 7,
     "execution": 7,
+    "eager": 8,
+    "shared": 8,
     "app": 8,
     # 9: the places where tasks run
     "lambda_runtime": 9,
     "consumer": 9,
     "beat": 9,
+    "loading": 9,
     "provision": 9,
     # 10: the edge
     "cli": 10,
@@ -69,7 +79,7 @@ STRANGERS = {
 # Single imports that break a rule above for a reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-AWS_ADAPTERS = ("brokers.sqs", "backends.dynamodb", "payloads", "provision")
+AWS_ADAPTERS = ("aws", "brokers.sqs", "backends.dynamodb", "payloads", "provision")
 
 # Which modules may import what is not in the standard library, and the parts of it that cost or bind.
 RESTRICTED = {
@@ -89,7 +99,8 @@ RESTRICTED = {
     "gevent": ("consumer",),
     "eventlet": ("consumer",),
     "pytest": ("testing", "pytest_plugin"),
-    "django": ("contrib.django",),
+    "django": ("contrib.django", "app.base"),
+    "typing_extensions": ("result", "task"),  # for type checkers only
     "celery": ("contrib.celery",),
 }
 

@@ -12,14 +12,15 @@ PUBLIC_NAMES = frozenset(
     {
         "AsyncResult",
         "Dispatcher",
-        "EagerResult",
         "Signature",
         "Task",
         "__version__",
         "current_app",
         "current_task",
+        "maybe_signature",
         "shared_task",
         "signature",
+        "uuid",
     }
 )
 

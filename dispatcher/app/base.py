@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from dispatcher import connections, registry, state
 from dispatcher.backends.base import TaskRecord
@@ -16,6 +16,7 @@ from dispatcher.brokers.base import Broker, Delivery
 from dispatcher.canvas.signature import Signature, maybe_signature
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.config import Config
+from dispatcher.decorators import BoundDecorator, Decorator
 from dispatcher.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from dispatcher.message import Message, decode, encode
 from dispatcher.request import Context
@@ -122,9 +123,9 @@ class Dispatcher:
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, *, bind: Literal[True], **options: Any) -> _BoundDecorator: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> BoundDecorator: ...
     @overload
-    def task(self, *, bind: bool = False, **options: Any) -> _Decorator: ...
+    def task(self, *, bind: bool = False, **options: Any) -> Decorator: ...
 
     def task(self, *args: Any, **options: Any) -> Any:
         """Turn a function into a task, bare or with options; see `Task` for them.
@@ -402,14 +403,14 @@ class Dispatcher:
         task = self._tasks.get(linked.task)
         self._sender.send([self._sender.build(linked.task, merged, kwargs, options, task)])
 
-    def record_state(self, task_id: str, status: str, meta: Any, request: Context) -> None:
-        """Write a state that a task gave itself; the executor decides the final one."""
+    def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
+        """Write an open state of a task; ``request`` is that of the task which gives it."""
         from dispatcher.execution.recording import state_write
 
-        if request.id == task_id:
+        if request is not None and request.id == task_id:
             request.update(_state_written=(status, meta))
         record = self.backend.read([task_id]).get(task_id)
-        data = ResultMeta(result=meta, worker=request.hostname).encode(
+        data = ResultMeta(result=meta, worker=request.hostname if request is not None else None).encode(
             self.conf.result_serializer, self.conf.result_compression, self._accept_results
         )
         kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
@@ -487,22 +488,6 @@ class Dispatcher:
 
     def __reduce__(self) -> Any:
         raise TypeError("an app cannot be pickled; import it by name in the other process")
-
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class _Decorator(Protocol):
-        @overload
-        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
-        @overload
-        def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-    class _BoundDecorator(Protocol):
-        @overload
-        def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
-        @overload
-        def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
 #: Attributes of a Celery app that are not here, with what to do instead.

@@ -1,0 +1,1 @@
+"""Additions under Celery's module names."""
