@@ -258,7 +258,7 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "soft_time_limit": _SECONDS,
     "time_limit": _SECONDS,
     "ignore_result": (lambda value: type(value) is bool, "true or false"),
-    "priority": (lambda value: type(value) is int and -255 <= value <= 255, "a whole number from -255 to 255"),
+    "priority": (lambda value: type(value) is int and 0 <= value <= 9, "a whole number from 0 to 9"),
     "headers": _OBJECT,
     "shadow": _TEXT,
     "origin": _TEXT,

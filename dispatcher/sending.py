@@ -123,6 +123,8 @@ class Sender:
                 value = options.get(option)
                 if value is not None:
                     fields[field] = value
+            if "priority" in fields:
+                _check_priority(fields["priority"])
             delay = self._set_times(fields, options)
             self._set_links(fields, options)
         self._set_arguments(fields, args, kwargs, options)
@@ -285,6 +287,14 @@ def _check_options(options: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(option, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
         raise TypeError(f"apply_async() has no option {option!r}{hint}")
+
+
+def _check_priority(priority: Any) -> None:
+    if type(priority) is not int or not 0 <= priority <= 9:
+        raise UnsupportedOption(
+            f"priority={priority!r} cannot work: priorities are 0 (the most urgent, as without one) to 9, as in "
+            "Celery on Redis"
+        )
 
 
 def _wire_signature(option: str, sig: Any) -> Mapping[str, Any]:

@@ -264,7 +264,7 @@ _TASK: Final = (
         "task_default_priority",
         Int(0, 9),
         None,
-        "The priority of messages, 0 to 9 (highest), where the transport has any.",
+        "The priority of messages, 0 (the most urgent, as without one) to 9, where the transport has any.",
     ),
     _option("task_inherit_parent_priority", Bool(), False, "Tasks sent by a task take its priority."),
     _option(
