@@ -94,6 +94,9 @@ class ResultBackend(ABC):
         """Name the backend for people, without credentials."""
         return self.url.split("://", 1)[0]
 
+    def open(self) -> None:  # noqa: B027 - most have nothing to prepare
+        """Prepare for use as far as that needs no connection, so that a start pays for it and not the first task."""
+
     def read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Return the records that exist, by id, as of now; one round trip per 100 where the store allows it."""
         return self._read(list(dict.fromkeys(ids))) if ids else {}

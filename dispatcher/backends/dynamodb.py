@@ -104,6 +104,10 @@ class DynamoDBBackend(ResultBackend):
         """Name the backend for people."""
         return f"the DynamoDB table {self.table!r}"
 
+    def open(self) -> None:
+        """Make the client."""
+        aws.client("dynamodb", self._settings)
+
     def close(self) -> None:
         """Drop the client; the backend takes a new one when it is used again."""
         aws.release("dynamodb", self._settings)

@@ -116,6 +116,9 @@ class Broker(ABC):
         self.options = dict(options or {})
         self.clock = clock
 
+    def open(self) -> None:  # noqa: B027 - most have nothing to prepare
+        """Prepare for use as far as that needs no connection, so that a start pays for it and not the first task."""
+
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Put messages on their queues.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import aws
@@ -81,6 +81,10 @@ class SQSBroker(Broker):
         """Name the broker for people."""
         return "SQS"
 
+    def open(self) -> None:
+        """Make the client."""
+        self._queues.client("")
+
     def close(self) -> None:
         """Drop the clients; the broker takes new ones when it is used again."""
         self._queues.release()
@@ -88,6 +92,10 @@ class SQSBroker(Broker):
     def longest_delay(self, queue: str) -> float | None:
         """Return the longest delay of a message: none on a FIFO queue, where only the queue can have one."""
         return 0.0 if is_fifo(queue) else self.features.max_delay
+
+    def local_name(self, sqs_name: str, known: Iterable[str] = ()) -> str:
+        """Return what a queue is called here by its SQS name: one of those known, else that name without the prefix."""
+        return self._queues.local_name(sqs_name, known)
 
     # Sending
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from dispatcher import aws
@@ -167,6 +167,15 @@ class Queues:
             )
         return name
 
+    def local_name(self, sqs_name: str, known: Iterable[str] = ()) -> str:
+        """Return what a queue is called here by its SQS name: one of those known, else that name without the prefix."""
+        for queue in known:
+            try:
+                self.sqs_name(queue)
+            except ImproperlyConfigured:
+                continue  # no queue of SQS can have that name
+        return self._names.get(sqs_name) or sqs_name.removeprefix(self._prefix.translate(_TRANSLATION))
+
     def listed(self) -> list[str]:
         """Return the names of predefined queues, or else of all queues with the prefix, dead and lost letters aside."""
         if self._predefined:
@@ -182,7 +191,7 @@ class Queues:
             if not token:
                 break
         return sorted(
-            self._names.get(name, name[len(prefix) :])
+            self.local_name(name)
             for name in names
             if not name.removesuffix(FIFO).endswith((DEAD, LOST))
         )

@@ -6,7 +6,14 @@
 
 from dispatcher.config.celery_keys import OLD_NAMES, OPTIONS
 from dispatcher.config.core import Config
-from dispatcher.config.environment import app_name, embedded_path, inside_lambda, queue_url_for, queue_variable
+from dispatcher.config.environment import (
+    app_name,
+    embedded_path,
+    inside_lambda,
+    queue_url_for,
+    queue_urls,
+    queue_variable,
+)
 from dispatcher.config.options import Option
 
 __all__ = [
@@ -18,5 +25,6 @@ __all__ = [
     "embedded_path",
     "inside_lambda",
     "queue_url_for",
+    "queue_urls",
     "queue_variable",
 ]

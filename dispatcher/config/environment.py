@@ -70,6 +70,16 @@ def queue_url_for(queue: str, environ: Mapping[str, str] | None = None) -> str |
     return _environ(environ).get(queue_variable(queue)) or None
 
 
+def queue_urls(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the URLs in ``DISPATCHER_QUEUE_URL_<NAME>``, each by the plainest queue name that has this variable."""
+    urls = {}
+    for name, url in _environ(environ).items():
+        if name.startswith(QUEUE_URL_PREFIX) and url:
+            queue = name.removeprefix(QUEUE_URL_PREFIX).lower()
+            urls[queue.removesuffix("_fifo") + ".fifo" if url.endswith(".fifo") else queue] = url
+    return urls
+
+
 def settings_in(environ: Mapping[str, str] | None = None) -> Iterator[Variable]:
     """Yield the settings among the variables; raises `ImproperlyConfigured` for text that cannot be read."""
     environ = _environ(environ)

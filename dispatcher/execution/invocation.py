@@ -17,7 +17,8 @@ from dispatcher.retry import decide as decide_retry
 from dispatcher.state import pop_frame, push_frame
 from dispatcher.task import Task
 
-logger = logging.getLogger("dispatcher.task")
+# Of its own, so that these lines (one a task) can be turned off without those of the tasks.
+logger = logging.getLogger("dispatcher.task.outcome")
 
 
 def start(env: Environment, run: Run) -> None:

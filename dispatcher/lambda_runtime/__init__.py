@@ -1,0 +1,1 @@
+"""The Lambda side: an SQS batch in, the executor, a partial batch response out."""

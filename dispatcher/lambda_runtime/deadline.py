@@ -1,0 +1,53 @@
+"""How much of an invocation is left for tasks, and whether their time limits fit into it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from dispatcher.task import Task
+
+logger = logging.getLogger("dispatcher.worker")
+
+#: The most that each of the two margins takes of an invocation, so that a short timeout leaves room for tasks.
+MAX_MARGIN: Final = 0.1
+
+
+def remaining(context: Any) -> float | None:
+    """Return the seconds until Lambda ends the invocation; `None` where the context does not say."""
+    ask = getattr(context, "get_remaining_time_in_millis", None)
+    if not callable(ask):
+        return None
+    return float(ask()) / 1000
+
+
+def time_left(seconds: float | None, margins: Iterable[float]) -> Callable[[], float] | None:
+    """Return a function that returns the seconds until tasks must have ended.
+
+    The invocation ends in ``seconds``; ``margins`` are kept free at its end, each capped to a tenth of it.
+    """
+    if seconds is None:
+        return None
+    ends = time.monotonic() + seconds - sum(min(margin, MAX_MARGIN * seconds) for margin in margins)
+    monotonic = time.monotonic
+
+    def left() -> float:
+        return ends - monotonic()
+
+    return left
+
+
+def check_limits(tasks: Iterable[Task[Any, Any]], timeout: float) -> list[str]:
+    """Return a complaint for each task whose time limit is longer than the function's timeout."""
+    complaints = []
+    for task in tasks:
+        for option in ("time_limit", "soft_time_limit"):
+            limit = getattr(task, option)
+            if limit is not None and limit > timeout:
+                complaints.append(
+                    f"{task.name} has {option}={limit:g}, but the function ends after {timeout:g} s: give the function "
+                    "more time, the task less, or route it to a queue whose worker can keep the limit"
+                )
+    return complaints

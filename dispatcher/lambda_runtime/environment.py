@@ -1,0 +1,113 @@
+"""What an execution environment keeps between invocations: the app, its connections, the executor."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from dispatcher.app import Dispatcher
+from dispatcher.brokers.sqs import SQSBroker
+from dispatcher.config import app_name, queue_urls
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
+from dispatcher.execution.limits import AlarmLimits, LimitKeeper, ThreadLimits
+from dispatcher.execution.run import Run
+from dispatcher.lambda_runtime import bootstrap, deadline, events, logs
+from dispatcher.lambda_runtime.metrics import Metrics
+from dispatcher.lambda_runtime.sources import Sources, names_of
+from dispatcher.lambda_runtime.transport import LambdaTransport, Response
+from dispatcher.loading import find_app
+
+logger = logging.getLogger("dispatcher.worker")
+
+
+def app_of_environment() -> Dispatcher:
+    """Return the app that ``DISPATCHER_APP`` names.
+
+    Raises `ImproperlyConfigured` where it names none, and whatever the app's module raises.
+    """
+    spec = app_name()
+    if spec is None:
+        raise ImproperlyConfigured("DISPATCHER_APP must name the app, such as DISPATCHER_APP=shop.tasks:app")
+    return find_app(spec)
+
+
+class LambdaEnvironment:
+    """An app ready to run batches.
+
+    Making one connects to nothing, but makes what the first batch needs: tasks imported and checked, clients of SQS and
+    the result backend, handlers of signals and logs. Raises `ImproperlyConfigured` for an app that cannot run here.
+    """
+
+    def __init__(self, app: Dispatcher) -> None:
+        self.app = app
+        logs.set_up(app.conf)
+        app.import_default_modules()
+        app.finalize(auto=True)
+        broker = app.broker
+        if not isinstance(broker, SQSBroker):
+            raise ImproperlyConfigured(
+                f"a Lambda worker gets its messages from SQS, but broker_url is {broker.describe()}://; set "
+                "DISPATCHER_BROKER_URL=sqs://"
+            )
+        broker.open()
+        app.backend.open()
+        names = names_of(app)
+
+        def local_name(sqs_name: str) -> str:
+            return broker.local_name(sqs_name, names)
+
+        self._broker = broker
+        self._sources = Sources(names, app.conf.queue_url_for, queue_urls(), local_name)
+        service = app.main or bootstrap.function().name
+        logs.invocation.service = service
+        self._metrics = Metrics(app.conf.metrics_namespace, service) if app.conf.metrics_namespace else None
+        self._env = Environment(
+            app=app,
+            backend=app.backend,
+            transport=LambdaTransport(broker, app.clock),
+            limits=_limits(),
+            clock=app.clock,
+            hostname=bootstrap.function().log_stream or bootstrap.function().name,
+        )
+        self._executor = Executor(self._env, concurrency=app.conf.lambda_concurrency)
+        self._margins = (app.conf.cleanup_margin, app.conf.settle_margin)
+        self._checked = False
+
+    def run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response:
+        """Run the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises."""
+        deliveries = events.deliveries_of(records, self._sources.queue_of, arrived)
+        transport = LambdaTransport(self._broker, self.app.clock)
+        runs: list[Run] = []
+        try:
+            seconds = deadline.remaining(context)
+            if not self._checked and seconds is not None:
+                self._check_limits(seconds)
+            self._env.transport = transport
+            self._env.time_left = deadline.time_left(seconds, self._margins)
+            runs = self._executor.process(deliveries)
+            if self._metrics is not None:
+                self._metrics.write(deliveries[0].queue, runs, arrived)
+        except BaseException as error:
+            logger.critical("an internal error; what is not settled of the batch goes back", exc_info=error)
+        return transport.response(deliveries)
+
+    def _check_limits(self, timeout: float) -> None:
+        """Complain of time limits that the function cannot keep; its timeout shows at the first invocation only."""
+        self._checked = True
+        for complaint in deadline.check_limits(self.app.tasks.values(), timeout + 1):
+            logger.error("%s; until then it gets the soft limit of the function", complaint)
+
+
+def _limits() -> LimitKeeper:
+    """Return what keeps soft limits here: the alarm in the main thread, where Lambda's runtime calls handlers."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        alarm = AlarmLimits()
+        alarm.install()
+        return alarm
+    logger.warning("this is not the main thread: soft limits interrupt Python code, but no call that blocks")
+    return ThreadLimits()

@@ -1,0 +1,99 @@
+"""How the executor's decisions reach an event source mapping: what is not reported is deleted by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.clock import Clock
+from dispatcher.exceptions import OperationalError
+
+logger = logging.getLogger("dispatcher.worker")
+
+Response = dict[str, list[dict[str, str]]]
+
+
+class Queue(Protocol):
+    """What the transport needs of the SQS broker."""
+
+    features: Any
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Delete messages, or change their visibility."""
+        ...
+
+    def bury(self, settlements: Sequence[Settlement]) -> tuple[list[Delivery], OperationalError | None]:
+        """Copy messages to their dead-letter queues."""
+        ...
+
+
+class LambdaTransport:
+    """Settles the deliveries of one batch.
+
+    A delivery counts as failed until it is known to be done with, so that whatever goes wrong leads to a redelivery.
+    """
+
+    def __init__(self, broker: Queue, clock: Clock) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._done: set[Delivery] = set()
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out settlements; an ``ack`` takes effect when the mapping gets the response.
+
+        A release reports the message and changes its visibility: to 0 as well, since it would else stay invisible for
+        the rest of the queue's timeout, as it does when the change fails. Raises `OperationalError` where an early
+        ``ack`` fails.
+        """
+        released, dead = [], []
+        for settlement in settlements:
+            if settlement.action == "ack":
+                if settlement.early:
+                    self._broker.settle([settlement])
+                self._done.add(settlement.delivery)
+            elif settlement.action == "release":
+                released.append(settlement)
+            else:
+                dead.append(settlement)
+        if dead:
+            self._bury(dead)
+        if released:
+            self._release(released)
+
+    def _bury(self, settlements: list[Settlement]) -> None:
+        try:
+            buried, problem = self._broker.bury(settlements)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the messages must stay where they are
+            buried, problem = [], OperationalError(str(error))
+        self._done.update(buried)
+        if problem is not None:
+            logger.error(
+                "%d of %d messages cannot be moved to the dead letters and go back: %s",
+                len(settlements) - len(buried), len(settlements), problem,
+            )  # fmt: skip
+
+    def _release(self, settlements: list[Settlement]) -> None:
+        try:
+            self._broker.settle(settlements)
+        except Exception as error:  # noqa: BLE001 - the queue's own visibility timeout stands in
+            logger.warning("messages come back only after the queue's visibility timeout: %s", error)
+
+    def longest_release(self, delivery: Delivery) -> float | None:
+        """Return what is left of the 12 hours that a message may be invisible since its receipt, in seconds."""
+        longest: float | None = self._broker.features.max_release
+        if longest is None:
+            return None
+        received: float = delivery.attributes.get("received_at", self._clock.time())
+        return max(0.0, longest - (self._clock.time() - received))
+
+    def response(self, deliveries: Sequence[Delivery]) -> Response:
+        """Return the partial batch response: every id that is not done with, once."""
+        done = self._done
+        return response_of([delivery.message_id for delivery in deliveries if delivery not in done])
+
+
+def response_of(ids: Sequence[str]) -> Response:
+    """Return the partial batch response that reports these message ids, each once."""
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in dict.fromkeys(ids)]}
