@@ -15,6 +15,8 @@ from benchmarks.peers.base import CALL_TIMEOUT, AsyncPeer, script
 POLL: Final = 0.001
 CONCURRENCY: Final = 100
 
+#: Two lines a job are its default.
+LOGGING: Final = {"version": 1, "loggers": {"arq": {"level": "WARNING"}}}
 REDIS: Final = RedisSettings.from_dsn(work.REDIS_URL)
 
 
@@ -45,7 +47,7 @@ class Arq(AsyncPeer):
 
     name: ClassVar[str] = "arq"
     packages: ClassVar[tuple[str, ...]] = ("arq", "redis")
-    settings: ClassVar[str] = f"max_jobs {CONCURRENCY}, poll_delay {POLL * 1000} ms, keep_result 0 unless read"
+    settings: ClassVar[str] = f"max_jobs {CONCURRENCY}, poll_delay {POLL * 1000} ms, keep_result 0 unless read, quiet"
     on_kill: ClassVar[str] = "run again when their in-progress key expires"
 
     def __init__(self) -> None:
@@ -53,7 +55,8 @@ class Arq(AsyncPeer):
 
     def workers(self, processes: int) -> list[list[str]]:
         """Return one command a process."""
-        return [[script("arq"), "benchmarks.peers.arq.WorkerSettings"]] * processes
+        logging = ["--custom-log-dict", "benchmarks.peers.arq.LOGGING"]
+        return [[script("arq"), "benchmarks.peers.arq.WorkerSettings", *logging]] * processes
 
     async def open(self) -> None:
         """Connect."""
