@@ -20,7 +20,7 @@ from dispatcher.result import EagerResult
 from dispatcher.sending import Sender
 from dispatcher.task import Task
 
-_IGNORED_OPTIONS = ("countdown", "eta", "expires", "throw", "_round_trip")
+_IGNORED_OPTIONS = ("countdown", "eta", "expires", "throw")
 _STATES = {
     Kind.SUCCESS: states.SUCCESS,
     Kind.FAILURE: states.FAILURE,

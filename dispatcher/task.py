@@ -447,6 +447,12 @@ def check_options(task: Task[Any, Any]) -> None:
     for option, reason in _REFUSED.items():
         if getattr(task, option, None):
             raise UnsupportedOption(f"task {task.name}: {option}={getattr(task, option)!r} cannot work: {reason}")
+    for option in ("acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout"):
+        if getattr(task, option) is False:
+            raise UnsupportedOption(
+                f"task {task.name}: {option}=False cannot work: a failure is recorded once and its message settled; "
+                "use autoretry_for to run it again, or Reject(requeue=True) in the task"
+            )
     for option in ("time_limit", "soft_time_limit"):
         value = getattr(task, option)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):

@@ -313,7 +313,7 @@ class Dispatcher:
         if task._check_call is not None:
             task._check_call(*args, **kwargs)
         if self.conf.task_always_eager:
-            return self.run_eagerly(task, args, kwargs, {**options, "_round_trip": True})
+            return self.run_eagerly(task, args, kwargs, options)
         return self._send(task.name, args, kwargs, options, task)
 
     def _send(

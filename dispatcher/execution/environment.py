@@ -84,6 +84,8 @@ class Environment:
     random: random.Random = dataclasses.field(default_factory=random.Random)
     #: how long runs of each task take on average, in seconds
     durations: dict[str, float] = dataclasses.field(default_factory=dict)
+    #: the tasks whose unkept hard limit was spoken of
+    warned: set[str] = dataclasses.field(default_factory=set)
 
     def note_duration(self, name: str, seconds: float) -> None:
         """Remember how long a run took, as a moving average that trusts slow runs quickly."""

@@ -28,6 +28,9 @@ logger = logging.getLogger("dispatcher.worker")
 #: A finished run's outcome waits at most about this long for others to be written with, in seconds.
 FLUSH_AFTER = 0.02
 
+#: How long a coroutine has to end after the cancellation at its hard limit, in seconds.
+HARD_GRACE = 1.0
+
 
 class Executor:
     """Runs deliveries in an `Environment`; one per thread that runs tasks.
@@ -77,7 +80,7 @@ class Executor:
         task, message = run.task, run.message
         assert task is not None and message is not None
         if task._is_async:
-            self._loop.run(invocation.perform_async(self.env, run))
+            self._run_coroutine(run)
         else:
             invocation.perform(self.env, run)
         self.env.note_duration(message.task, run.duration)
@@ -122,6 +125,18 @@ class Executor:
         self._loop.close()
 
     # -- parts of process()
+
+    def _run_coroutine(self, run: Run) -> None:
+        """Run one coroutine; one that never awaits is ended a moment after its hard limit, by whoever keeps those here."""
+        _, hard = invocation.limits_of(self.env, run)
+        if hard is None:
+            self._loop.run(invocation.perform_async(self.env, run))
+            return
+        self.env.limits.start(None, hard + HARD_GRACE, run)
+        try:
+            self._loop.run(invocation.perform_async(self.env, run))
+        finally:
+            self.env.limits.stop()
 
     def _begin(self, run: Run) -> bool:
         """Start a run: settle it early if its task asks for that, record the start where it must be known."""

@@ -55,6 +55,16 @@ def limits_of(env: Environment, run: Run) -> tuple[float | None, float | None]:
     return soft, hard
 
 
+def _warn_unkept(env: Environment, task: Task[Any, Any]) -> None:
+    """Say once per task that a call's hard limit is not kept here; pools refuse those of tasks at their start."""
+    if task.name not in env.warned and not env.eager:
+        env.warned.add(task.name)
+        logger.warning(
+            "a time_limit of %s is not kept here: nothing outside this process is there to end a run; "
+            "use soft_time_limit, or the prefork pool", task.name,
+        )  # fmt: skip
+
+
 def perform(env: Environment, run: Run) -> None:
     """Steps 4 and 5: run a plain function to its outcome; never raises but for a cold shutdown."""
     task, message, context = run.task, run.message, run.context
@@ -70,6 +80,8 @@ def perform(env: Environment, run: Run) -> None:
             if soft is None and hard is None:
                 value = function(*call_arguments(message), **message.kwargs)
             else:
+                if hard is not None and not env.limits.keeps_hard:
+                    _warn_unkept(env, task)
                 env.limits.start(soft, hard, run)
                 try:
                     value = function(*call_arguments(message), **message.kwargs)

@@ -121,9 +121,21 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
         if isinstance(error, Reject) and error.requeue:
             return Settlement(delivery, "release", 1.0)
         return Settlement(delivery, "dead", reason=_reason("rejected", run, outcome), body=_next_body(env, run))
+    if kind is Kind.REPEATED and _died_unburied(env, run):
+        return Settlement(delivery, "dead", reason={"reason": "failed", "task_id": run.id}, body=_next_body(env, run))
     if kind is Kind.FAILURE and not outcome.expected and env.app.conf.dead_letter_failures and not env.eager:
         return Settlement(delivery, "dead", reason=_reason("failed", run, outcome), body=_next_body(env, run))
     return Settlement(delivery, "ack")
+
+
+def _died_unburied(env: Environment, run: Run) -> bool:
+    """Say whether an earlier delivery recorded a failure and probably ended before it could leave a dead letter."""
+    if not env.app.conf.dead_letter_failures or run.delivery.receive_count < 2 or run.record is None:
+        return False
+    if run.record.status != states.FAILURE:
+        return False
+    throws = run.task.throws if run.task is not None else ()
+    return not (throws and isinstance(env.app.read_meta(run.record).error, throws))
 
 
 def _reason(reason: str, run: Run, outcome: Outcome) -> dict[str, str]:
