@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.brokers.base import Broker, Settlement
+from dispatcher.brokers.sqs_letters import REDRIVEN
+from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT
 from tests.contract.broker_contract import BrokerContract, bodies
 from tests.contract.harness import Harness, Kind, Recipe
 from tests.emulation.endpoint import AwsEndpoint
@@ -28,3 +30,40 @@ class TestSQSBroker(BrokerContract):
         broker.settle([Settlement(leased, "release")])
         assert broker.receive([queue], 10) == []
         assert bodies([harness.take_one(broker, other)]) == ["other"]
+
+    def test_a_fifo_queue_keeps_the_order_of_each_group(self, harness: Harness[Broker]) -> None:
+        """While a message of a group is leased the rest of it waits; other groups go on; repeats are swallowed."""
+        broker, queue = harness.open(), harness.queue() + ".fifo"
+        broker.send([harness.outgoing(queue, f"{group}{n}", group_id=group) for n in range(3) for group in "ab"])
+        broker.send([harness.outgoing(queue, "a0", group_id="a")])
+        seen: dict[str, list[str]] = {"a": [], "b": []}
+        for _ in range(6):
+            delivery = harness.take_one(broker, queue)
+            assert delivery.group_id in seen
+            seen[delivery.group_id] += bodies([delivery])
+            broker.settle([Settlement(delivery, "ack")])
+        assert seen == {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
+        assert broker.receive([queue], 10) == []
+
+    def test_a_fifo_message_is_dead_lettered_and_released(self, harness: Harness[Broker]) -> None:
+        """A release blocks its group until it is over; the dead-letter queue is FIFO too."""
+        broker, queue = harness.open(), harness.queue() + ".fifo"
+        broker.send([harness.outgoing(queue, body, group_id="g") for body in ("first", "second")])
+        first = harness.take_one(broker, queue)
+        broker.settle([Settlement(first, "release", delay=1.0)])
+        again = harness.take_one(broker, queue)
+        assert (bodies([again]), again.receive_count) == (["first"], 2)
+        broker.settle([Settlement(again, "dead", reason={"reason": "rejected"})])
+        assert bodies([harness.take_one(broker, queue)]) == ["second"]
+        assert [letter.body for letter in broker.dead_letters(queue)] == ["first"]
+
+    def test_the_redrive_policy_of_a_made_queue_works(self, harness: Harness[Broker]) -> None:
+        """A message received too often ends among the dead letters, with that as its reason."""
+        policy = {"sqs-creation-attributes": {"VisibilityTimeout": "1"}}
+        broker, queue = harness.open(**policy), harness.queue()
+        broker.send([harness.outgoing(queue, "poison")])
+        for _ in range(MAX_RECEIVE_COUNT):
+            broker.settle([Settlement(harness.take_one(broker, queue), "release")])
+        assert broker.receive([queue], 1) == []
+        (letter,) = harness.eventually(lambda: broker.dead_letters(queue))
+        assert (letter.body, dict(letter.reason)) == ("poison", {"reason": REDRIVEN})
