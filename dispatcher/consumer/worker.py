@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher import signals
 from dispatcher.consumer.loop import ConsumerLoop
+from dispatcher.consumer.names import node_name
 from dispatcher.consumer.pools import AsyncioPool, Pool, SoloPool, ThreadPool
 from dispatcher.consumer.prefork import PreforkPool
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
@@ -35,8 +35,9 @@ _DEFAULT_CONCURRENCY = {"threads": 10, "asyncio": 100}
 class Worker:
     """A local worker for an app; `start` runs it until a signal ends it.
 
-    Options left `None` come from the configuration. Raises `UnsupportedOption` for what the pool cannot do, naming the
-    option, the reason and the alternative.
+    Options left `None` come from the configuration. ``set_up_logging`` is called with the worker's name once the app's
+    modules are imported, so that their receivers of the logging signals are there. Raises `UnsupportedOption` for what
+    the pool cannot do, naming the option, the reason and the alternative.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Worker:
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         handle_signals: bool = True,
+        set_up_logging: Callable[[str], None] | None = None,
     ) -> None:
         app.conf.override(
             worker_pool=pool, worker_concurrency=concurrency, worker_prefetch_multiplier=prefetch,
@@ -59,10 +61,12 @@ class Worker:
         self.app = app
         conf = app.conf
         self.pool_name: str = conf.worker_pool
-        self.hostname = hostname or f"dispatcher@{socket.gethostname()}"
+        self.hostname = node_name(hostname or conf.worker_hostname)
         self.handle_signals = handle_signals
         signals.celeryd_init.send(self.hostname, instance=self, conf=conf, options={})
         app.import_default_modules()
+        if set_up_logging is not None:
+            set_up_logging(self.hostname)
         app.finalize()
         self.queues = self._chosen_queues(queues)
         keeps_soft, keeps_hard, replaces, parallel = POOLS[self.pool_name]
@@ -102,6 +106,7 @@ class Worker:
 
     def _chosen_queues(self, queues: Sequence[str] | None) -> list[str]:
         declared = list(self.app.conf.task_queues or {})
+        queues = queues or self.app.conf.worker_queues
         if queues:
             unknown = [name for name in queues if declared and name not in declared]
             if unknown and not self.app.conf.task_create_missing_queues:

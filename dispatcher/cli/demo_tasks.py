@@ -1,0 +1,73 @@
+"""The tasks of ``dispatcher demo``: some compute, some wait, some fail once, some for good."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Any
+
+from dispatcher.app import Dispatcher
+from dispatcher.signals import task_postrun, task_prerun
+from dispatcher.utils.log import get_task_logger
+
+app = Dispatcher("demo")
+logger = get_task_logger(__name__)
+
+
+class Unavailable(Exception):
+    """What `flaky` meets when it is run for the first time."""
+
+
+@app.task
+def compute(limit: int) -> int:
+    """Count the primes below a limit: busy on the CPU."""
+    sieve = bytearray([1]) * limit
+    for number in range(2, int(limit**0.5) + 1):
+        if sieve[number]:
+            sieve[number * number :: number] = bytes(len(range(number * number, limit, number)))
+    return sum(sieve[2:])
+
+
+@app.task
+def download(seconds: float) -> str:
+    """Wait as a download does: idle on the CPU."""
+    time.sleep(seconds)
+    return f"{random.randrange(1, 900)} kB"
+
+
+@app.task
+async def query(seconds: float) -> int:
+    """Wait in a coroutine, as a database query does."""
+    await asyncio.sleep(seconds)
+    return random.randrange(1000)
+
+
+@app.task(bind=True, autoretry_for=(Unavailable,), max_retries=5, default_retry_delay=0.5)
+def flaky(self: Any) -> str:
+    """Fail at the first attempt, and succeed when retried."""
+    if self.request.retries == 0:
+        raise Unavailable("the service is restarting")
+    return "ok, after a retry"
+
+
+@app.task
+def broken() -> None:
+    """Fail for good."""
+    raise ValueError("this order does not exist")
+
+
+_begun: dict[str, tuple[float, float]] = {}
+
+
+@task_prerun.connect
+def note_start(task_id: str, **_: Any) -> None:
+    """Remember when a run began."""
+    _begun[task_id] = time.time(), time.perf_counter()
+
+
+@task_postrun.connect
+def note_end(task_id: str, task: Any, state: str, **_: Any) -> None:
+    """Log when a run began, how long it took and how it ended; the demo reads it from the worker's JSON log."""
+    at, begun = _begun.pop(task_id)
+    logger.info("ran", extra={"began_at": at, "seconds": time.perf_counter() - begun, "state": state})
