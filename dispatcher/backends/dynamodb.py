@@ -60,13 +60,13 @@ _RETRIED: Final = frozenset(
     }
 )
 
-_OPTIONS: Final[dict[str, Expected]] = {
+OPTIONS: Final[dict[str, Expected]] = {
     **COMMON,
     "table": TEXT,
     "create_table": FLAG,
     "retry_timeout": number(0, 900),
 }
-_REFUSED: Final = {
+REFUSED: Final = {
     "read": "the table is on demand; a table of your own may be provisioned, this package does not change it",
     "write": "the table is on demand; a table of your own may be provisioned, this package does not change it",
     "ttl_seconds": "the setting result_expires says how long results live",
@@ -90,7 +90,7 @@ class DynamoDBBackend(ResultBackend):
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options, clock)
         parsed = parse_url(url)
-        checked = read("dynamodb", {**parsed.options, **self.options}, _OPTIONS, _REFUSED)
+        checked = read("dynamodb", {**parsed.options, **self.options}, OPTIONS, REFUSED)
         self.table: str = checked.get("table") or parsed.name or DEFAULT_TABLE
         if not _TABLE_NAME.fullmatch(self.table):
             raise ImproperlyConfigured(

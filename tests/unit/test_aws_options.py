@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher.aws_options import COMMON, Credentials, Role, client_settings, number, parse_url, read
+from dispatcher.backends.dynamodb import OPTIONS as DYNAMODB_OPTIONS
+from dispatcher.brokers.sqs_queues import OPTIONS as SQS_OPTIONS
 from dispatcher.exceptions import ImproperlyConfigured, SecurityWarning, UnsupportedOption
 
 KNOWN = {**COMMON, "visibility_timeout": number(0, 43_200)}
@@ -111,3 +114,11 @@ def test_half_a_setting_is_an_error(options: dict[str, Any]) -> None:
     """Keys go in pairs; a token's time needs a role."""
     with pytest.raises(ImproperlyConfigured, match="needs"):
         client_settings("sqs", options)
+
+
+def test_the_documentation_lists_every_option() -> None:
+    """An option nobody can look up does not exist."""
+    page = (Path(__file__).parents[2] / "docs" / "aws.md").read_text()
+    table = page.partition("## Options")[2].partition("## Queues")[0]
+    missing = [name for name in {**SQS_OPTIONS, **DYNAMODB_OPTIONS} if f"`{name}`" not in table]
+    assert missing == []
