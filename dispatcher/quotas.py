@@ -31,15 +31,11 @@ SQS_DEFAULT_RETENTION: Final = 345_600
 #: Characters of ``MessageGroupId`` and ``MessageDeduplicationId``.
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 SQS_MAX_GROUP_ID_CHARS: Final = 128
-#: Time in which a FIFO queue swallows a repeated deduplication id; same page.
-SQS_DEDUPLICATION_WINDOW: Final = 300
 
 # SQS queues: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
 
 #: Characters of a queue's name, ``.fifo`` included; letters, digits, ``-`` and ``_``.
 SQS_MAX_QUEUE_NAME_CHARS: Final = 80
-#: Messages received and neither deleted nor visible again.
-SQS_MAX_IN_FLIGHT: Final = 120_000
 #: Time between two PurgeQueue calls on a queue, and what a purge may take.
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_PurgeQueue.html
 SQS_PURGE_INTERVAL: Final = 60

@@ -190,11 +190,7 @@ class Queues:
             token = answer.get("NextToken")
             if not token:
                 break
-        return sorted(
-            self.local_name(name)
-            for name in names
-            if not name.removesuffix(FIFO).endswith((DEAD, LOST))
-        )
+        return sorted(self.local_name(name) for name in names if not name.removesuffix(FIFO).endswith((DEAD, LOST)))
 
     # URLs
 
