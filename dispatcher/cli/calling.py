@@ -62,7 +62,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 @click.option("--eta", metavar="TIME", callback=_moment, help="Run it no sooner than then (ISO 8601; naive is UTC).")
 @click.option("--expires", metavar="SECONDS|TIME", callback=_expiry, help="Do not run it after that.")
 @click.option("--queue", metavar="NAME", help="The queue [where the app routes it].")
-@click.option("--priority", type=click.IntRange(0, 9), help="The priority, 9 is the highest.")
+@click.option("--priority", type=click.IntRange(0, 9), help="The priority; 0 comes first.")
 @click.option("--serializer", metavar="NAME", help="The serializer of the arguments.")
 @click.option("--unregistered", is_flag=True, help="Send it although the app has no task of this name.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")

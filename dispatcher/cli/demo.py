@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,12 +53,12 @@ class _Sent:
 
 @dataclasses.dataclass
 class _Ran:
-    """One run as a worker logged it."""
+    """One run as a worker logged it; ``queued`` (seconds) counts from when the task was sent."""
 
     kind: str
-    task_id: str
+    worker: int
     retries: int
-    began_at: float
+    queued: float
     seconds: float
 
 
@@ -217,9 +218,11 @@ class _Demo:
             "task", "sent", "succeeded", "failed", "retries", "queued p50", "queued p95", "run p50", "run p95",
         )  # fmt: skip
         totals = ["all", *(sum(row[column] for row in rows) for column in range(1, 5))]
-        totals += _latencies(runs, self.sent)
+        totals += _latencies(runs)
         self.console.print(table(columns, rows, footer=totals))
-        shares = ", ".join(f"{name} {count}" for name, count in self._shares().items())
+        shares = ", ".join(
+            f"worker{number} {sum(run.worker == number for run in runs)}" for number in range(1, WORKERS + 1)
+        )
         self._say(f"{self.count} tasks in {seconds:.1f} s; runs by worker: {shares}")
         self._say(
             "`flaky` fails at first and is retried, `broken` is meant to fail; queued: from sending to the first run"
@@ -234,26 +237,21 @@ class _Demo:
             sum(sent.state == states.SUCCESS for sent in mine),
             sum(sent.state == states.FAILURE for sent in mine),
             sum(sent.retries for sent in mine),
-            *_latencies([run for run in runs if run.kind == kind], self.sent),
+            *_latencies([run for run in runs if run.kind == kind]),
         ]
 
     def _read_runs(self) -> list[_Ran]:
+        """Return all runs, from the workers' JSON logs."""
         runs = []
         for number in range(1, WORKERS + 1):
             for line in (self.directory / f"worker{number}.log").read_text().splitlines():
                 found = json.loads(line)
-                if "began_at" in found and found["task_id"] in self.sent:
-                    kind = self.sent[found["task_id"]].kind
-                    runs.append(_Ran(kind, found["task_id"], found["retries"], found["began_at"], found["seconds"]))
+                sent = self.sent.get(found.get("task_id", ""))
+                if sent is not None and "outcome" in found:
+                    seconds = found["duration"]
+                    began_at = datetime.fromisoformat(found["timestamp"]).timestamp() - seconds
+                    runs.append(_Ran(sent.kind, number, found["retries"], began_at - sent.at, seconds))
         return runs
-
-    def _shares(self) -> dict[str, int]:
-        return {
-            f"worker{number}": sum(
-                "began_at" in line for line in (self.directory / f"worker{number}.log").read_text().splitlines()
-            )
-            for number in range(1, WORKERS + 1)
-        }
 
     def _verdict(self) -> int:
         expected = all(
@@ -297,8 +295,8 @@ def _plan(count: int) -> list[str]:
     return shuffled
 
 
-def _latencies(runs: Sequence[_Ran], sent: dict[str, _Sent]) -> list[str]:
-    queued = [run.began_at - sent[run.task_id].at for run in runs if run.retries == 0]
+def _latencies(runs: Sequence[_Ran]) -> list[str]:
+    queued = [run.queued for run in runs if run.retries == 0]
     took = [run.seconds for run in runs]
     return [_milliseconds(values, share) for values in (queued, took) for share in (0.5, 0.95)]
 

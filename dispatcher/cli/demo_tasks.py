@@ -8,11 +8,8 @@ import time
 from typing import Any
 
 from dispatcher.app import Dispatcher
-from dispatcher.signals import task_postrun, task_prerun
-from dispatcher.utils.log import get_task_logger
 
 app = Dispatcher("demo")
-logger = get_task_logger(__name__)
 
 
 class Unavailable(Exception):
@@ -55,19 +52,3 @@ def flaky(self: Any) -> str:
 def broken() -> None:
     """Fail for good."""
     raise ValueError("this order does not exist")
-
-
-_begun: dict[str, tuple[float, float]] = {}
-
-
-@task_prerun.connect
-def note_start(task_id: str, **_: Any) -> None:
-    """Remember when a run began."""
-    _begun[task_id] = time.time(), time.perf_counter()
-
-
-@task_postrun.connect
-def note_end(task_id: str, task: Any, state: str, **_: Any) -> None:
-    """Log when a run began, how long it took and how it ended; the demo reads it from the worker's JSON log."""
-    at, begun = _begun.pop(task_id)
-    logger.info("ran", extra={"began_at": at, "seconds": time.perf_counter() - begun, "state": state})

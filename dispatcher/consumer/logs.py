@@ -15,7 +15,9 @@ from dispatcher import signals
 from dispatcher.state import current_frame
 from dispatcher.utils.log import task_logger
 
-#: What `Colour` paints, by level.
+#: The logger of the executor's line on how each run ended, which names the task itself.
+OUTCOMES = "dispatcher.task.outcome"
+#: The colours of messages, by level.
 _COLOURS = {
     logging.DEBUG: "\x1b[34m",
     logging.WARNING: "\x1b[33m",
@@ -95,8 +97,7 @@ class HumanFormatter(logging.Formatter):
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         text = super().format(record)  # the message and the traceback
         frame = current_frame()
-        # The executor's own lines name the task already.
-        if frame is not None and record.name != task_logger.name and frame.request.id:
+        if frame is not None and record.name != OUTCOMES and frame.request.id:
             text = f"{frame.task.name}[{frame.request.id}]: {text}"
         paint = _COLOURS.get(record.levelno) if self._colour else None
         if paint is not None:
@@ -105,10 +106,11 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, ``extra=`` fields included.
+    """One JSON object a line, ``extra=`` fields included; names as Powertools' Logger has them.
 
     ``timestamp`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``process``; inside a task ``task``, ``task_id``,
-    ``root_id``, ``queue`` and ``retries``; with an exception ``exception``, its traceback as text.
+    ``root_id``, ``queue`` and ``retries``; with an exception ``exception``, its traceback, and ``exception_name``. The
+    line on how a run ended has ``outcome`` and ``duration`` (seconds).
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -131,6 +133,7 @@ class JsonFormatter(logging.Formatter):
         line.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
+            line["exception_name"] = record.exc_info[0].__name__
         return json.dumps(line, default=repr, ensure_ascii=False)
 
 

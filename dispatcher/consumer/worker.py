@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ _WHY_SOFT = {
     "asyncio": "a coroutine can be interrupted where it awaits, and a plain function's thread not at all",
 }
 _WHY_HARD = "nothing outside this process is there to end it"
+#: A second signal this soon is the first once more, in seconds: some supervisors signal a process and its group.
+_SAME_SIGNAL = 0.1
 _DEFAULT_CONCURRENCY = {"threads": 10, "asyncio": 100}
 
 
@@ -74,7 +77,7 @@ class Worker:
         self.concurrency: int = conf.worker_concurrency or default
         self._check_pool(replaces, parallel)
         self._check_limits(keeps_soft, keeps_hard)
-        self._stops = 0
+        self._stop_asked_at: float | None = None
         self._pool: Pool | None = None
         self._check_shared()
         signals.celeryd_after_setup.send(self.hostname, instance=self, conf=conf)
@@ -196,10 +199,12 @@ class Worker:
         signal.signal(signal.SIGQUIT, self._on_cold_signal)
 
     def _on_signal(self, signum: int, frame: Any) -> None:
-        self._stops += 1
-        if self._stops > 1:
-            self._on_cold_signal(signum, frame)
+        now = time.monotonic()
+        if self._stop_asked_at is not None:
+            if now - self._stop_asked_at > _SAME_SIGNAL:
+                self._on_cold_signal(signum, frame)
             return
+        self._stop_asked_at = now
         how = signal.Signals(signum).name
         logger.info("%s: warm shutdown, finishing what runs (once more: cold shutdown)", how)
         signals.worker_shutting_down.send(self.hostname, sig=how, how="Warm", exitcode=0)

@@ -276,19 +276,22 @@ _STATUS = {
 def _log(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
     kind = outcome.kind
     name = task.name
+    if not logger.isEnabledFor(logging.INFO) and kind is Kind.SUCCESS:
+        return
+    extra = {"outcome": kind.value, "duration": round(run.duration, 6)}  # fields of JSON logs
     if kind is Kind.SUCCESS:
-        if logger.isEnabledFor(logging.INFO):
-            shown = repr(outcome.value)
-            if len(shown) > task.resultrepr_maxsize:
-                shown = shown[: task.resultrepr_maxsize] + "…"
-            logger.info("Task %s[%s] succeeded in %.6fs: %s", name, run.id, run.duration, shown)
+        shown = repr(outcome.value)
+        if len(shown) > task.resultrepr_maxsize:
+            shown = shown[: task.resultrepr_maxsize] + "…"
+        logger.info("Task %s[%s] succeeded in %.6fs: %s", name, run.id, run.duration, shown, extra=extra)
     elif kind is Kind.RETRY:
-        logger.warning("Task %s[%s] retry in %gs: %r", name, run.id, outcome.delay, outcome.error)
+        logger.warning("Task %s[%s] retry in %gs: %r", name, run.id, outcome.delay, outcome.error, extra=extra)
     elif kind is Kind.FAILURE and outcome.expected:
-        logger.info("Task %s[%s] raised expected: %r", name, run.id, outcome.error)
+        logger.info("Task %s[%s] raised expected: %r", name, run.id, outcome.error, extra=extra)
     elif kind is Kind.FAILURE:
-        logger.error("Task %s[%s] raised unexpected: %r\n%s", name, run.id, outcome.error, outcome.traceback or "")
+        text = outcome.traceback or ""
+        logger.error("Task %s[%s] raised unexpected: %r\n%s", name, run.id, outcome.error, text, extra=extra)
     elif kind is Kind.REJECTED:
-        logger.warning("Task %s[%s] rejected: %r", name, run.id, outcome.error)
+        logger.warning("Task %s[%s] rejected: %r", name, run.id, outcome.error, extra=extra)
     else:
-        logger.info("Task %s[%s] %s", name, run.id, kind.value)
+        logger.info("Task %s[%s] %s", name, run.id, kind.value, extra=extra)
