@@ -96,6 +96,11 @@ class LambdaEnvironment:
             logger.critical("an internal error; what is not settled of the batch goes back", exc_info=error)
         return transport.response(deliveries)
 
+    def close(self) -> None:
+        """Close the event loop and the connections."""
+        self._executor.close()
+        self.app.close()
+
     def _check_limits(self, timeout: float) -> None:
         """Complain of time limits that the function cannot keep; its timeout shows at the first invocation only."""
         self._checked = True

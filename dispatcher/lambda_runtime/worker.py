@@ -37,6 +37,12 @@ class Worker:
             self._environment = None
             logger.critical("the app cannot be loaded, no task can run: %r", error, exc_info=error)
 
+    def close(self) -> None:
+        """Close the event loop and the app's connections; Lambda never does, whoever runs the worker elsewhere may."""
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            environment.close()
+
     def __call__(self, event: Any, context: Any) -> Response:
         """Run the tasks of an SQS event."""
         arrived = time.time()
