@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import keyword
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ from dispatcher.exceptions import ImproperlyConfigured, MaxRetriesExceededError,
 from dispatcher.request import Context, idle_request
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.retry import RetryPolicy
+from dispatcher.task_options import FROM_CONFIG, HOOKS, SEND_OPTIONS, call_checker, check_options
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec
@@ -59,20 +59,6 @@ class TaskOwner(Protocol):
     def AsyncResult(self, task_id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return a handle on a task."""
         ...
-
-
-#: Options of a task and the setting that gives their default.
-FROM_CONFIG: Mapping[str, str] = {
-    "serializer": "task_serializer",
-    "priority": "task_default_priority",
-    "track_started": "task_track_started",
-    "ignore_result": "task_ignore_result",
-    "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
-    "soft_time_limit": "task_soft_time_limit",
-    "time_limit": "task_time_limit",
-    "revocable": "task_revocable",
-    "acks_late": "task_acks_late",
-}
 
 
 class Task(Generic[P, R]):
@@ -426,77 +412,5 @@ class Task(Generic[P, R]):
         return _task_by_name, (self.name,)
 
 
-HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
-#: Options of the task that go into each message it sends, unless the call overrides them.
-SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
-_REFUSED = {
-    "exchange": "there are no AMQP exchanges here; use queue=",
-    "routing_key": "there are no AMQP exchanges here; use queue=",
-    "pydantic": "pydantic models are not converted in this release; call Model.model_validate in the task",
-    "rate_limit": "rate limits are not available in this release; limit the queue's concurrency instead",
-    "unique": "unique tasks are not available in this release",
-}
-
-
 def _task_by_name(name: str) -> Any:
     return state.get_current_app().tasks[name]
-
-
-def check_options(task: Task[Any, Any]) -> None:
-    """Raise `UnsupportedOption` or `ImproperlyConfigured` for an option that cannot work, naming task and option."""
-    for option, reason in _REFUSED.items():
-        if getattr(task, option, None):
-            raise UnsupportedOption(f"task {task.name}: {option}={getattr(task, option)!r} cannot work: {reason}")
-    for option in ("acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout"):
-        if getattr(task, option) is False:
-            raise UnsupportedOption(
-                f"task {task.name}: {option}=False cannot work: a failure is recorded once and its message settled; "
-                "use autoretry_for to run it again, or Reject(requeue=True) in the task"
-            )
-    for option in ("time_limit", "soft_time_limit"):
-        value = getattr(task, option)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
-            raise ImproperlyConfigured(f"task {task.name}: {option} must be a number of seconds over 0, not {value!r}")
-    if task.time_limit is not None and task.soft_time_limit is not None and task.soft_time_limit > task.time_limit:
-        raise ImproperlyConfigured(
-            f"task {task.name}: soft_time_limit={task.soft_time_limit:g} is over time_limit={task.time_limit:g}"
-        )
-
-
-def call_checker(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
-    """Return a function that takes exactly the arguments the given one takes and does nothing.
-
-    Calling it checks arguments at the speed of a call, with Python's own error messages; `None` where the parameters
-    are not known.
-    """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return None
-    parts: list[str] = []
-    kinds = inspect.Parameter
-    seen_star = False
-    for index, parameter in enumerate(parameters):
-        if parameter.kind is kinds.VAR_POSITIONAL:
-            seen_star = True
-            parts.append(f"*{parameter.name}")
-            continue
-        if parameter.kind is kinds.KEYWORD_ONLY and not seen_star:
-            seen_star = True
-            parts.append("*")
-        prefix = "**" if parameter.kind is kinds.VAR_KEYWORD else ""
-        default = "" if parameter.default is kinds.empty else "=None"
-        parts.append(f"{prefix}{parameter.name}{default}")
-        following = parameters[index + 1] if index + 1 < len(parameters) else None
-        if parameter.kind is kinds.POSITIONAL_ONLY and (
-            following is None or following.kind is not kinds.POSITIONAL_ONLY
-        ):
-            parts.append("/")
-    function_name = name.rpartition(".")[2]
-    if not function_name.isidentifier() or keyword.iskeyword(function_name):
-        function_name = "task"
-    namespace: dict[str, Any] = {}
-    # The text consists of the user's own identifiers, as inspect reports them: nothing of it comes from a message.
-    exec(f"def {function_name}({', '.join(parts)}): pass", namespace)
-    checker: Callable[..., Any] = namespace[function_name]
-    return checker

@@ -10,21 +10,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from dispatcher import connections, registry, state
+from dispatcher.app import discovery
+from dispatcher.app.foreign import NOT_YET, refuse_foreign
+from dispatcher.app.wire import Wire
 from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Broker, Delivery
-from dispatcher.canvas.signature import Signature, maybe_signature
+from dispatcher.canvas.signature import Signature, beat_entry, maybe_signature
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.config import Config
 from dispatcher.decorators import BoundDecorator, Decorator
-from dispatcher.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from dispatcher.message import Message, decode, encode
+from dispatcher.exceptions import AlwaysEagerIgnored
+from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
-from dispatcher.security import Signer
 from dispatcher.sending import ORIGIN, Call, Sender
-from dispatcher.signals import Signal
+from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Dispatcher:
         clock: Clock = SYSTEM,
         **settings: Any,
     ) -> None:
-        _refuse_foreign(settings)
+        refuse_foreign(settings)
         self.main = main
         self.clock = clock
         self.conf = Config({**(changes or {}), **settings})
@@ -74,16 +76,14 @@ class Dispatcher:
         self._broker: Broker | None = None
         self._backend: ResultBackend | None = None
         self._sender: Sender | None = None
-        self._signer: Signer | None = None
-        self._accept: frozenset[str] = frozenset()
-        self._accept_results: frozenset[str] = frozenset()
-        self._pending_autodiscovery: list[Callable[[], Iterable[tuple[str, str | None]]]] = []
+        self._wire: Wire | None = None
+        self._autodiscoveries: list[discovery.Autodiscovery] = []
         self.on_configure = Signal("app.on_configure")
         self.on_after_configure = Signal("app.on_after_configure")
         self.on_after_finalize = Signal("app.on_after_finalize")
         self.on_after_fork = Signal("app.on_after_fork")
         if task_cls is not None:
-            self.task_cls = _load(task_cls) if isinstance(task_cls, str) else task_cls
+            self.task_cls = discovery.load(task_cls) if isinstance(task_cls, str) else task_cls
         given = {
             "broker_url": broker, "result_backend": backend,
             "include": (include,) if isinstance(include, str) else include,
@@ -192,28 +192,20 @@ class Dispatcher:
 
         Without packages, those of Django's ``INSTALLED_APPS``. A package without such a module is passed over.
         """
-
-        def find() -> list[tuple[str, str | None]]:
-            names = packages() if callable(packages) else packages
-            if names is None:
-                names = _django_apps()
-            return [(name, related_name) for name in ([names] if isinstance(names, str) else names)]
-
+        autodiscovery = discovery.Autodiscovery(packages, related_name)
         if force:
-            _import_related(find())
+            autodiscovery.run()
         else:
-            self._pending_autodiscovery.append(find)
+            self._autodiscoveries.append(autodiscovery)
 
     def import_default_modules(self) -> None:
         """Import ``imports``, ``include`` and what `autodiscover_tasks` asked for; a worker does this at its start."""
-        from dispatcher.signals import import_modules
-
         import_modules.send(self)
         for name in (*self.conf.imports, *self.conf.include):
             importlib.import_module(name)
-        pending, self._pending_autodiscovery = self._pending_autodiscovery, []
-        for find in pending:
-            _import_related(find())
+        autodiscoveries, self._autodiscoveries = self._autodiscoveries, []
+        for autodiscovery in autodiscoveries:
+            autodiscovery.run()
 
     def finalize(self, auto: bool = False) -> None:
         """Freeze the configuration, let shared tasks join, and check every task's options.
@@ -244,15 +236,11 @@ class Dispatcher:
 
     def _set_up(self) -> None:
         conf = self.conf
-        self._accept = frozenset(conf.accept_content)
-        self._accept_results = frozenset(conf.result_accept_content or conf.accept_content)
-        if conf.signing_keys:
-            self._signer = Signer(conf.signing_keys, max_age=conf.signing_max_age)
+        self._wire = wire = Wire(conf, self.clock)
         routes = Routes(
             conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
         )
-        seal = self._seal if self._signer is not None else None
-        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, ORIGIN)
+        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, wire.seal if wire.signs else None, ORIGIN)
 
     # -- connections
 
@@ -366,19 +354,20 @@ class Dispatcher:
 
     # -- what the executor asks
 
+    @property
+    def wire(self) -> Wire:
+        """The settings under which messages and results are read and written."""
+        self.finalize(auto=True)
+        assert self._wire is not None
+        return self._wire
+
     def read_message(self, delivery: Delivery) -> Message:
         """Verify and decode a body, arguments included; raises `SecurityError` or `DecodeError`."""
-        limit = self.conf.max_message_bytes
-        if self._signer is not None:
-            self._signer.verify(delivery.body, delivery.queue, self.clock.time())
-        message = decode(delivery.body, limit)
-        return message if message.packed is None else message.with_arguments(self._accept, limit)
+        return self.wire.read_message(delivery)
 
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""
-        if not self._finalized:
-            self.finalize(auto=True)
-        return ResultMeta.decode(record.data, self._accept_results, self.conf.max_message_bytes)
+        return self.wire.read_meta(record)
 
     def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
         """Send a complete message to a queue."""
@@ -387,10 +376,7 @@ class Dispatcher:
 
     def sealed_body(self, message: Message, queue: str) -> str:
         """Return the signed wire form of a message for a queue."""
-        return self._seal(encode(message), queue)
-
-    def _seal(self, body: str, queue: str) -> str:
-        return body if self._signer is None else self._signer.sign(body, queue, self.clock.time())
+        return self.wire.sealed_body(message, queue)
 
     def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
         """Send a continuation of a finished task, under an id derived from it."""
@@ -410,9 +396,7 @@ class Dispatcher:
         if request is not None and request.id == task_id:
             request.update(_state_written=(status, meta))
         record = self.backend.read([task_id]).get(task_id)
-        data = ResultMeta(result=meta, worker=request.hostname if request is not None else None).encode(
-            self.conf.result_serializer, self.conf.result_compression, self._accept_results
-        )
+        data = self.wire.write_meta(ResultMeta(result=meta, worker=request.hostname if request is not None else None))
         kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
         self.backend.write([state_write(task_id, status, data, record, self.clock.time() + kept)])
 
@@ -444,13 +428,8 @@ class Dispatcher:
         """Note an entry of the beat under ``name``, by default the call as text; nothing fires it in this release."""
         call = maybe_signature(sig, self, clone=True) if isinstance(sig, Mapping) else sig.s()
         entry_name = name or repr(call)
-        self.conf.beat_schedule = {
-            **(self.conf.beat_schedule or {}),
-            entry_name: {
-                "task": call.task, "schedule": schedule, "args": (*args, *call.args),
-                "kwargs": {**call.kwargs, **(kwargs or {})}, "options": {**call.options, **opts},
-            },
-        }  # fmt: skip
+        entry = beat_entry(schedule, call.clone(args, kwargs, **opts))
+        self.conf.beat_schedule = {**(self.conf.beat_schedule or {}), entry_name: entry}
         return entry_name
 
     # -- time and names
@@ -479,8 +458,8 @@ class Dispatcher:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if name in _NOT_YET:
-                raise AttributeError(f"app.{name} is not available in this release; {_NOT_YET[name]}")
+            if name in NOT_YET:
+                raise AttributeError(f"app.{name} is not available in this release; {NOT_YET[name]}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -488,64 +467,3 @@ class Dispatcher:
 
     def __reduce__(self) -> Any:
         raise TypeError("an app cannot be pickled; import it by name in the other process")
-
-
-#: Attributes of a Celery app that are not here, with what to do instead.
-_NOT_YET = {
-    "control": "revoke with AsyncResult(id).revoke(), look with `dispatcher status`",
-    "events": "read states from the result backend",
-    "amqp": "queues are those of task_queues, task_routes and apply_async(queue=…)",
-    "pool": "connections are the broker's own",
-    "GroupResult": "use app.send_many and a list of results",
-    "ResultSet": "use app.send_many and a list of results",
-    "Worker": "use dispatcher.consumer.worker.Worker, or `dispatcher worker`",
-    "WorkController": "use dispatcher.consumer.worker.Worker, or `dispatcher worker`",
-    "Beat": "there is no beat yet",
-    "worker_main": "use dispatcher.consumer.worker.Worker(app).start(), or `dispatcher worker`",
-    "start": "use the `dispatcher` command",
-    "bugreport": "use `dispatcher report`",
-    "connection": "connections are the broker's own",
-    "setup_security": "set signing_keys",
-}
-_FOREIGN = {
-    "amqp": "there is no AMQP here",
-    "events": "there are no events in this release",
-    "control": "there is no remote control in this release",
-    "loader": "settings come from config_source, code or the environment",
-    "log": "set up logging with the setup_logging signal",
-    "fixups": "Django's settings are read with config_from_object('django.conf:settings', namespace='CELERY')",
-}
-
-
-def _refuse_foreign(settings: Mapping[str, Any]) -> None:
-    for name, reason in _FOREIGN.items():
-        if settings.get(name) is not None:
-            raise ImproperlyConfigured(f"Dispatcher({name}=…) cannot work: {reason}")
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def _django_apps() -> list[str]:
-    try:
-        from django.apps import apps  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ImproperlyConfigured(
-            "autodiscover_tasks() without packages asks Django for its apps, and Django is not installed; "
-            "name the packages"
-        ) from error
-    return [config.name for config in apps.get_app_configs()]
-
-
-def _import_related(found: Iterable[tuple[str, str | None]]) -> None:
-    for package, related in found:
-        name = f"{package}.{related}" if related else package
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            # Passed over is a package without the module; a missing import inside the module is the user's error.
-            if error.name != name:
-                raise
-            importlib.import_module(package)

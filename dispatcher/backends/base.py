@@ -42,7 +42,7 @@ class Write:
 
     It applies if there is no record, or the record is of an older generation, or it is of the same generation, not
     final, and its ``retries`` equal ``attempt``. The record's ``revoked`` flag survives. ``token`` names the run: the
-    same final write repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists``
+    same write repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists``
     says what the caller has seen, where it has looked: it decides nothing, but a right guess saves DynamoDB a call.
     """
 
@@ -66,8 +66,9 @@ class Write:
         return record.gen == self.gen and not record.final and record.retries == self.attempt
 
     def stands_in(self, record: TaskRecord) -> bool:
-        """Say whether the record is what this very write made of it: the store repeated a final write."""
-        return record.final and self.final and record.token == self.token and record.status == self.status
+        """Say whether the record is what this very write made of it: the store repeated the write."""
+        mine = (self.token, self.gen, self.retries, self.final, self.status)
+        return bool(self.token) and (record.token, record.gen, record.retries, record.final, record.status) == mine
 
     def record(self, revoked: bool = False) -> TaskRecord:
         """Return the record as it is once the write has been applied."""

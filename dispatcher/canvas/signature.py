@@ -286,3 +286,9 @@ def maybe_signature(value: Any, app: Any = None, clone: bool = False) -> Any:
     if isinstance(value, Mapping):
         return Signature(value, app=app)
     raise TypeError(f"a signature or its dict form is needed, not {value!r}")
+
+
+def beat_entry(schedule: Any, sig: Signature) -> dict[str, Any]:
+    """Return the entry of ``beat_schedule`` that makes this call by this schedule."""
+    parts = {"args": sig.args, "kwargs": sig.kwargs, "options": sig.options}
+    return {"task": sig.task, "schedule": schedule, **parts}

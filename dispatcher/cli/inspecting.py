@@ -78,7 +78,8 @@ def _task_row(app: Any, name: str) -> dict[str, Any]:
 
 
 def _default(app: Any, option: str) -> Any:
-    from dispatcher.task import FROM_CONFIG, Task
+    from dispatcher.task import Task
+    from dispatcher.task_options import FROM_CONFIG
 
     key = FROM_CONFIG.get(option)
     return getattr(app.conf, key) if key is not None else getattr(Task, option)

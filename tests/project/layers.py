@@ -43,9 +43,13 @@ LAYERS = {
     "brokers": 4,
     "backends": 4,
     "payloads": 4,
+    "result_reading": 4,
+    "async_result": 4,
+    "eager_result": 4,
     "result": 4,
     # 5-8: tasks, their execution, the app
     "canvas": 5,
+    "task_options": 6,
     "task": 6,
     "decorators": 7,
     "registry": 7,
@@ -99,8 +103,8 @@ RESTRICTED = {
     "gevent": ("consumer",),
     "eventlet": ("consumer",),
     "pytest": ("testing", "pytest_plugin"),
-    "django": ("contrib.django", "app.base"),
-    "typing_extensions": ("result", "task"),  # for type checkers only
+    "django": ("contrib.django", "app.discovery"),
+    "typing_extensions": ("async_result", "eager_result", "task"),  # for type checkers only
     "celery": ("contrib.celery",),
 }
 
