@@ -127,7 +127,7 @@ class Executor:
     # -- parts of process()
 
     def _run_coroutine(self, run: Run) -> None:
-        """Run one coroutine; one that never awaits is ended a moment after its hard limit, by whoever keeps those here."""
+        """Run one coroutine; one that never awaits is ended a moment after its hard limit, where those are kept."""
         _, hard = invocation.limits_of(self.env, run)
         if hard is None:
             self._loop.run(invocation.perform_async(self.env, run))
