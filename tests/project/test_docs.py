@@ -1,6 +1,7 @@
 """The pages under docs/: their examples run, their links lead somewhere, and they say what the code says."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,16 @@ def test_changelog_has_the_next_release() -> None:
     text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[(Unreleased|\d+\.\d+\.\d+)\]", text, re.MULTILINE)
     assert "### Added" in text
+
+
+def test_error_tree_is_that_of_the_code() -> None:
+    """docs/errors.md shows the tree that the module of exceptions draws."""
+    drawn = (exceptions.__doc__ or "").split("::\n", 1)[1].split("\n\nNames and")[0]
+    tree = next(block for block in blocks_of(DOCS / "errors.md") if block.language == "text")
+    assert tree.text.strip() == textwrap.dedent(drawn).strip()
+
+
+def test_pages_speak_of_no_machine() -> None:
+    """Pages name no directory of the machine they were written on."""
+    machine = re.compile(r"(?<![\w.])/(?:work|root|home|tmp)/\w")
+    assert [str(page) for page in pages() if machine.search(page.read_text(encoding="utf-8"))] == []
