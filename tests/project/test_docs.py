@@ -3,6 +3,7 @@
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,8 @@ def test_refused_task_options_are_refused() -> None:
     assert "rate_limit" in refused
     for name in set(refused) - {"send_event"}:
         app = Dispatcher("docs", broker="memory://", set_as_current=False)
-        app.task(**{name: "x"})(print)
+        options: dict[str, Any] = {name: "x"}
+        app.task(**options)(print)
         with pytest.raises(UnsupportedOption, match=name):
             app.finalize()
 
