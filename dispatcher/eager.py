@@ -14,6 +14,7 @@ from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.canvas.signature import maybe_signature
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
+from dispatcher.execution.limits import borrowed_limits
 from dispatcher.execution.run import Kind, Outcome, Run
 from dispatcher.message import Message, encode
 from dispatcher.result import EagerResult
@@ -100,7 +101,8 @@ class EagerApp:
     def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
         """Run a continuation at once."""
         linked = maybe_signature(sig, self._app)
-        linked.set(task_id=task_id, parent_id=parent.id, root_id=parent.effective_root_id)
+        derived = {"task_id": task_id, "parent_id": parent.id, "root_id": parent.effective_root_id}
+        linked.set(**{**derived, **linked["options"]})
         linked.apply(args)
 
 
@@ -115,7 +117,7 @@ def run_eagerly(
     """Run a call to its final state, retries included and without waiting for them.
 
     The error is raised with ``throw=True`` or ``task_eager_propagates``. ``countdown``, ``eta`` and ``expires`` do not
-    apply.
+    apply; soft limits do, hard ones only to coroutines.
     """
     throw = options.get("throw")
     call = sender.build(
@@ -125,7 +127,10 @@ def run_eagerly(
     clock, transport, eager_app = EagerClock(), EagerTransport(), EagerApp(app, task)
     stored = app.conf.task_store_eager_result and not task.ignore_result
     backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
-    env = Environment(app=eager_app, backend=backend, transport=transport, clock=clock, hostname="eager", eager=True)
+    env = Environment(
+        app=eager_app, backend=backend, transport=transport, limits=borrowed_limits(), clock=clock, hostname="eager",
+        eager=True,
+    )  # fmt: skip
     executor = Executor(env)
     delivery = Delivery(queue=call.queue, body=encode(message), receipt=None, message_id=message.id)
     try:

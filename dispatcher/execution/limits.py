@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Protocol
 
@@ -87,6 +88,40 @@ class AlarmLimits:
             return
         self._fired = True
         raise SoftTimeLimitExceeded(self._limit)
+
+
+class BorrowedAlarm(AlarmLimits):
+    """Keeps the soft limit by SIGALRM in a process of the user: handler and timer are put back after each run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: Any = None
+        self._due: float | None = None
+
+    def start(self, soft: float | None, hard: float | None, run: Any) -> None:
+        """Borrow the alarm and arm it."""
+        if soft is not None:
+            left = signal.getitimer(signal.ITIMER_REAL)[0]
+            self._due = time.monotonic() + left if left else None
+            self._before = signal.signal(signal.SIGALRM, self._on_alarm) or signal.SIG_DFL
+        super().start(soft, hard, run)
+
+    def stop(self) -> bool:
+        """Disarm the alarm and give it back, with what is left of a timer that was running."""
+        fired = super().stop()
+        if self._before is not None:
+            signal.signal(signal.SIGALRM, self._before)
+            self._before = None
+            if self._due is not None:
+                signal.setitimer(signal.ITIMER_REAL, max(self._due - time.monotonic(), 0.000_001))
+        return fired
+
+
+def borrowed_limits() -> LimitKeeper:
+    """Return what keeps soft limits here without taking over the process."""
+    if hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread():
+        return BorrowedAlarm()
+    return ThreadLimits()
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
