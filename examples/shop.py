@@ -1,21 +1,29 @@
 """A small shop whose orders are tasks: the app that `template.yaml` deploys.
 
-    order = place.delay(42, ["book", "lamp"])
-    print(order.get(timeout=10))
+    python examples/shop.py                                          a worker of its own runs them, on SQLite
+    DISPATCHER_TASK_ALWAYS_EAGER=1 python examples/shop.py           they run in this process
+    python examples/shop.py --send-only                              somebody else runs them: Lambda, or a worker
 
-Set ``DISPATCHER_BROKER_URL=sqs://`` and the variables that the stack prints, and a Lambda function runs them; set
-nothing, and ``dispatcher -A examples.shop worker`` does, on the embedded SQLite file.
+Set ``DISPATCHER_BROKER_URL=sqs://`` and the variables that the stack prints, and a Lambda function runs them. Whoever
+runs them, what is printed is the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
+import importlib
+import json
+import subprocess
+import sys
 import time
+import uuid
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from dispatcher import Dispatcher
-from dispatcher.exceptions import SoftTimeLimitExceeded
+from dispatcher import AsyncResult, Dispatcher
+from dispatcher.exceptions import Ignore, SoftTimeLimitExceeded
 from dispatcher.utils.log import get_task_logger
 
 app = Dispatcher("shop")
@@ -76,6 +84,12 @@ def archive(invoice: bytes, day: datetime.date, at: datetime.datetime) -> dict[s
     return {"invoice": invoice[::-1], "week": day.isocalendar().week, "kept_until": at + datetime.timedelta(days=365)}
 
 
+@app.task
+def total(prices: list[Decimal]) -> Decimal:
+    """Add prices to the cent, which floats cannot."""
+    return sum(prices, Decimal(0))
+
+
 @app.task(bind=True)
 def pack(self: Any, items: list[str]) -> int:
     """Tell how far it is, by a state of its own."""
@@ -88,3 +102,57 @@ def pack(self: Any, items: list[str]) -> int:
 def count_view(page: str) -> None:
     """Do so little that no record is worth it: a lean task."""
     logger.info("%s was looked at", page)
+
+
+@app.task(bind=True)
+def hold(self: Any, order_id: int, reason: str) -> None:
+    """End in a state of the shop's own."""
+    self.update_state(state="ON_HOLD", meta={"order": order_id, "reason": reason})
+    raise Ignore
+
+
+def visit() -> dict[str, Any]:
+    """Send one task of each kind, wait for all of them, and return what became of them."""
+    noon = datetime.datetime(2026, 11, 22, 12, tzinfo=datetime.UTC)
+    receipt = str(uuid.uuid4())
+    results: dict[str, AsyncResult[Any]] = {
+        "add": add.delay(19.5, 0.5),
+        "charge": charge.delay(42),
+        "decline": decline.delay(43),
+        "notify": notify.delay("ada@example.com"),
+        "render": render.delay(10_000),
+        "archive": archive.delay(b"\x00PDF", noon.date(), noon),
+        "total": total.delay([Decimal("0.10"), Decimal("0.20")]),
+        "pack": pack.delay(["book", "lamp"]),
+        "hold": hold.delay(44, "out of stock"),
+        # Its value becomes the first argument of the task that is linked.
+        "first": add.apply_async((1, 2), link=add.s(10).set(task_id=receipt)),
+    }
+    count_view.delay("/books/1")
+    if not app.conf.task_always_eager or app.conf.task_store_eager_result:
+        results["linked"] = app.AsyncResult(receipt)
+    return {name: _told(result) for name, result in results.items()}
+
+
+def _told(result: AsyncResult[Any]) -> str:
+    value = result.get(timeout=60, propagate=False)
+    return f"{result.state} {type(value).__name__} {value}"
+
+
+def main() -> None:
+    """Send the tasks, and run them in a worker process unless somebody else does."""
+    if "--send-only" in sys.argv or app.conf.task_always_eager:
+        print(json.dumps(visit(), indent=2))
+        return
+    here = Path(__file__)
+    worker = subprocess.Popen([sys.executable, "-m", "dispatcher", "-q", "-A", here.stem, "worker"], cwd=here.parent)
+    try:
+        print(json.dumps(visit(), indent=2))
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+if __name__ == "__main__":
+    # By its own name, as the worker knows it: then a PaymentDeclined from there is the one that is caught here.
+    importlib.import_module(Path(__file__).stem).main()

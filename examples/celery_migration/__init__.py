@@ -1,0 +1,1 @@
+"""Code as Celery projects have it; the imports are the only lines that were changed."""
