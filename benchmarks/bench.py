@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import redis
 from benchmarks import environment
 from benchmarks.outcome import parse
 from benchmarks.processes import Child, cpu_seconds, proportional_bytes
+from benchmarks.redis_server import RedisServer
 from benchmarks.work import TICKS
 
 #: Worker processes of every library, one task thread or event loop each.
@@ -90,10 +92,10 @@ class Workers:
 class Bench:
     """What a row needs to measure one library."""
 
-    def __init__(self, redis_url: str, scale: Scale) -> None:
+    def __init__(self, server: RedisServer, scale: Scale) -> None:
         self.scale = scale
-        self._redis_url = redis_url
-        self.redis = redis.Redis.from_url(redis_url)
+        self._server = server
+        self.redis = redis.Redis.from_url(server.url)
 
     def probe(self, peer: str, verb: str, count: int = 0, *, results: bool = False) -> Any:
         """Run one verb of a peer's producer in a fresh process and return what it yields."""
@@ -134,6 +136,26 @@ class Bench:
                 children.append(child)
             yield Workers(children)
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Keep Redis on one CPU, and the harness and what it starts on the others, for the length of the block.
+
+        One producer and the server take turns. On a shared CPU a turn costs half of what it does across two, and the
+        scheduler's choice between both would hide everything else.
+        """
+        cpus = os.sched_getaffinity(0)
+        if len(cpus) < 2:
+            yield
+            return
+        last = {max(cpus)}
+        os.sched_setaffinity(self._server.pid, last)
+        os.sched_setaffinity(0, cpus - last)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(self._server.pid, cpus)
+            os.sched_setaffinity(0, cpus)
+
     def wait_for_ticks(self, workers: Workers, target: int, timeout: float) -> Progress:
         """Return the progress once so many no-ops ran or so many seconds passed."""
         deadline = time.monotonic() + timeout
@@ -146,4 +168,4 @@ class Bench:
             time.sleep(_POLL)
 
     def _variables(self, results: bool) -> dict[str, str]:
-        return {"BENCH_REDIS_URL": self._redis_url, "BENCH_RESULTS": "1" if results else "0"}
+        return {"BENCH_REDIS_URL": self._server.url, "BENCH_RESULTS": "1" if results else "0"}

@@ -26,11 +26,11 @@ class Child:
     The guard stops and then kills the whole group when the limit passes or the harness dies, however it dies.
     """
 
-    def __init__(self, command: list[str], variables: dict[str, str]) -> None:
+    def __init__(self, command: list[str], variables: dict[str, str], limit: int = LIMIT) -> None:
         self.command = command
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            ["timeout", f"--kill-after={GRACE}", str(LIMIT), *command],
+            ["timeout", f"--kill-after={GRACE}", str(limit), *command],
             env=variables,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

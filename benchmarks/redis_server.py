@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import redis
@@ -15,21 +16,31 @@ from benchmarks.environment import variables
 from benchmarks.processes import Child
 
 _START_TIMEOUT: Final = 10.0
+#: Seconds after which the server is stopped: longer than all rows take.
+_LIMIT: Final = 4 * 3600
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A running server."""
+
+    url: str
+    pid: int
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
-    """Run a redis-server without persistence for the length of the block; yields its URL."""
+def redis_server() -> Iterator[RedisServer]:
+    """Run a redis-server without persistence for the length of the block."""
     program = shutil.which("redis-server")
     if program is None:
         raise SystemExit("error: redis-server is not on the PATH; install it (on Debian: apt-get install redis-server)")
     port = _free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning"]
-    server = Child([program, *options], variables())
+    server = Child([program, *options], variables(), _LIMIT)
     url = f"redis://127.0.0.1:{port}/0"
     try:
         _wait_until_ready(server, url)
-        yield url
+        yield RedisServer(url, server.pids()[0])
     finally:
         server.stop()
 

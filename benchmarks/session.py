@@ -39,11 +39,13 @@ def measure(names: Sequence[str], rounds: int, only: Sequence[str], *, full: boo
         environment.ensure(name)
     directory = report.RESULTS if full else report.RESULTS / "quick"
     results = []
-    with redis_server() as url:
-        bench = Bench(url, FULL if full else QUICK)
+    with redis_server() as server:
+        bench = Bench(server, FULL if full else QUICK)
         for row in rows:
             contenders = [contender for contender in row.contenders if not only or contender in only]
+            started = time.monotonic()
             result = _measure_row(bench, row, contenders, 1 if row.exact else rounds)
+            _log(f"{row.name}: {time.monotonic() - started:.0f} s")
             result.save(directory)
             results.append(result)
     if full:
@@ -96,5 +98,5 @@ def _chosen(names: Sequence[str]) -> list[Row]:
     return [ROWS[name] for name in names or ROWS]
 
 
-def _log(message: Any) -> None:
+def _log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)

@@ -31,7 +31,9 @@ class CeleryPeer(SyncPeer):
         f"prefork; prefetch multiplier {PREFETCH} (user guide, Optimizing: many short tasks), results off unless read; "
         "no gossip, mingle or heartbeat; results: Redis backend, pushed"
     )
-    on_kill: ClassVar[str] = "lost (acknowledged before they run, Celery's default)"
+    on_kill: ClassVar[str] = (
+        "the running ones are lost (acknowledged early, its default), prefetched ones come back after 1 h"
+    )
 
     def workers(self, processes: int) -> list[list[str]]:
         """Return one prefork worker."""
