@@ -1,7 +1,7 @@
 """From a call to its result through the deployed function, with messages duplicated and in disorder.
 
-A call here, SQS over HTTP, an event source mapping, AWS's runtime client around the handler in a process of its own, and
-the result from DynamoDB over HTTP.
+A call here, SQS over HTTP, an event source mapping, AWS's runtime client around the handler in a process of its own,
+and the result from DynamoDB over HTTP.
 """
 
 import datetime
