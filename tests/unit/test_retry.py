@@ -48,7 +48,7 @@ def test_the_defaults_are_celerys() -> None:
         (KeyboardInterrupt(), False),
         (SoftTimeLimitExceeded(), False),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_only_listed_exceptions_and_their_subclasses_are_retried(exc: BaseException, retried: bool) -> None:
     """``autoretry_for`` matches as ``except`` does."""
