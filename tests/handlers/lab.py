@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dispatcher import Dispatcher
-from dispatcher.lambda_runtime.worker import Worker
+from dispatcher.lambda_runtime.batches import Worker
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 
 VISIBILITY = 300

@@ -9,7 +9,7 @@ import pytest
 from dispatcher import Dispatcher
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.lambda_runtime import handback
-from dispatcher.lambda_runtime.worker import Worker
+from dispatcher.lambda_runtime.batches import Worker
 from tests.emulation.endpoint import AwsEndpoint
 from tests.handlers.lab import Context, Lab, checked
 

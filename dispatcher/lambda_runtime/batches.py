@@ -1,0 +1,96 @@
+"""Answering invocations: a batch of SQS messages in, a partial batch response out.
+
+Whatever happens, the answer is a partial batch response of ids that the batch has. An exception or a malformed answer
+would count as a failure of the whole batch, finished tasks included, and slow the event source mapping down.
+https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dispatcher.app import Dispatcher
+from dispatcher.lambda_runtime import events
+from dispatcher.lambda_runtime.environment import LambdaEnvironment
+from dispatcher.lambda_runtime.handback import hand_back
+from dispatcher.lambda_runtime.logs import invocation
+from dispatcher.lambda_runtime.transport import Response, response_of
+
+logger = logging.getLogger("dispatcher.worker")
+
+
+class Worker:
+    """Answers the invocations of one function; ``load`` returns its app, or raises."""
+
+    def __init__(self, load: Callable[[], Dispatcher]) -> None:
+        self._load = load
+        self._environment: LambdaEnvironment | None = None
+
+    def start(self) -> None:
+        """Load the app and get ready for the first batch; what goes wrong is logged, and an invocation tries again."""
+        try:
+            self._environment = LambdaEnvironment(self._load())
+        except BaseException as error:
+            self._environment = None
+            logger.critical("the app cannot be loaded, no task can run: %r", error, exc_info=error)
+
+    def close(self) -> None:
+        """Close the event loop and the app's connections; Lambda never does, whoever runs the worker elsewhere may."""
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            environment.close()
+
+    def __call__(self, event: Any, context: Any) -> Response:
+        """Run the tasks of an SQS event."""
+        arrived = time.time()
+        records: Sequence[events.Record] = ()
+        answer: Response | None = None
+        try:
+            invocation.begin(context)
+            records = events.records_of(event)
+            if len(records) != _size_of(event):
+                _complain(event, records)
+            if records:
+                answer = self._run(records, context, arrived)
+            invocation.end()
+        except BaseException as error:  # noqa: BLE001 - see the module's docstring
+            _log_internal(error, len(records))
+        # What is not known to be done with goes back.
+        return answer if answer is not None else response_of([record["messageId"] for record in records])
+
+    def _run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response | None:
+        if self._environment is None:
+            self.start()
+        environment = self._environment
+        if environment is None:
+            hand_back(records, arrived)
+            return None
+        return environment.run(records, context, arrived)
+
+
+def _size_of(event: Any) -> int:
+    records = event.get("Records") if isinstance(event, dict) else None
+    return len(records) if isinstance(records, list) and records else -1
+
+
+def _complain(event: Any, records: Sequence[events.Record]) -> None:
+    """Say that an invocation is not, or not wholly, what an event source mapping of SQS sends."""
+    if records:
+        logger.error(
+            "the event has %d records that are no SQS messages; they are left out", _size_of(event) - len(records)
+        )
+    else:
+        logger.error(
+            "the event is no batch of SQS messages, so there is nothing to run: %.500s; this function is for an SQS "
+            "event source mapping, a task is sent by task.delay()", repr(event),
+        )  # fmt: skip
+
+
+def _log_internal(error: BaseException, size: int) -> None:
+    try:
+        logger.critical("an internal error; what is not settled of %d messages goes back", size, exc_info=error)
+    except BaseException:  # noqa: BLE001, S110 - out of memory, say: the answer matters more than the line
+        pass
