@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -12,18 +13,32 @@ from dispatcher.exceptions import OperationalError
 logger = logging.getLogger("dispatcher.worker")
 #: A run that takes longer than this lets go of the deliveries behind it, in seconds.
 SLOW_RUN = 1.0
+#: The share of a lease after which it is no longer trusted: it began a little before we knew of it.
+_TRUSTED = 0.9
+
+
+@dataclasses.dataclass(slots=True)
+class _Lease:
+    delivery: Delivery
+    #: until when nobody else can have the message, on the broker's monotonic clock
+    until: float
+    begun: bool = False
 
 
 class Leases:
-    """The deliveries one consumer holds, renewed by a thread of its own while any is held."""
+    """The deliveries one consumer holds, renewed by a thread of its own while any is held.
+
+    ``on_tick`` is called by that thread twice a second or more often.
+    """
 
     def __init__(self, broker: Broker, on_tick: Callable[[], None] | None = None) -> None:
         self._broker = broker
         self._on_tick = on_tick
         self._lock = threading.Lock()
-        self._held: dict[int, Delivery] = {}
-        self._unstarted: dict[int, Delivery] = {}
+        self._held: dict[int, _Lease] = {}
+        self._returning: list[_Lease] = []
         self._ticks_in_run = 0
+        self._closing = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -37,47 +52,74 @@ class Leases:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
+        self._return()
+
+    def close(self) -> None:
+        """Let nothing wait behind a run any more: the thread gives it back within half a second.
+
+        Callable from a signal handler, so it takes no lock.
+        """
+        self._closing = True
 
     def hold(self, deliveries: Sequence[Delivery]) -> None:
-        """Keep these leased from now on."""
+        """Keep these leased from now on; they have just been received."""
+        until = self._trusted_until()
         with self._lock:
             for delivery in deliveries:
-                self._held[id(delivery)] = self._unstarted[id(delivery)] = delivery
+                self._held[id(delivery)] = _Lease(delivery, until)
             self._ticks_in_run = 0
 
     def begin(self, delivery: Delivery) -> bool:
-        """Say whether a delivery is still ours, as its run is about to start."""
+        """Say whether a delivery is still ours, as its run is about to start.
+
+        It is not if it was given back, or if this process stood still for so long that another may have it.
+        """
         with self._lock:
             self._ticks_in_run = 0
-            return self._unstarted.pop(id(delivery), None) is not None
+            lease = self._held.get(id(delivery))
+            if lease is None or lease.begun:
+                return False
+            if lease.until <= self._broker.clock.monotonic():
+                del self._held[id(delivery)]
+                return False
+            lease.begun = True
+            return True
 
     def drop(self, deliveries: Sequence[Delivery]) -> None:
         """Stop keeping these: they are settled."""
         with self._lock:
             for delivery in deliveries:
                 self._held.pop(id(delivery), None)
-                self._unstarted.pop(id(delivery), None)
 
     def give_back_unstarted(self) -> None:
         """Release what no run has started yet, at once, for other workers."""
-        with self._lock:
-            given = list(self._unstarted.values())
-            self._unstarted.clear()
-            for delivery in given:
-                self._held.pop(id(delivery), None)
-        self._release(given)
+        self._give_back(lambda lease: not lease.begun)
 
     def give_back_all(self) -> None:
         """Release everything in hand, at once; what runs will find its outcome unwanted or run again elsewhere."""
-        with self._lock:
-            given = list(self._held.values())
-            self._held.clear()
-            self._unstarted.clear()
-        self._release(given)
+        self._give_back(lambda lease: True)
 
-    def _release(self, given: Sequence[Delivery]) -> None:
-        if given:
-            self._broker.settle([Settlement(delivery, "release") for delivery in given])
+    def _give_back(self, chosen: Callable[[_Lease], bool]) -> None:
+        with self._lock:
+            given = [(key, lease) for key, lease in self._held.items() if chosen(lease)]
+            for key, lease in given:
+                del self._held[key]
+                self._returning.append(lease)
+        self._return()
+
+    def _return(self) -> None:
+        """Release what is on its way back; while the broker is away it is kept until its lease ends anyway."""
+        now = self._broker.clock.monotonic()
+        with self._lock:
+            returning, self._returning = [lease for lease in self._returning if lease.until > now], []
+        if not returning:
+            return
+        try:
+            self._broker.settle([Settlement(lease.delivery, "release") for lease in returning])
+        except OperationalError as error:
+            logger.warning("%d messages cannot be handed back at the moment: %s", len(returning), error)
+            with self._lock:
+                self._returning += returning
 
     def _run(self) -> None:
         lease = self._broker.visibility_timeout
@@ -90,15 +132,35 @@ class Leases:
                 self._tick(pause, renew=ticks % ticks_per_renewal == 0)
             except OperationalError as error:
                 logger.warning("leases cannot be renewed at the moment: %s", error)
+            except Exception:  # without this thread every task that takes longer than a lease would run twice
+                logger.exception("leases cannot be renewed at the moment")
             if self._on_tick is not None:
                 self._on_tick()
 
     def _tick(self, pause: float, renew: bool) -> None:
+        now = self._broker.clock.monotonic()
         with self._lock:
             self._ticks_in_run += 1
             slow = self._ticks_in_run * pause > SLOW_RUN
-            held = list(self._held.values())
-        if slow:
+            for key, lease in list(self._held.items()):
+                if not lease.begun and lease.until <= now:  # somebody else may have it by now
+                    del self._held[key]
+        if slow or self._closing:
             self.give_back_unstarted()
-        if renew and held:
-            self._broker.extend(held, self._broker.visibility_timeout)
+        else:
+            self._return()
+        if renew:
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = list(self._held.values())
+        if held:
+            until = self._trusted_until()
+            self._broker.extend([lease.delivery for lease in held], self._broker.visibility_timeout)
+            with self._lock:
+                for lease in held:
+                    lease.until = until
+
+    def _trusted_until(self) -> float:
+        return self._broker.clock.monotonic() + _TRUSTED * self._broker.visibility_timeout

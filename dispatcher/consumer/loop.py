@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +23,9 @@ _BATCH_SECONDS = 0.05
 _MAX_BATCH = 100
 #: Pauses while the broker is away: doubling from the first to the last, in seconds, with jitter.
 _FIRST_PAUSE, _LAST_PAUSE = 0.2, 15.0
+FAULT = "%d messages could not be processed and go back: this is a fault of the library"
+#: How soon a pause notices that it is to end, in seconds.
+_NOTICE = 0.1
 
 
 class BrokerTransport:
@@ -77,24 +79,28 @@ class ConsumerLoop:
         )  # fmt: skip
         self.executor = Executor(self.env, concurrency=concurrency)
         self.ran = 0
-        self._stopping = threading.Event()
+        self._stopping = False
         self._average = 0.0
         self._failures = 0
 
     def stop(self) -> None:
-        """Ask the loop to end: what runs is finished, what was not started goes back."""
-        self._stopping.set()
+        """Ask the loop to end: what runs is finished, what was not started goes back.
+
+        Callable from a signal handler: it takes no lock that the interrupted code may hold.
+        """
+        self._stopping = True
+        self.leases.close()
 
     @property
     def stopping(self) -> bool:
         """Whether the loop was asked to end."""
-        return self._stopping.is_set()
+        return self._stopping
 
     def run(self) -> None:
         """Consume until stopped, or until ``max_tasks`` runs or too much memory."""
         self.leases.start()
         try:
-            while not self._stopping.is_set() and not self._worn_out():
+            while not self._stopping and not self._worn_out():
                 self._cycle()
         finally:
             self.leases.stop()
@@ -107,26 +113,43 @@ class ConsumerLoop:
                 self._process(deliveries)
             self._failures = 0
         except OperationalError as error:
-            self._pause(error)
+            self.pause(error)
 
     def _process(self, deliveries: Sequence[Delivery]) -> None:
         self.leases.hold(deliveries)
         begun = time.monotonic()
         try:
             runs = self.executor.process(deliveries, self._keep)
+        except OperationalError:
+            self.leases.give_back_unstarted()
+            raise
+        except Exception:  # a fault of ours, or one that a message was made to cause: it must not end the worker
+            logger.exception(FAULT, len(deliveries))
+            self.hand_back_later(deliveries)
+            return
+        except BaseException:  # a cold shutdown; what the executor settled already is left alone
+            self.leases.give_back_all()
+            raise
         finally:
-            if self._stopping.is_set():
+            if self._stopping:
                 self.leases.give_back_unstarted()
             self.leases.drop(deliveries)
-        ran = sum(1 for run in runs if run.context is not None)
-        self.ran += ran
+        self.ran += sum(1 for run in runs if run.context is not None)
         per_run = (time.monotonic() - begun) / max(1, len(deliveries))
         self._average = per_run if not self._average else self._average + 0.3 * (per_run - self._average)
         if self.on_runs is not None:
             self.on_runs(runs)
 
+    def hand_back_later(self, deliveries: Sequence[Delivery]) -> None:
+        """Release deliveries that could not be processed, each with a pause of its own.
+
+        The pauses grow with the receive count and differ, so that one message cannot hold up its neighbours for good.
+        """
+        self.leases.drop(deliveries)
+        self.broker.settle([Settlement(each, "release", self.env.backoff(each.receive_count)) for each in deliveries])
+
     def _keep(self, delivery: Delivery) -> bool:
-        return not self._stopping.is_set() and self.leases.begin(delivery)
+        return not self._stopping and self.leases.begin(delivery)
 
     def _batch_size(self) -> int:
         size = self.prefetch if not self._average else max(self.prefetch, int(_BATCH_SECONDS / self._average))
@@ -139,8 +162,11 @@ class ConsumerLoop:
             return True
         return self.over_memory is not None and self.over_memory()
 
-    def _pause(self, error: OperationalError) -> None:
+    def pause(self, error: OperationalError) -> None:
+        """Wait after a call that failed, longer each time in a row; ends early when the loop is to end."""
         self._failures += 1
         pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)
         logger.error("the broker or backend is out of reach, trying again in %.1f s: %s", pause, error)
-        self._stopping.wait(pause)
+        until = time.monotonic() + pause
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _NOTICE))

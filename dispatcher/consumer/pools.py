@@ -164,7 +164,7 @@ class AsyncioPool:
                     else:
                         self._start(run)
         except OperationalError as error:
-            consumer._pause(error)
+            consumer.pause(error)
         finally:
             for _ in range(free - used):
                 self._slots.release()

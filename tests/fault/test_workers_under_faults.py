@@ -18,9 +18,9 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     """A fleet on each broker that several processes of one machine share."""
     if request.param == "redis":
-        with RedisServer(request.getfixturevalue("redis_executable"), options=DURABLE) as server:
-            with Fleet(tmp_path, server.url) as fleet:
-                yield fleet
+        executable = request.getfixturevalue("redis_executable")
+        with RedisServer(executable, options=DURABLE) as server, Fleet(tmp_path, server.url) as fleet:
+            yield fleet
     else:
         with Fleet(tmp_path, f"sqlite:///{tmp_path / 'store.db'}") as fleet:
             yield fleet

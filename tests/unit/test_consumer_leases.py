@@ -1,0 +1,115 @@
+"""Leases of a local worker: renewed while held, given back where others can use them, not trusted once they lapsed."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.brokers.base import Delivery, Outgoing
+from dispatcher.clock import ManualClock
+from dispatcher.consumer.leases import Leases
+from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from tests.unit.consumers import FaultyBroker, until
+
+
+def take(broker: FaultyBroker, count: int) -> list[Delivery]:
+    """Send and lease messages."""
+    broker.send([Outgoing("default", str(number), f"id{number}") for number in range(count)])
+    return broker.receive(["default"], count)
+
+
+def test_a_delivery_in_hand_may_start_once() -> None:
+    """A delivery may start when it is held; once it was given back or dropped it is no longer ours."""
+    broker = FaultyBroker(clock=ManualClock())
+    first, second, third = take(broker, 3)
+    leases = Leases(broker)
+    leases.hold([first, second, third])
+    assert leases.begin(first)
+    leases.drop([second])
+    leases.give_back_unstarted()
+    assert not leases.begin(second)
+    assert not leases.begin(third)
+    assert [settlement.delivery for settlement in broker.settled] == [third]
+    assert broker.counts("default") == (1, 0, 2, 0)
+
+
+def test_a_lapsed_lease_is_not_ours() -> None:
+    """After a pause longer than the lease, others may hold the message: it must not start here."""
+    clock = ManualClock()
+    broker = FaultyBroker(lease=10.0, clock=clock)
+    [delivery] = take(broker, 1)
+    leases = Leases(broker)
+    leases.hold([delivery])
+    clock.advance(11.0)
+    assert not leases.begin(delivery)
+    assert broker.receive(["default"], 1)[0].receive_count == 2
+
+
+@pytest.mark.parametrize("error", [OperationalError("away"), ImproperlyConfigured("odd"), ValueError("a bug")])
+def test_the_thread_survives_errors(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever extending raises, the next renewal is tried, so the lease of a running task does not end."""
+    broker = FaultyBroker(lease=0.6)
+    [delivery] = take(broker, 1)
+    leases = Leases(broker)
+    leases.hold([delivery])
+    assert leases.begin(delivery)
+    broker.failures["extend"] = [error]
+    leases.start()
+    try:
+        until(lambda: not broker.failures["extend"], "the failure")
+        number = delivery.receipt[0]
+        due = broker._store.queues["default"].entries[number].due
+        until(lambda: broker._store.queues["default"].entries[number].due > due, "a renewal after the failure")
+    finally:
+        leases.stop()
+    assert "cannot be renewed" in caplog.text
+
+
+def test_what_cannot_be_given_back_is_tried_again() -> None:
+    """While the broker is away, what was to be given back is kept and given back as soon as it answers."""
+    broker = FaultyBroker()
+    [delivery] = take(broker, 1)
+    leases = Leases(broker)
+    leases.hold([delivery])
+    broker.failures["settle"] = [OperationalError("away"), OperationalError("still away")]
+    leases.give_back_unstarted()
+    assert not leases.begin(delivery)
+    assert broker.counts("default").in_flight == 1
+    leases.start()
+    try:
+        until(lambda: broker.counts("default").ready == 1, "the hand-back")
+    finally:
+        leases.stop()
+
+
+def test_a_shutdown_gives_back_behind_a_run() -> None:
+    """As soon as a shutdown begins, deliveries behind a run go back, although the run goes on."""
+    broker = FaultyBroker()
+    running, waiting = take(broker, 2)
+    leases = Leases(broker)
+    leases.hold([running, waiting])
+    assert leases.begin(running)
+    leases.start()
+    try:
+        leases.close()
+        until(lambda: broker.counts("default") == (1, 0, 1, 0), "the hand-back")
+        assert not leases.begin(waiting)
+    finally:
+        leases.stop()
+
+
+def test_a_slow_run_lets_go_of_what_waits_behind_it() -> None:
+    """Deliveries behind a run that takes longer than a second are given back; the running one stays leased."""
+    broker = FaultyBroker(lease=1.5)
+    running, waiting = take(broker, 2)
+    leases = Leases(broker)
+    leases.hold([running, waiting])
+    assert leases.begin(running)
+    leases.start()
+    try:
+        until(lambda: broker.counts("default").ready == 1, "the hand-back")
+        assert broker.receive(["default"], 5)[0].body == waiting.body
+        number = running.receipt[0]
+        held_until = broker._store.queues["default"].entries[number].due
+        until(lambda: broker._store.queues["default"].entries[number].due > held_until, "a renewal")
+    finally:
+        leases.stop()

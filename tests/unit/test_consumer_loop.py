@@ -1,0 +1,206 @@
+"""The consumer loop: it survives what it meets, and stops when told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dispatcher import Dispatcher, states
+from dispatcher.brokers.base import Delivery, Outgoing
+from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from dispatcher.execution.run import ShutdownNow
+from tests.unit.consumers import Background, FaultyBackend, FaultyBroker, make_loop, memory_app, until
+
+
+class Setup:
+    """An app with a task that waits to be let go, its parts, and loops that end with the test."""
+
+    def __init__(self) -> None:
+        self.app: Dispatcher = memory_app()
+        self.ran: list[Any] = []
+        self.started = threading.Event()
+        self.go = threading.Event()
+        self._loops: list[tuple[Any, Background]] = []
+
+        @self.app.task(name="quick")
+        def quick(value: Any) -> Any:
+            self.ran.append(value)
+            return value
+
+        @self.app.task(name="slow")
+        def slow(value: Any) -> Any:
+            self.started.set()
+            assert self.go.wait(30)
+            self.ran.append(value)
+            return value
+
+        self.quick, self.slow = quick, slow
+
+    @property
+    def broker(self) -> FaultyBroker:
+        assert isinstance(self.app.broker, FaultyBroker)
+        return self.app.broker
+
+    @property
+    def backend(self) -> FaultyBackend:
+        assert isinstance(self.app.backend, FaultyBackend)
+        return self.app.backend
+
+    def start(self, **options: Any) -> tuple[Any, Background]:
+        """Run a loop in a thread."""
+        loop = make_loop(self.app, **options)
+        background = Background(loop.run)
+        self._loops.append((loop, background))
+        return loop, background
+
+    def close(self) -> None:
+        """End every loop."""
+        self.go.set()
+        for loop, background in self._loops:
+            loop.stop()
+            background._thread.join(30)
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    """An app and its loops."""
+    made = Setup()
+    yield made
+    made.close()
+
+
+def test_runs_are_recorded_and_settled(setup: Setup) -> None:
+    """What is sent runs; its result is stored and its message gone."""
+    results = [setup.quick.delay(number) for number in range(10)]
+    setup.start()
+    assert [result.get(timeout=30) for result in results] == list(range(10))
+    until(lambda: setup.broker.counts("default") == (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("operation", ["receive", "settle"])
+def test_a_broker_away_for_a_while(setup: Setup, operation: str) -> None:
+    """Calls that fail are waited out, and the loop goes on."""
+    setup.broker.visibility_timeout = 0.3
+    setup.broker.failures[operation] = [OperationalError("away"), OperationalError("away")]
+    result = setup.quick.delay(1)
+    setup.start()
+    assert result.get(timeout=30) == 1
+    until(lambda: setup.broker.counts("default") == (0, 0, 0, 0))
+    assert setup.ran == [1]
+
+
+@pytest.mark.parametrize("operation", ["read", "write"])
+def test_a_backend_away_hands_back(setup: Setup, operation: str) -> None:
+    """Where the record cannot be read or written the message goes back, and is never acknowledged without it."""
+    setup.backend.failures[operation] = [OperationalError("away")]
+    result = setup.quick.delay(1)
+    setup.start()
+    assert result.get(timeout=30) == 1
+    assert setup.broker.settled[0].action == "release"
+
+
+def test_an_error_of_our_own_does_not_end_the_loop(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    """Should processing raise what it never should, the messages go back with a pause, and the loop goes on."""
+    setup.backend.failures["read"] = [RuntimeError("a bug")]
+    result = setup.quick.delay(1)
+    _, background = setup.start()
+    assert result.get(timeout=30) == 1
+    assert background.running
+    release = setup.broker.settled[0]
+    assert (release.action, release.delay > 0) == ("release", True)
+    assert "a bug" in caplog.text
+
+
+def test_a_setting_that_cannot_work_ends_the_loop(setup: Setup) -> None:
+    """A queue that cannot be read at all is no outage: the loop ends with the error."""
+    setup.broker.failures["receive"] = [ImproperlyConfigured("no such queue")]
+    _, background = setup.start()
+    with pytest.raises(ImproperlyConfigured):
+        background.result()
+
+
+def test_a_warm_stop_finishes_the_run_and_gives_back_the_rest(setup: Setup) -> None:
+    """Stopping finishes what runs; what waits behind it is there for others while the run goes on."""
+    first = setup.slow.delay("first")
+    setup.quick.delay("second")
+    loop, background = setup.start()
+    assert setup.started.wait(30)
+    loop.stop()
+    until(lambda: setup.broker.counts("default").ready == 1, "the hand-back")
+    setup.go.set()
+    background.result()
+    assert first.get(timeout=30) == "first"
+    assert setup.ran == ["first"]
+    assert setup.broker.counts("default") == (1, 0, 0, 0)
+
+
+def test_a_stop_ends_a_long_pause(setup: Setup) -> None:
+    """A loop that waits for its broker to come back stops at once."""
+    setup.broker.failures["receive"] = [OperationalError("away")] * 1000
+    loop, background = setup.start()
+    until(lambda: loop._failures >= 3)
+    loop.stop()
+    background.result()
+
+
+def test_a_cold_stop_while_messages_are_looked_at(setup: Setup) -> None:
+    """A cold shutdown that strikes before anything has started gives everything back at once."""
+    for number in range(3):
+        setup.quick.delay(number)
+
+    def strike() -> None:
+        raise ShutdownNow
+
+    setup.backend.before_read = strike
+    loop = make_loop(setup.app)
+    with pytest.raises(ShutdownNow):
+        loop.run()
+    assert setup.broker.counts("default") == (3, 0, 0, 0)
+
+
+def test_a_decided_message_is_not_given_back(setup: Setup) -> None:
+    """What needs no run is settled as decided, also where another run of its batch takes long."""
+    setup.slow.delay("slow")
+    setup.broker.send([Outgoing("default", "no message", "id")])
+    loop, _ = setup.start(prefetch=2)
+    loop.env.note_duration("slow", 0.0)  # a run that is expected to be quick lets decided ones wait for it
+    assert setup.started.wait(30)
+    # Longer than a run may take before the deliveries behind it are given back.
+    threading.Event().wait(1.8)
+    setup.go.set()
+    until(lambda: setup.broker.counts("default") == (0, 0, 0, 1))
+    assert [s.action for s in setup.broker.settled if s.delivery.body == "no message"] == ["dead"]
+
+
+def test_the_loop_ends_after_so_many_runs(setup: Setup) -> None:
+    """``max_tasks`` runs end the loop, and it takes no message that it would not run."""
+    for number in range(7):
+        setup.quick.delay(number)
+    _, background = setup.start(max_tasks=5)
+    background.result()
+    assert setup.ran == [0, 1, 2, 3, 4]
+    assert setup.broker.counts("default") == (2, 0, 0, 0)
+
+
+def test_a_message_taken_from_us_is_not_run(setup: Setup) -> None:
+    """A delivery whose lease lapsed before its turn is left to whoever has it now."""
+    result = setup.quick.delay("once")
+    taken: list[Delivery] = []
+
+    def be_slow() -> None:
+        if not taken:  # as if this process had been stopped for longer than the lease
+            setup.broker.visibility_timeout, before = 60.0, setup.broker.visibility_timeout
+            threading.Event().wait(before * 1.5)
+            taken.extend(setup.broker.receive(["default"], 1))
+
+    setup.broker.visibility_timeout = 0.3
+    setup.broker.failures["extend"] = [OperationalError("away")] * 10_000
+    setup.backend.before_read = be_slow
+    setup.start()
+    until(lambda: taken)
+    until(lambda: setup.broker.counts("default").in_flight == 1)
+    assert result.state == states.PENDING
+    assert setup.ran == []
