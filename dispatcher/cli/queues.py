@@ -107,7 +107,7 @@ def purge(
     if not force:
         waiting = sum(sum(app.broker.counts(name)[:2]) for name in names)
         where = f"queue {names[0]}" if len(names) == 1 else f"queues {', '.join(names)}"
-        if not click.confirm(f"Remove about {waiting} messages from {where} for good?", err=True):
+        if not click.confirm(f"Remove about {_messages(waiting)} from {where} for good?", err=True):
             click.echo("nothing removed", err=True)
             return FAILED
     removed = {name: app.broker.purge(name) for name in names}
@@ -115,5 +115,9 @@ def purge(
         click.echo(shown(removed))
     else:
         for name, count in removed.items():
-            click.echo(f"{name}: {count} {'message' if count == 1 else 'messages'} removed")
+            click.echo(f"{name}: {_messages(count)} removed")
     return OK
+
+
+def _messages(count: int) -> str:
+    return f"{count} {'message' if count == 1 else 'messages'}"
