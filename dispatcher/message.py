@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from dispatcher.exceptions import DecodeError
+from dispatcher.exceptions import DecodeError, SecurityError
 from dispatcher.serialization import json_decode, json_encode, unpack
 
 WIRE_VERSION: Final = 1
@@ -104,13 +104,22 @@ class Message:
         """
         if self.packed is None:
             return self
-        value = unpack(self.packed, accept_content, max_bytes)
+        try:
+            args, kwargs = self._unpacked(accept_content, max_bytes)
+        except (DecodeError, SecurityError) as error:
+            # The rest of the message can be read: whoever buries it knows what it was, and whom to tell.
+            error.envelope = self  # type: ignore[union-attr]
+            raise
+        return self.replace(args=tuple(args), kwargs=kwargs)
+
+    def _unpacked(self, accept_content: frozenset[str], max_bytes: int) -> tuple[Any, Any]:
+        value = unpack(self.packed or {}, accept_content, max_bytes)
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise InvalidMessage("the packed arguments are not a pair of args and kwargs", self.id)
         args, kwargs = value
         _check("args", list(args) if isinstance(args, tuple) else args, self.id)
         _check("kwargs", kwargs, self.id)
-        return self.replace(args=tuple(args), kwargs=kwargs)
+        return args, kwargs
 
     @property
     def effective_root_id(self) -> str:
@@ -186,6 +195,15 @@ def _check(name: str, value: Any, task_id: str) -> None:
     predicate, wanted = _CHECKS[name]
     if not predicate(value):
         raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind(value)}", task_id)
+
+
+def check_option(option: str, name: str, value: Any) -> None:
+    """Raise `TypeError` or `ValueError` for an option of a call that the message's field of this name cannot hold."""
+    predicate, wanted = _CHECKS[name]
+    if not predicate(value) or (name == "id" and len(value) > MAX_ID_LENGTH):
+        wanted = f"a text of 1 to {MAX_ID_LENGTH} characters" if name == "id" else wanted
+        error = ValueError if type(value) in (str, int, float) and predicate is not _is_text else TypeError
+        raise error(f"{option} must be {wanted}, not {value!r:.100}")
 
 
 def _kind(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ class Routes:
         self._queues = queues
         self._default = default_queue
         self._create_missing = create_missing
-        self._routers = [_Table(item) if isinstance(item, Mapping) else item for item in _as_routers(routes)]
+        self._routers = [_router(item) for item in _as_routers(routes)]
         self._by_name_only = all(isinstance(router, _Table) for router in self._routers)
         self._known: dict[str, dict[str, Any]] = {}
 
@@ -46,7 +47,10 @@ class Routes:
 
         Raises `QueueNotFound` for a queue that is not declared, while ``task_create_missing_queues`` is off.
         """
-        name: str = wanted if isinstance(wanted, str) else getattr(wanted, "name", None) or self._default
+        named = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
+        if wanted is not None and not (isinstance(named, str) and named):
+            raise TypeError(f"queue must be a queue's name, or an object that has one, not {wanted!r}")
+        name = self._default if named is None else str.__str__(named)
         if not self._create_missing and name != self._default and name not in (self._queues or {}):
             raise QueueNotFound(
                 f"queue {name!r} is not declared in task_queues, and task_create_missing_queues is off; "
@@ -66,6 +70,30 @@ class Routes:
             if answer is not None:
                 return _checked(answer, name)
         return {}
+
+
+def _router(item: Any) -> Any:
+    """Return a router ready to ask: a table, a function or an object with ``route_for_task``; a text names one."""
+    if isinstance(item, str):
+        item = _imported(item)
+    if isinstance(item, Mapping):
+        return _Table(item)
+    if isinstance(item, type):
+        item = item()
+    if not callable(item) and not callable(getattr(item, "route_for_task", None)):
+        raise ImproperlyConfigured(
+            f"task_routes: {item!r} is no router; use a dict, a list of pairs, a function of (name, args, kwargs, "
+            "options, task=None), or the import path of one"
+        )
+    return item
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImproperlyConfigured(f"task_routes: the router {path!r} cannot be imported: {error}") from error
 
 
 class _Table:
@@ -96,11 +124,19 @@ def _as_routers(routes: Any) -> list[Any]:
     if routes is None:
         return []
     if isinstance(routes, list | tuple):
-        # Celery also takes a list of (pattern, route) pairs.
-        if routes and all(isinstance(item, list | tuple) and len(item) == 2 for item in routes):
+        # Celery also takes a list of (pattern, route) pairs, by itself or inside a list of routers.
+        if routes and all(_is_pair(item) for item in routes):
             return [dict(routes)]
-        return [dict(item) if isinstance(item, list | tuple) else item for item in routes]
+        return [_table_of(item) if isinstance(item, list | tuple) else item for item in routes]
     return [routes]
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str | re.Pattern)
+
+
+def _table_of(item: Sequence[Any]) -> dict[Any, Any]:
+    return {item[0]: item[1]} if _is_pair(item) else dict(item)
 
 
 def _checked(answer: Any, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dispatcher import signals
 from dispatcher.brokers.base import Broker, Outgoing
 from dispatcher.clock import Clock
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError, SendError, UnsupportedOption
-from dispatcher.message import Message, encode
+from dispatcher.message import Message, check_option, encode
 from dispatcher.routing import Routes
 from dispatcher.serialization import pack
 from dispatcher.state import current_frame
@@ -52,6 +52,7 @@ REFUSED_OPTIONS: Mapping[str, str] = {
 }
 #: Options that carry over to the message under a name of their own.
 _PLAIN = {
+    "task_id": "id",
     "retries": "retries",
     "gen": "gen",
     "priority": "priority",
@@ -69,7 +70,7 @@ _PLAIN = {
 }
 #: Options that are understood elsewhere.
 _HANDLED = {
-    "task_id", "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error",
+    "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error",
     "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "task_type",
     "app",
 }  # fmt: skip
@@ -94,6 +95,7 @@ class Sender:
         self._clock = clock
         self._seal = seal
         self._name = sender_name
+        self._priority = conf.task_default_priority
 
     # -- building
 
@@ -113,26 +115,29 @@ class Sender:
         defaults = task._send_options if task is not None else {}
         route = self._routes.route(name, args, kwargs, options, task)
         if defaults or route:
-            # The call wins over the route, the route over the task's own defaults.
-            options = {**defaults, **route, **options}
+            # The call wins over the task's own options, those over the route.
+            given = {option: value for option, value in options.items() if value is not None}
+            options = {**route, **defaults, **given}
         fields: dict[str, Any] = {"id": options.get("task_id") or str(uuid.uuid4()), "task": name}
         delay = 0.0
         if options:
-            _check_options(options)
-            for option, field in _PLAIN.items():
-                value = options.get(option)
-                if value is not None:
-                    fields[field] = value
-            if "priority" in fields:
-                _check_priority(fields["priority"])
-            delay = self._set_times(fields, options)
-            self._set_links(fields, options)
+            delay = set_options(fields, options, self._clock.time())
+            _check_limits(fields, task)
+        if type(name) is not str or not name:
+            raise TypeError(f"a task's name must be a text, not {name!r}")
         self._set_arguments(fields, args, kwargs, options)
         frame = current_frame()
         if frame is not None:
             self._set_lineage(fields, frame.request)
+        if self._priority is not None:
+            fields.setdefault("priority", self._priority)
         queue = self._routes.queue(options.get("queue"))
         return Call(Message.make(fields), queue, delay)
+
+    def continuation(self, call: Call, depth: int) -> Call:
+        """Return the call as one that follows from another task's outcome, ``depth`` tasks down."""
+        self._check_depth(call.message.task, depth)
+        return call._replace(message=call.message.replace(depth=depth))
 
     def _set_arguments(
         self, fields: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
@@ -153,55 +158,26 @@ class Sender:
             accept = frozenset(self._conf.accept_content)
             fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression, accept_content=accept)
 
-    def _set_times(self, fields: dict[str, Any], options: Mapping[str, Any]) -> float:
-        now = self._clock.time()
-        delay = 0.0
-        countdown, eta = options.get("countdown"), options.get("eta")
-        if countdown is not None:
-            delay = _seconds("countdown", countdown)
-        elif eta is not None:
-            delay = _timestamp("eta", eta, now) - now
-        if delay > 0:
-            fields["eta"] = round(now + delay, 3)
-        expires = options.get("expires")
-        if expires is not None:
-            fields["expires"] = round(
-                _timestamp("expires", expires, now) if not isinstance(expires, int | float) else now + expires, 3
-            )
-        for option in ("soft_time_limit", "time_limit"):
-            value = options.get(option)
-            if value is not None:
-                fields[option] = _seconds(option, value)
-        soft, hard = fields.get("soft_time_limit"), fields.get("time_limit")
-        if soft is not None and hard is not None and soft > hard:
-            raise ValueError(f"soft_time_limit={soft:g} must not be over time_limit={hard:g}")
-        return max(0.0, delay)
-
-    def _set_links(self, fields: dict[str, Any], options: Mapping[str, Any]) -> None:
-        for option in ("link", "link_error"):
-            linked = options.get(option)
-            if linked:
-                signatures = linked if isinstance(linked, list | tuple) else [linked]
-                fields[option] = tuple(_wire_signature(option, sig) for sig in signatures)
-
     def _set_lineage(self, fields: dict[str, Any], request: Any) -> None:
         parent_id = request.id
         if parent_id is None or "parent_id" in fields:
             return
         fields["parent_id"] = parent_id
         fields.setdefault("root_id", request.root_id or parent_id)
-        depth = request.depth + 1
-        if depth > self._conf.task_max_depth:
-            raise UnsupportedOption(
-                f"{fields['task']} would be the {depth}th task in a row of tasks that send each other, over "
-                f"task_max_depth={self._conf.task_max_depth}; is it a runaway chain? A task that reschedules itself "
-                "for ever is better a retry or a periodic task"
-            )
-        fields["depth"] = depth
+        depth = fields["depth"] = request.depth + 1
+        self._check_depth(fields["task"], depth)
         if self._conf.task_inherit_parent_priority and "priority" not in fields:
             priority = (request.delivery_info or {}).get("priority")
             if priority is not None:
                 fields["priority"] = priority
+
+    def _check_depth(self, name: str, depth: int) -> None:
+        if depth > self._conf.task_max_depth:
+            raise UnsupportedOption(
+                f"{name} would be the {depth}th task in a row of tasks that send each other, over "
+                f"task_max_depth={self._conf.task_max_depth}; is it a runaway chain? A task that reschedules itself "
+                "for ever is better a retry or a periodic task"
+            )
 
     # -- sending
 
@@ -211,15 +187,13 @@ class Sender:
         Raises `OperationalError` when it stays out of reach, `SendError` naming the ids that were not accepted.
         """
         broker = self._broker()
+        if signals.before_task_publish.receivers:
+            calls = [_announced(call) for call in calls]
         outgoing = [self._outgoing(broker, call) for call in calls]
-        listened = signals.before_task_publish.receivers or signals.after_task_publish.receivers
-        if listened:
-            for call, out in zip(calls, outgoing, strict=True):
-                _signal(signals.before_task_publish, call, out)
         self._send_retrying(broker, outgoing, retry, policy)
-        if listened:
-            for call, out in zip(calls, outgoing, strict=True):
-                _signal(signals.after_task_publish, call, out)
+        if signals.after_task_publish.receivers:
+            for call in calls:
+                _signal(signals.after_task_publish, call)
 
     def _outgoing(self, broker: Broker, call: Call) -> Outgoing:
         message, queue, delay = call
@@ -259,20 +233,103 @@ class Sender:
                 self._clock.sleep(min(pause, settings.get("interval_max", 0.2)))
 
 
-def _signal(signal: signals.Signal, call: Call, out: Outgoing) -> None:
+def _announced(call: Call) -> Call:
+    """Send `before_task_publish`; what receivers put into the headers goes along with the message."""
+    headers = _signal(signals.before_task_publish, call)
+    custom = {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
+    return call if custom == call.message.headers else call._replace(message=call.message.replace(headers=custom))
+
+
+def _signal(signal: signals.Signal, call: Call) -> dict[str, Any]:
     message = call.message
-    headers = {
-        "id": message.id,
-        "task": message.task,
-        "eta": message.eta,
-        "retries": message.retries,
-        **message.headers,
-    }
+    own = {
+        "lang": "py", "task": message.task, "id": message.id, "shadow": message.shadow, "eta": message.eta,
+        "expires": message.expires, "group": message.group, "retries": message.retries,
+        "timelimit": [message.time_limit, message.soft_time_limit], "root_id": message.effective_root_id,
+        "parent_id": message.parent_id, "origin": message.origin, "ignore_result": message.ignore_result,
+    }  # fmt: skip
+    headers = {**own, **message.headers}
     signal.send(
         message.task, body=(list(message.args), dict(message.kwargs), {}), exchange="", routing_key=call.queue,
         headers=headers, properties={"correlation_id": message.id, "reply_to": message.reply_to}, declare=[],
         retry_policy=None,
     )  # fmt: skip
+    return headers
+
+
+#: What signals show among the headers that is a field of the message.
+_OWN_HEADERS = frozenset({
+    "lang", "task", "id", "shadow", "eta", "expires", "group", "retries", "timelimit", "root_id", "parent_id", "origin",
+    "ignore_result",
+})  # fmt: skip
+
+
+def set_options(fields: dict[str, Any], options: Mapping[str, Any], now: float) -> float:
+    """Set a message's fields from the options of a call; return how many seconds it is to be held back.
+
+    Raises `UnsupportedOption`, `TypeError` or `ValueError` for what cannot work, naming the option.
+    """
+    _check_options(options)
+    for option, field in _PLAIN.items():
+        value = options.get(option)
+        if value is not None:
+            fields[field] = value = _plain(value)
+            if option == "priority":
+                _check_priority(value)
+            check_option(option, field, value)
+    _set_links(fields, options)
+    return _set_times(fields, options, now)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a subclass as the plain type that JSON has for it, such as an enum's member."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _set_times(fields: dict[str, Any], options: Mapping[str, Any], now: float) -> float:
+    delay = 0.0
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown is not None:
+        delay = _seconds("countdown", countdown)
+    elif eta is not None:
+        delay = _timestamp("eta", eta, now) - now
+    if delay > 0:
+        fields["eta"] = round(now + delay, 3)
+    expires = options.get("expires")
+    if expires is not None:
+        number = isinstance(expires, int | float)
+        at = now + _seconds("expires", expires) if number else _timestamp("expires", expires, now)
+        fields["expires"] = max(0.0, round(at, 3))
+    for option in ("soft_time_limit", "time_limit"):
+        value = options.get(option)
+        if value is not None:
+            fields[option] = limit = _seconds(option, value)
+            if limit <= 0:
+                raise ValueError(f"{option} must be over 0 seconds, not {value!r}")
+    return max(0.0, delay)
+
+
+def _set_links(fields: dict[str, Any], options: Mapping[str, Any]) -> None:
+    for option in ("link", "link_error"):
+        linked = options.get(option)
+        if linked:
+            signatures = linked if isinstance(linked, list | tuple) else [linked]
+            fields[option] = tuple(_wire_signature(option, sig) for sig in signatures)
+
+
+def _check_limits(fields: Mapping[str, Any], task: Any) -> None:
+    if "soft_time_limit" not in fields and "time_limit" not in fields:
+        return
+    soft = fields.get("soft_time_limit", task.soft_time_limit if task is not None else None)
+    hard = fields.get("time_limit", task.time_limit if task is not None else None)
+    if soft is not None and hard is not None and soft > hard:
+        raise ValueError(f"soft_time_limit={soft:g} must not be over time_limit={hard:g}")
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -387,7 +387,8 @@ class Dispatcher:
         options.setdefault("parent_id", parent.id)
         options.setdefault("root_id", parent.effective_root_id)
         task = self._tasks.get(linked.task)
-        self._sender.send([self._sender.build(linked.task, merged, kwargs, options, task)])
+        call = self._sender.build(linked.task, merged, kwargs, options, task)
+        self._sender.send([self._sender.continuation(call, parent.depth + 1)])
 
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write an open state of a task; ``request`` is that of the task which gives it."""

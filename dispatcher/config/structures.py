@@ -118,10 +118,15 @@ class Routes(Type):
     def _router(self, router: Any) -> Any:
         if isinstance(router, Mapping):
             return dict(router)
-        pair = isinstance(router, list | tuple) and len(router) == 2
-        if pair or callable(router) or isinstance(router, str) or hasattr(router, "route_for_task"):
+        if isinstance(router, list | tuple) and router and all(self._is_pair(each) for each in router):
+            return tuple(router)  # Celery's list of pairs inside a list of routers
+        if self._is_pair(router) or callable(router) or isinstance(router, str) or hasattr(router, "route_for_task"):
             return router
         raise mismatch("made of dicts, (pattern, route) pairs and functions", router)
+
+    @staticmethod
+    def _is_pair(value: Any) -> bool:
+        return isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[0], list | tuple)
 
 
 class Annotations(Type):

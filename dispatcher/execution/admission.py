@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dispatcher import signals, states
 from dispatcher.backends.base import TaskRecord
 from dispatcher.exceptions import (
+    BackendError,
     DecodeError,
     NotRegistered,
     OperationalError,
@@ -35,6 +36,11 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
         except (DecodeError, SecurityError) as error:
             _unreadable(run, error, getattr(error, "task_id", None))
             continue
+        if message.chain or message.chord:
+            # Running the task and leaving out what follows would lose work.
+            needs = UnsupportedMessage("chains and chords are not available in this release", message.id)
+            _wait_for_newer_worker(env, run, needs, message.id)
+            continue
         task = tasks.get(message.task)
         if task is None:
             unknown = NotRegistered(
@@ -54,6 +60,8 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
 
 def _unreadable(run: Run, error: BaseException, task_id: str | None) -> None:
     logger.error("message %s of %s cannot be run: %s", run.delivery.message_id, run.delivery.queue, error)
+    if run.message is None:
+        run.message = getattr(error, "envelope", None)
     if run.message is None and task_id is not None:
         run.message = Message(id=task_id, task="?")
     run.token = uuid.uuid4().hex
@@ -83,7 +91,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
     if asked:
         try:
             records = env.backend.read([run.id for run in asked])
-        except OperationalError as error:
+        except (OperationalError, BackendError) as error:
             logger.error("the result backend cannot be read, %d messages go back: %s", len(asked), error)
             for run in asked:
                 run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dispatcher.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
@@ -100,6 +102,25 @@ class _Interruptible:
                     return stop.value
 
 
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_in_thread(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+    """Run a coroutine in a thread, because this one has an event loop already; eager mode within ``async`` code."""
+
+    def run() -> Any:
+        with asyncio.Runner() as runner:
+            return runner.run(coroutine, context=context)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
 class Loop:
     """An event loop that lives as long as its owner, so that clients made by one task serve the next."""
 
@@ -107,10 +128,14 @@ class Loop:
         self._runner: asyncio.Runner | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine to its end."""
+        """Run a coroutine to its end, also where this thread has an event loop that runs."""
+        # Each run sees the context of its caller and leaves nothing behind in it, as a thread of its own would.
+        context = contextvars.copy_context()
+        if _in_event_loop():
+            return _run_in_thread(coroutine, context)
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine)
+        return self._runner.run(coroutine, context=context)
 
     def close(self) -> None:
         """Close the loop."""

@@ -53,17 +53,17 @@ class Executor:
         handed back, and the exception goes on.
         """
         runs = self.prepare(deliveries)
-        pending = [run for run in runs if run.outcome is not None]
+        pending = [run for run in runs if run.outcome is not None and (keep is None or keep(run.delivery))]
         groups = Groups(runs)
         todo = groups.in_turn([run for run in runs if run.outcome is None])
         try:
             if self.concurrency > 1:
                 todo = self._run_coroutines(todo, pending)
             self._run_in_turn(todo, pending, groups, keep)
+            self.finish(pending)
         except ShutdownNow:
-            self._hand_back(runs, pending)
+            self._hand_back(runs)
             raise
-        self.finish(pending)
         return runs
 
     def prepare(self, deliveries: Sequence[Delivery]) -> list[Run]:
@@ -71,6 +71,9 @@ class Executor:
         runs = [Run(delivery) for delivery in deliveries]
         admission.decode(self.env, runs)
         admission.admit(self.env, runs)
+        for run in runs:
+            if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
+                invocation.tell_unrun(self.env, run)
         return runs
 
     def execute(self, run: Run) -> None:
@@ -116,7 +119,7 @@ class Executor:
             error = TimeLimitExceeded(limit)
             invocation.start(self.env, run)
             run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
-            invocation._tell(self.env, run)
+            invocation.tell(self.env, run)
         self.finish([run])
         return run
 
@@ -230,11 +233,11 @@ class Executor:
         if run.outcome is not None and run.outcome.kind in (Kind.RETRY, Kind.HANDED_BACK, Kind.REPEATED):
             run.outcome = Outcome(Kind.SUPERSEDED)
 
-    def _hand_back(self, runs: Sequence[Run], pending: Sequence[Run]) -> None:
+    def _hand_back(self, runs: Sequence[Run]) -> None:
         """Settle what is decided, and release the rest at once."""
-        for run in runs:
+        # What was acknowledged before its run has nothing to hand back, but its outcome, if it has one, is due.
+        unsettled = [run for run in runs if run.settlement is None and not (run.settled_early and run.outcome is None)]
+        for run in unsettled:
             if run.outcome is None:
                 run.outcome = Outcome(Kind.HANDED_BACK)
-        unsettled: list[Any] = [run for run in runs if run.settlement is None and not run.settled_early]
-        del pending
         self.finish(unsettled)

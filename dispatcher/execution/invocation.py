@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import time
 from datetime import UTC, datetime, timedelta
+from types import CoroutineType
 from typing import Any
 
 from dispatcher import signals, states
@@ -79,12 +82,16 @@ def perform(env: Environment, run: Run) -> None:
             function = task if type(task).__call__ is not Task.__call__ else task.run
             if soft is None and hard is None:
                 value = function(*call_arguments(message), **message.kwargs)
+                if type(value) is CoroutineType:  # of a plain function around a coroutine function
+                    value = run_to_end(value)
             else:
                 if hard is not None and not env.limits.keeps_hard:
                     _warn_unkept(env, task)
                 env.limits.start(soft, hard, run)
                 try:
                     value = function(*call_arguments(message), **message.kwargs)
+                    if type(value) is CoroutineType:
+                        value = run_to_end(value)
                 finally:
                     fired = env.limits.stop()
         except ShutdownNow:
@@ -92,9 +99,30 @@ def perform(env: Environment, run: Run) -> None:
         except BaseException as error:  # noqa: BLE001 - SystemExit of a task is the task's failure, not the worker's end
             run.outcome = decide_error(env, run, error, fired)
         else:
-            run.outcome = decide_value(context, value)
+            run.outcome = decide_value(env, run, value)
         run.duration = time.perf_counter() - begun
-        _tell(env, run)
+        tell(env, run)
+    finally:
+        pop_frame(token)
+
+
+def run_to_end(coroutine: Any) -> Any:
+    """Run a coroutine that a plain function returned, as a decorator around an ``async def`` may do."""
+    from dispatcher.execution.coroutines import Loop
+
+    loop = Loop()
+    try:
+        return loop.run(coroutine)
+    finally:
+        loop.close()
+
+
+def tell_unrun(env: Environment, run: Run) -> None:
+    """Tell of a failure that was decided before the function could run: bad arguments, too many crashes."""
+    start(env, run)
+    token = push_frame(run.task, run.context)
+    try:
+        tell(env, run)
     finally:
         pop_frame(token)
 
@@ -114,17 +142,22 @@ async def perform_async(env: Environment, run: Run) -> None:
         try:
             _announce_start(run, task)
             soft, hard = limits_of(env, run)
-            value = await run_limited(task.run(*call_arguments(message), **message.kwargs), soft, hard, fired)
+            function = task if type(task).__call__ is not Task.__call__ else task.run
+            value = function(*call_arguments(message), **message.kwargs)
+            if inspect.iscoroutine(value):
+                value = await run_limited(value, soft, hard, fired)
         except asyncio.CancelledError:
             if _cancelled_from_outside():
                 raise
             run.outcome = decide_error(env, run, _cancelled_itself(), fired[0])
+        except ShutdownNow:
+            raise
         except BaseException as error:  # noqa: BLE001 - as in `perform`
             run.outcome = decide_error(env, run, error, fired[0])
         else:
-            run.outcome = decide_value(context, value)
+            run.outcome = decide_value(env, run, value)
         run.duration = time.perf_counter() - begun
-        _tell(env, run)
+        tell(env, run)
     finally:
         pop_frame(token)
 
@@ -144,9 +177,10 @@ def _announce_start(run: Run, task: Task[Any, Any]) -> None:
     message = run.message
     assert message is not None
     if "before_start" in task._hooks:
-        task.before_start(message.id, message.args, message.kwargs)
+        task.before_start(message.id, list(message.args), dict(message.kwargs))
     if signals.task_prerun.receivers:
-        signals.task_prerun.send(task, task_id=message.id, task=task, args=message.args, kwargs=message.kwargs)
+        args, kwargs = list(message.args), dict(message.kwargs)
+        signals.task_prerun.send(task, task_id=message.id, task=task, args=args, kwargs=kwargs)
 
 
 def call_arguments(message: Message) -> tuple[Any, ...]:
@@ -156,60 +190,74 @@ def call_arguments(message: Message) -> tuple[Any, ...]:
     return message.args
 
 
-def decide_value(context: Context, value: Any) -> Outcome:
+def decide_value(env: Environment, run: Run, value: Any) -> Outcome:
     """Return the outcome of a function that returned."""
-    pending = context.__dict__.get("_pending_retry")
-    if pending is not None:
-        return _retry_outcome(pending)
-    return Outcome(Kind.SUCCESS, value=value)
+    pending = _pending_retry(run)
+    return Outcome(Kind.SUCCESS, value=value) if pending is None else _retry_outcome(env, pending)
+
+
+def _pending_retry(run: Run) -> Retry | None:
+    """Return what ``retry(throw=False)`` asked for: it holds whatever the function did afterwards."""
+    return run.context.__dict__.get("_pending_retry") if run.context is not None else None
 
 
 def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) -> Outcome:
     """Return the outcome of a function that raised."""
     task = run.task
     assert task is not None
-    if isinstance(error, Retry):
-        return _retry_outcome(error)
+    pending = error if isinstance(error, Retry) else _pending_retry(run)
+    if pending is not None:
+        return _retry_outcome(env, pending)
     if isinstance(error, Ignore):
         return Outcome(Kind.IGNORED, error=error)
     if isinstance(error, Reject):
         return Outcome(Kind.REJECTED, error=error)
+    raised = error
     if fired and not isinstance(error, SoftTimeLimitExceeded):
         # The limit was reached and some library turned its exception into one of its own.
-        wrapped = SoftTimeLimitExceeded(*(error.args[:1] or ()))
-        wrapped.__cause__ = error
-        error = wrapped.with_traceback(error.__traceback__)
+        error = SoftTimeLimitExceeded(*raised.args[:1]).with_traceback(raised.__traceback__)
+        error.__cause__ = raised
     decision = None
     if not isinstance(error, MaxRetriesExceededError):
         limit = run.context.__dict__.get("_retry_limit") if run.context is not None else None
-        decision = decide_retry(task.retry_policy, error, run.retries, env.random, limit)
+        decision = decide_retry(task.retry_policy, raised, run.retries, env.random, limit)
+        if decision is None and error is not raised:
+            decision = decide_retry(task.retry_policy, error, run.retries, env.random, limit)
     text = format_traceback(error)
     if decision is not None:
         return Outcome(Kind.RETRY, error=error, traceback=text, delay=decision.delay, changes=decision.options or None)
-    expected = bool(task.throws) and isinstance(error, task.throws)
+    expected = bool(task.throws) and isinstance(raised, task.throws)
     return Outcome(Kind.FAILURE, error=error, traceback=text, expected=expected)
 
 
-def _retry_outcome(retry: Retry) -> Outcome:
-    delay = seconds_until(retry.when)
+def _retry_outcome(env: Environment, retry: Retry) -> Outcome:
+    try:
+        delay = seconds_until(retry.when, env.clock.time())
+    except (TypeError, ValueError) as error:
+        return Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     cause = retry.exc if retry.exc is not None else retry
     return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=retry.sig)
 
 
-def seconds_until(when: Any) -> float:
+def seconds_until(when: Any, now: float) -> float:
     """Return the seconds from now to a delay in seconds, a `timedelta` or a `datetime` (naive ones are UTC)."""
     if when is None:
         return 0.0
     if isinstance(when, datetime):
         aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-        return max(0.0, aware.timestamp() - time.time())
+        return max(0.0, aware.timestamp() - now)
     if isinstance(when, timedelta):
         return max(0.0, when.total_seconds())
+    if isinstance(when, bool) or not isinstance(when, int | float) or not math.isfinite(when):
+        raise TypeError(f"the delay of a retry must be a finite number of seconds, not {when!r}")
     return max(0.0, float(when))
 
 
-def _tell(env: Environment, run: Run) -> None:
-    """Call the hooks, send the signals and write the log line of the decision; none of them can change it."""
+def tell(env: Environment, run: Run) -> None:
+    """Call the hooks, send the signals and write the log line of the decision; none of them can change it.
+
+    But for one: as with Celery, `Task.on_failure` may ask for another run by `Task.retry`.
+    """
     task, outcome = run.task, run.outcome
     assert task is not None and outcome is not None
     if task._hooks or _listened():
@@ -218,12 +266,19 @@ def _tell(env: Environment, run: Run) -> None:
         except ShutdownNow:
             raise
         except BaseException as error:  # a hook's failure must not become the task's, nor leave the worker
+            if isinstance(error, Retry) and outcome.kind is Kind.FAILURE:
+                run.outcome = outcome = _retry_outcome(env, error)
+                _log(run, task, outcome)
+                return
             logger.exception("a hook of %s[%s] raised; the outcome %s stands", task.name, run.id, outcome.kind.value)
             signals.task_internal_error.send(
                 task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
                 request=run.context, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
             )  # fmt: skip
-    _log(run, task, outcome)
+    try:
+        _log(run, task, outcome)
+    except Exception:  # a user's __repr__ may raise anything
+        logger.exception("the outcome %s of %s[%s] cannot be shown", outcome.kind.value, task.name, run.id)
 
 
 def _listened() -> bool:
@@ -236,7 +291,7 @@ def _listened() -> bool:
 def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
     message = run.message
     assert message is not None
-    args, kwargs = message.args, dict(message.kwargs)
+    args, kwargs = list(message.args), dict(message.kwargs)
     error = outcome.error
     einfo = ExceptionInfo(error, outcome.traceback) if error is not None else None
     status, value = _STATUS.get(outcome.kind, states.PENDING), outcome.value if error is None else error
@@ -259,7 +314,7 @@ def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
         )
     elif outcome.kind is Kind.REJECTED:
         signals.task_rejected.send(task, message=message, exc=error)
-    if outcome.kind in (Kind.SUCCESS, Kind.RETRY, Kind.FAILURE):
+    if outcome.kind in (Kind.SUCCESS, Kind.FAILURE):
         task.after_return(status, value, message.id, args, kwargs, einfo)
     signals.task_postrun.send(task, task_id=message.id, task=task, args=args, kwargs=kwargs, retval=value, state=status)
 
@@ -275,7 +330,7 @@ _STATUS = {
 
 def _log(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
     kind = outcome.kind
-    name = task.name
+    name = run.message.shadow or task.name if run.message is not None else task.name
     if not logger.isEnabledFor(logging.INFO) and kind is Kind.SUCCESS:
         return
     extra = {"outcome": kind.value, "duration": round(run.duration, 6)}  # fields of JSON logs

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from typing import Any
 
 from dispatcher import signals, states
 from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta
-from dispatcher.exceptions import BackendError, EncodeError, MessageTooLarge, OperationalError
+from dispatcher.exceptions import BackendError, EncodeError, MessageTooLarge, OperationalError, Reject
 from dispatcher.execution.admission import is_lean
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.serialization import json_encode
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -40,12 +43,13 @@ def record_start(env: Environment, run: Run, now: float) -> bool:
     # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
     write.starts = (run.record.starts if run.record else 0) + (1 if redelivered else 0)
     if task.track_started:
-        write.data = ResultMeta(worker=env.hostname, parent_id=run.message.parent_id).encode()
+        where = {"pid": os.getpid(), "hostname": env.hostname}
+        write.data = ResultMeta(result=where, worker=env.hostname, parent_id=run.message.parent_id).encode()
     elif run.record is not None:
         write.data = run.record.data
     try:
         stood = env.backend.write([write])[0]
-    except OperationalError as error:
+    except (OperationalError, BackendError) as error:
         logger.error("the start of %s cannot be recorded, it goes back: %s", run.id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(delivery.receive_count))
         return False
@@ -53,6 +57,7 @@ def record_start(env: Environment, run: Run, now: float) -> bool:
         _lost_to(env, run, stood)
         return False
     run.record = write.record(run.record.revoked if run.record else False)
+    run.attempt = write.retries
     return True
 
 
@@ -85,9 +90,11 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
 
 def _lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
     """Give up a run's own outcome for the one that stands in the record."""
-    logger.warning("the outcome of %s was dropped: another delivery had recorded %s", run.id, stood.status)
     assert run.message is not None
     run.record = stood
+    if run.outcome is not None and run.outcome.kind is Kind.UNREADABLE:
+        return  # whatever became of the task, this body goes to the dead letters
+    logger.warning("the outcome of %s was dropped: another delivery had recorded %s", run.id, stood.status)
     if stood.gen > run.message.gen:
         run.outcome = Outcome(Kind.SUPERSEDED)
     elif stood.final:
@@ -104,8 +111,10 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
         return None
     if outcome.kind is Kind.RETRY:
         return _retry_write(env, run, outcome, now)
+    if _goes_back(outcome):
+        return _end_of_start(env, run, now)
     status = _FINAL.get(outcome.kind)
-    if status is None or (outcome.kind is Kind.SUCCESS and is_lean(run)):
+    if status is None or (outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None):
         return None
     if outcome.kind is Kind.REVOKED:
         signals.task_revoked.send(
@@ -125,6 +134,22 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
     return write
 
 
+def _goes_back(outcome: Outcome) -> bool:
+    """Say whether the message returns to its queue without an outcome: handed back, or rejected with ``requeue``."""
+    error = outcome.error
+    return outcome.kind is Kind.HANDED_BACK or (isinstance(error, Reject) and error.requeue)
+
+
+def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
+    """Take back a recorded start whose run ended without an outcome, so that it does not count as a crash."""
+    record = run.record
+    if run.context is None or record is None or not record.starts or run.message is None:
+        return None
+    write = _write_of(env, run, record.status, now)
+    write.starts, write.data, write.not_before = record.starts - 1, record.data, record.not_before
+    return write
+
+
 def _final_data(env: Environment, run: Run, now: float) -> str:
     """Encode what is kept of a final outcome; a result that cannot be kept turns the outcome into a failure."""
     outcome, task = run.outcome, run.task
@@ -136,7 +161,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
         meta.result = run.state_written[1] if run.state_written is not None else None
     elif outcome.error is not None:
         meta.error, meta.traceback = outcome.error, outcome.traceback
-    elif not ignored:
+    elif not ignored or (run.message is not None and run.message.link):  # callbacks may have to be sent again
         meta.result = outcome.value
     try:
         accept = frozenset(conf.result_accept_content or conf.accept_content)
@@ -174,7 +199,7 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
     if children:
         meta.children = [child.as_tuple() for child in children]
     if conf.result_extended:
-        meta.name, meta.args, meta.kwargs = message.task, list(message.args), dict(message.kwargs)
+        meta.name, meta.args, meta.kwargs = message.task, _shown(list(message.args)), _shown(dict(message.kwargs))
         meta.worker, meta.queue = env.hostname, run.delivery.queue
     return meta
 
@@ -183,11 +208,27 @@ def _retry_write(env: Environment, run: Run, outcome: Outcome, now: float) -> Wr
     write = _write_of(env, run, states.RETRY, now)
     write.retries = run.retries + 1
     write.not_before = now + outcome.delay if outcome.delay > 0 else None
+    write.expires_at += outcome.delay
     meta = _meta_of(env, run, now)
     meta.date_done = None
     meta.error, meta.traceback = outcome.error, outcome.traceback
     write.data = meta.encode()
+    limit = env.backend.max_data
+    if limit is not None and len(write.data) > limit:
+        too_large = MessageTooLarge(f"{type(outcome.error).__name__}: its details are too large to keep")
+        write.data = ResultMeta(error=too_large).encode()
     return write
+
+
+def _shown(value: Any) -> Any:
+    """Return arguments as they can be kept in a record: what JSON cannot take is shown as text."""
+    try:
+        json_encode(value)
+    except EncodeError:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        shown = {key: repr(item) for key, item in pairs}
+        return shown if isinstance(value, dict) else list(shown.values())
+    return value
 
 
 def _write_of(env: Environment, run: Run, status: str, now: float) -> Write:

@@ -6,16 +6,20 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.exceptions import EncodeError, OperationalError, UnsupportedOption
+from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
+from dispatcher.sending import set_options
 from dispatcher.serialization import pack
 
 logger = logging.getLogger("dispatcher.worker")
 
 #: What `Task.retry` may change, as message fields.
-_CHANGEABLE = {"args", "kwargs", "queue", "priority", "time_limit", "soft_time_limit", "headers", "shadow", "expires"}
+_CHANGEABLE = frozenset({
+    "args", "kwargs", "queue", "priority", "time_limit", "soft_time_limit", "headers", "shadow", "expires",
+    "ignore_result", "link", "link_error",
+})  # fmt: skip
 
 
 def needs_publishing(env: Environment, run: Run) -> bool:
@@ -43,8 +47,11 @@ def publish_retry(env: Environment, run: Run) -> None:
         env.app.publish(following, queue, outcome.delay)
     except OperationalError as error:
         logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, error)
-        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
-    except (EncodeError, UnsupportedOption, TypeError) as error:
+        if run.settled_early:  # there is nothing left to hand back
+            run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+        else:
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    except (DispatcherError, TypeError, ValueError) as error:
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     else:
         run.message = following
@@ -67,10 +74,11 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
     }
     if "args" in changes or "kwargs" in changes:
         args = tuple(changes.pop("args", message.args))
-        kwargs: Mapping[str, Any] = changes.pop("kwargs", message.kwargs)
+        kwargs: Mapping[str, Any] = dict(changes.pop("kwargs", message.kwargs))
         fields.update(args=args, kwargs=kwargs, packed=None)
         if message.packed is not None:
             accept = frozenset(env.app.conf.accept_content)
             packed = message.packed
             fields["packed"] = pack([list(args), dict(kwargs)], packed["enc"], packed.get("zip"), accept_content=accept)
-    return queue, message.replace(**fields, **changes)
+    set_options(fields, changes, env.clock.time())
+    return queue, message.replace(**fields)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 #: Marks the message of an error callback whose first argument is the failed task's request.
-ERRBACK_HEADER = "errback"
+ERRBACK_HEADER = "dispatcher.errback"
 
 
 class Kind(Enum):
@@ -76,6 +76,7 @@ class Run:
         "started_at",
         "task",
         "token",
+        "uncontinued",
         "write",
     )
 
@@ -96,6 +97,8 @@ class Run:
         self.started_at = 0.0
         self.duration = 0.0
         self.settled_early = False
+        #: why a callback of the recorded outcome can never be sent
+        self.uncontinued: Exception | None = None
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import DispatcherError, OperationalError, Reject
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run
+from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
 
 logger = logging.getLogger("dispatcher.worker")
@@ -40,6 +40,12 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
         except OperationalError as error:
             logger.error("what follows %s cannot be sent, its message goes back: %s", run.id, error)
             run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        except Exception as error:
+            # Trying again would not help: the callback itself is wrong, or the user's code that was asked for it.
+            if env.eager:
+                raise
+            logger.exception("what follows %s can never be sent, its message is dead", run.id)
+            run.uncontinued = error
 
 
 def _send_continuations(env: Environment, run: Run, message: Message) -> None:
@@ -98,7 +104,7 @@ def settle(env: Environment, runs: Iterable[Run]) -> None:
     for run in runs:
         if run.settled_early:
             continue
-        run.settlement = settlement = settlement_of(env, run)
+        run.settlement = settlement = settlement_of(env, run) if run.uncontinued is None else _uncontinued(run)
         settlements.append(settlement)
     if settlements:
         env.transport.settle(settlements)
@@ -115,27 +121,46 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
         delay = outcome.delay if longest is None else min(outcome.delay, longest)
         return Settlement(delivery, "release", delay)
     if kind is Kind.UNREADABLE:
-        return Settlement(delivery, "dead", reason=_reason("undecodable", run, outcome))
+        return Settlement(delivery, "dead", reason=_reason("undecodable", run, outcome), body=_next_body(env, run))
     if kind is Kind.REJECTED:
         error = outcome.error
         if isinstance(error, Reject) and error.requeue:
             return Settlement(delivery, "release", 1.0)
         return Settlement(delivery, "dead", reason=_reason("rejected", run, outcome), body=_next_body(env, run))
-    if kind is Kind.REPEATED and _died_unburied(env, run):
-        return Settlement(delivery, "dead", reason={"reason": "failed", "task_id": run.id}, body=_next_body(env, run))
+    if kind is Kind.REPEATED:
+        reason = _unburied(env, run)
+        if reason is not None:
+            return Settlement(delivery, "dead", reason=reason, body=_next_body(env, run))
     if kind is Kind.FAILURE and not outcome.expected and env.app.conf.dead_letter_failures and not env.eager:
         return Settlement(delivery, "dead", reason=_reason("failed", run, outcome), body=_next_body(env, run))
     return Settlement(delivery, "ack")
 
 
-def _died_unburied(env: Environment, run: Run) -> bool:
-    """Say whether an earlier delivery recorded a failure and probably ended before it could leave a dead letter."""
-    if not env.app.conf.dead_letter_failures or run.delivery.receive_count < 2 or run.record is None:
-        return False
-    if run.record.status != states.FAILURE:
-        return False
+def _uncontinued(run: Run) -> Settlement:
+    """Bury a message whose callbacks can never be sent.
+
+    The body stays as it is: brought back, it finds its outcome in the record and tries the callbacks again.
+    """
+    assert run.outcome is not None and run.uncontinued is not None
+    why = Outcome(run.outcome.kind, error=run.uncontinued, traceback=format_traceback(run.uncontinued))
+    return Settlement(run.delivery, "dead", reason=_reason("uncontinued", run, why))
+
+
+def _unburied(env: Environment, run: Run) -> dict[str, str] | None:
+    """Return why the message is dead if an earlier delivery recorded that and probably ended before burying it."""
+    record = run.record
+    if run.delivery.receive_count < 2 or record is None or record.status not in (states.FAILURE, states.REJECTED):
+        return None
+    try:
+        meta = env.app.read_meta(record)
+    except DispatcherError as error:
+        meta = ResultMeta(error=error)
+    outcome = Outcome(Kind.REPEATED, error=meta.error, traceback=meta.traceback)
+    if record.status == states.REJECTED:
+        return _reason("rejected", run, outcome)
     throws = run.task.throws if run.task is not None else ()
-    return not (throws and isinstance(env.app.read_meta(run.record).error, throws))
+    expected = bool(throws) and isinstance(meta.error, throws)
+    return None if expected or not env.app.conf.dead_letter_failures else _reason("failed", run, outcome)
 
 
 def _reason(reason: str, run: Run, outcome: Outcome) -> dict[str, str]:
@@ -144,10 +169,17 @@ def _reason(reason: str, run: Run, outcome: Outcome) -> dict[str, str]:
     if message is not None:
         texts.update(task=message.task, task_id=message.id, retries=str(run.retries))
     if error is not None:
-        texts["exception"] = f"{type(error).__name__}: {error}"[:1000]
+        texts["exception"] = _described(error)
     if outcome.traceback:
         texts["traceback"] = outcome.traceback[-_MAX_TRACEBACK:]
     return texts
+
+
+def _described(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:1000]
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return type(error).__name__
 
 
 def _next_body(env: Environment, run: Run) -> str | None:
@@ -155,7 +187,5 @@ def _next_body(env: Environment, run: Run) -> str | None:
     message = run.message
     if message is None or message.task == "?":
         return None
-    changes: dict[str, Any] = {"gen": message.gen + 1}
-    if message.retries:
-        changes["retries"] = 0
+    changes = {"gen": message.gen + 1, "retries": 0, "eta": None, "expires": None}
     return env.app.sealed_body(message.replace(**changes), run.delivery.queue)
