@@ -7,7 +7,16 @@
 from dispatcher.serialization.codecs import DEFAULT_ACCEPT_CONTENT, Codec, content_names, get_codec, register
 from dispatcher.serialization.compression import compress, compression_name, decompress, register_compression
 from dispatcher.serialization.jsontext import json_decode, json_encode
-from dispatcher.serialization.packing import compress_json, decode_result, encode_result, pack, unpack
+from dispatcher.serialization.packing import (
+    compress_json,
+    decode_result,
+    encode_result,
+    pack,
+    pack_bytes,
+    packed_bytes,
+    unpack,
+    unpack_bytes,
+)
 from dispatcher.serialization.remote import RemoteError
 from dispatcher.serialization.values import (
     MAX_BYTES,
@@ -37,7 +46,10 @@ __all__ = [
     "json_decode",
     "json_encode",
     "pack",
+    "pack_bytes",
+    "packed_bytes",
     "register",
     "register_compression",
     "unpack",
+    "unpack_bytes",
 ]
