@@ -32,7 +32,7 @@ Version = tuple[int, int]
 OPTIONS: Final = ("timeout", "synchronous")
 
 _APPLICATION_ID: Final = 0x64737074  # "dspt", so that a foreign database is recognised and left alone
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = (
     "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     # `rank` is the priority of a ready message and the time at which another becomes ready. With the row's id, which
@@ -57,7 +57,8 @@ _SCHEMA: Final = (
         message INTEGER NOT NULL,
         died_at REAL NOT NULL,
         reason TEXT NOT NULL,
-        body TEXT NOT NULL
+        body TEXT NOT NULL,
+        priority INTEGER NOT NULL DEFAULT 0
     )""",
     "CREATE INDEX dead_letters_by_queue ON dead_letters (queue)",
     # `data` comes last: reading the columns before it touches none of its overflow pages.
@@ -76,6 +77,11 @@ _SCHEMA: Final = (
     )""",
     "CREATE INDEX records_by_expiry ON records (expires_at)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
+#: what makes a file of version 1 one of version 2
+_UPGRADE: Final = (
+    "ALTER TABLE dead_letters ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
 
@@ -382,9 +388,9 @@ def _create(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     # Another process may have been quicker.
-    if connection.execute("PRAGMA user_version").fetchall() == [(0,)]:
-        for statement in _SCHEMA:
-            connection.execute(statement)
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    for statement in {0: _SCHEMA, 1: _UPGRADE}.get(version, ()):
+        connection.execute(statement)
     connection.execute("COMMIT")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from dispatcher.clock import SYSTEM, Clock
@@ -66,13 +66,18 @@ class Settlement(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A message that will not be run again by itself; ``at`` is when it died, in epoch seconds."""
+    """A message that will not be run again by itself; ``at`` is when it died, in epoch seconds.
+
+    ``receipt`` is what `Broker.redrive` and `Broker.remove_dead_letters` know it by.
+    """
 
     queue: str
     body: str
     reason: Mapping[str, str]
     at: float
     message_id: str
+    group_id: str | None = None
+    receipt: Any = None
 
 
 class QueueCounts(NamedTuple):
@@ -201,6 +206,28 @@ class Broker(ABC):
     @abstractmethod
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Show the newest dead letters of a queue, without removing them."""
+
+    @abstractmethod
+    def walk_dead_letters(self, queue: str) -> Generator[list[DeadLetter], None, None]:
+        """Yield the dead letters that a queue has now, in pages, so that any number of them fits into memory.
+
+        Each page may be redriven or removed before the next is asked for; what dies meanwhile is left out. Close the
+        iterator (`contextlib.closing`) when done with it: a store that leases what it shows then gives it free.
+        """
+
+    @abstractmethod
+    def redrive(self, letters: Sequence[DeadLetter]) -> int:
+        """Send dead letters of a walk back to their queue, as they are, and remove them; return how many.
+
+        They are new messages to the transport: receive counts and ages start again. Each is sent before it is removed,
+        so an error or a crash in between leaves it in both places and never in none; those that were sent are removed
+        before an `OperationalError` is raised for the others. A letter that is gone already is not sent, on SQS as far
+        as the walk's lease lasts.
+        """
+
+    @abstractmethod
+    def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Remove dead letters of a walk for good; return how many there were."""
 
     @abstractmethod
     def queues(self) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from dispatcher.brokers.base import (
     Broker,
@@ -26,6 +25,15 @@ _READY: Final = 0
 _DELAYED: Final = 1
 _LEASED: Final = 2
 _GONE: Final = 3
+#: how many dead letters a page of a walk has
+_PAGE: Final = 100
+
+
+class _Dead(NamedTuple):
+    """A dead letter, and the priority of its message."""
+
+    letter: DeadLetter
+    priority: int
 
 
 class _Entry:
@@ -58,7 +66,8 @@ class _Queue:
         self.entries: dict[int, _Entry] = {}
         self.ready: list[tuple[int, int, _Entry]] = []
         self.waiting: list[tuple[float, int, _Entry]] = []
-        self.dead: deque[DeadLetter] = deque()
+        #: by the number of the message, in the order they died in
+        self.dead: dict[int, _Dead] = {}
 
     def make_ready(self, entry: _Entry) -> None:
         entry.state = _READY
@@ -228,8 +237,9 @@ class MemoryBroker(Broker):
         queue.remove(entry)
         if settlement.action == "dead":
             body = entry.body if settlement.body is None else settlement.body
-            name = settlement.delivery.queue
-            queue.dead.appendleft(DeadLetter(name, body, dict(settlement.reason or {}), now, str(entry.number)))
+            name, reason = settlement.delivery.queue, dict(settlement.reason or {})
+            letter = DeadLetter(name, body, reason, now, str(entry.number), receipt=entry.number)
+            queue.dead[entry.number] = _Dead(letter, entry.priority)
 
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
         """Lease deliveries for this much longer; see `Broker.extend`."""
@@ -264,7 +274,37 @@ class MemoryBroker(Broker):
         """Show the newest dead letters of a queue, without removing them."""
         with self._store.changed:
             found = self._store.queues.get(queue)
-            return list(itertools.islice(found.dead, limit)) if found is not None else []
+            newest = reversed(found.dead.values()) if found is not None else ()
+            return [dead.letter for dead in itertools.islice(newest, limit)]
+
+    def walk_dead_letters(self, queue: str) -> Generator[list[DeadLetter], None, None]:
+        """Yield the dead letters that a queue has now, in pages, oldest first; see `Broker.walk_dead_letters`."""
+        with self._store.changed:
+            found = self._store.queues.get(queue)
+            letters = [dead.letter for dead in found.dead.values()] if found is not None else []
+        for start in range(0, len(letters), _PAGE):
+            yield letters[start : start + _PAGE]
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> int:
+        """Send dead letters back to their queue; see `Broker.redrive`."""
+        with self._store.changed:
+            now, found = self.clock.time(), self._take_dead(letters)
+            for queue, dead in found:
+                entry = _Entry(next(self._store.numbers), dead.letter.body, dead.priority, now)
+                queue.entries[entry.number] = entry
+                queue.make_ready(entry)
+            self._store.changed.notify_all()
+            return len(found)
+
+    def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Remove dead letters for good; return how many there were."""
+        with self._store.changed:
+            return len(self._take_dead(letters))
+
+    def _take_dead(self, letters: Sequence[DeadLetter]) -> list[tuple[_Queue, _Dead]]:
+        queues = ((self._store.queues.get(letter.queue), letter.receipt) for letter in letters)
+        taken = [(queue, queue.dead.pop(number, None)) for queue, number in queues if queue is not None]
+        return [(queue, dead) for queue, dead in taken if dead is not None]
 
     def queues(self) -> list[str]:
         """Name the queues that were ever sent to."""

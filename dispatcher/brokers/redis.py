@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from dispatcher.brokers import redis_scripts as scripts
@@ -33,6 +33,8 @@ SILENCE: Final = 60.0
 #: Commands and bytes that go to the server in one write.
 _BATCH: Final = 1_000
 _BATCH_BYTES: Final = 1_000_000
+#: Dead letters of a walk that are read at once.
+_PAGE: Final = 100
 
 
 class Receipt(NamedTuple):
@@ -285,14 +287,29 @@ class RedisBroker(Broker):
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Show the newest dead letters of a queue, without removing them."""
-        letters = []
-        for id, fields in self._connections.call("XREVRANGE", self._queue(queue).keys[4], "+", "-", "COUNT", limit):
-            values = dict(zip(fields[::2], fields[1::2], strict=True))
-            at = int(id.partition(b"-")[0]) / 1000
-            letters.append(
-                DeadLetter(queue, values[b"b"].decode(), json.loads(values[b"r"]), at, values[b"i"].decode())
-            )
-        return letters
+        entries = self._connections.call("XREVRANGE", self._queue(queue).keys[4], "+", "-", "COUNT", limit)
+        return [_letter(queue, *entry) for entry in entries]
+
+    def walk_dead_letters(self, queue: str) -> Generator[list[DeadLetter], None, None]:
+        """Yield the dead letters that a queue has now, in pages, oldest first; see `Broker.walk_dead_letters`."""
+        key = self._queue(queue).keys[4]
+        newest = self._connections.call("XREVRANGE", key, "+", "-", "COUNT", 1)
+        start, last = b"-", newest[0][0] if newest else b"-"
+        while entries := self._connections.call("XRANGE", key, start, last, "COUNT", _PAGE):
+            yield [_letter(queue, *entry) for entry in entries]
+            start = b"(" + entries[-1][0]
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> int:
+        """Send dead letters back to their queue; see `Broker.redrive`."""
+        by_queue = _receipts(letters)
+        return sum(int(self._run(scripts.REDRIVE, queue, *ids)) for queue, ids in by_queue.items())
+
+    def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Remove dead letters for good; return how many there were."""
+        by_queue = _receipts(letters)
+        return sum(
+            int(self._connections.call("XDEL", self._queue(queue).keys[4], *by_queue[queue])) for queue in by_queue
+        )
 
     def queues(self) -> list[str]:
         """Name the queues that messages were sent to."""
@@ -342,6 +359,19 @@ def _step(settlement: Settlement) -> tuple[str | bytes | int, ...]:
         settlement.action, receipt.level, receipt.id, receipt.consumer, receipt.receipts,
         delivery.receive_count, delay, reason, "0" if body is None else "1", body or "",
     )  # fmt: skip
+
+
+def _letter(queue: str, id: bytes, fields: Sequence[bytes]) -> DeadLetter:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    at = int(id.partition(b"-")[0]) / 1000
+    return DeadLetter(queue, values[b"b"].decode(), json.loads(values[b"r"]), at, values[b"i"].decode(), receipt=id)
+
+
+def _receipts(letters: Sequence[DeadLetter]) -> dict[str, list[bytes]]:
+    by_queue: dict[str, list[bytes]] = {}
+    for letter in letters:
+        by_queue.setdefault(letter.queue, []).append(letter.receipt)
+    return by_queue
 
 
 def _batches(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:

@@ -165,7 +165,7 @@ for i = 2, #ARGV, 10 do
       local body = ARGV[i + 8] == '1' and ARGV[i + 9] or fields.b
       local receipts, delay = ARGV[i + 5], tonumber(ARGV[i + 6])
       if action == 'dead' then
-        redis.call('XADD', dead, '*', 'b', body, 'i', message, 'r', ARGV[i + 7])
+        redis.call('XADD', dead, '*', 'b', body, 'i', message, 'r', ARGV[i + 7], 'l', level)
       elseif delay > 0 then
         redis.call('ZADD', delayed, now + delay, pack_delayed(message, receipts, sent, level, body))
       else
@@ -208,6 +208,26 @@ for _, level in ipairs(levels_in_use()) do
   leased = leased + held
 end
 return {waiting, redis.call('ZCARD', delayed), leased, redis.call('XLEN', dead)}
+"""
+)
+
+#: Arguments: ids of dead letters. Returns how many of them were there and were moved back, to the level they had.
+REDRIVE: Final = Script(
+    _PRELUDE
+    + """
+local moved = 0
+for i = 2, #ARGV do
+  local entry = redis.call('XRANGE', dead, ARGV[i], ARGV[i])[1]
+  if entry then
+    local fields = named(entry[2])
+    local level = fields.l or '0'
+    if level ~= '0' then redis.call('SADD', levels, level) end
+    redis.call('XADD', stream_of(level), '*', 'b', fields.b)
+    redis.call('XDEL', dead, ARGV[i])
+    moved = moved + 1
+  end
+end
+return moved
 """
 )
 

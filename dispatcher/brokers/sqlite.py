@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import sqlite_store
@@ -53,8 +53,8 @@ _EXTEND: Final = "UPDATE messages SET state = 2, rank = ? WHERE id = ? AND lease
 _RELEASE: Final = "UPDATE messages SET state = 0, rank = priority, lease = 0 WHERE id = ? AND lease = ?"
 _RELEASE_LATER: Final = "UPDATE messages SET state = 1, rank = ?, lease = 0 WHERE id = ? AND lease = ?"
 _BURY: Final = """
-    INSERT INTO dead_letters (queue, message, died_at, reason, body)
-    SELECT queue, id, ?, ?, coalesce(?, body) FROM messages WHERE id = ? AND lease = ?
+    INSERT INTO dead_letters (queue, message, died_at, reason, body, priority)
+    SELECT queue, id, ?, ?, coalesce(?, body), priority FROM messages WHERE id = ? AND lease = ?
 """
 _COUNTS: Final = """
     SELECT
@@ -72,13 +72,26 @@ _PURGE: Final = """
     )
 """
 _SHOW_DEAD: Final = """
-    SELECT body, reason, died_at, message FROM dead_letters WHERE queue = ? ORDER BY id DESC LIMIT ?
+    SELECT body, reason, died_at, message, id FROM dead_letters WHERE queue = ? ORDER BY id DESC LIMIT ?
 """
+_NEXT_DEAD: Final = """
+    SELECT body, reason, died_at, message, id FROM dead_letters WHERE queue = ? AND id > ? AND id <= ?
+    ORDER BY id LIMIT ?
+"""
+_LAST_DEAD: Final = "SELECT coalesce(max(id), 0) FROM dead_letters WHERE queue = ?"
+_REDRIVE: Final = """
+    INSERT INTO messages (queue, state, rank, priority, receives, lease, sent_at, body)
+    SELECT queue, 0, priority, priority, 0, 0, ?, body FROM dead_letters WHERE id = ? AND message = ?
+"""
+# Ids of dead letters come again, those of messages do not: the receipt of a letter that is gone fits no other one.
+_REMOVE_DEAD: Final = "DELETE FROM dead_letters WHERE id = ? AND message = ?"
 
 #: how many due messages one receive makes ready at most, so that a million delays ending at once hold nobody up
 _WAKE_STEP: Final = 1000
 #: how many messages one transaction of a purge removes, so that others get a turn
 _PURGE_STEP: Final = 5000
+#: how many dead letters a page of a walk has
+_PAGE: Final = 100
 
 
 class SQLiteBroker(Broker):
@@ -221,8 +234,33 @@ class SQLiteBroker(Broker):
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Show the newest dead letters of a queue, without removing them."""
         number = self._store.queue_id(queue)
-        rows = self._store.read(_SHOW_DEAD, (number, limit))
-        return [DeadLetter(queue, body, json.loads(reason), at, str(message)) for body, reason, at, message in rows]
+        return [_letter(queue, row) for row in self._store.read(_SHOW_DEAD, (number, limit))]
+
+    def walk_dead_letters(self, queue: str) -> Generator[list[DeadLetter], None, None]:
+        """Yield the dead letters that a queue has now, in pages, oldest first; see `Broker.walk_dead_letters`."""
+        number = self._store.queue_id(queue)
+        ((last,),) = self._store.read(_LAST_DEAD, (number,))
+        seen = 0
+        while rows := self._store.read(_NEXT_DEAD, (number, seen, last, _PAGE)):
+            seen = rows[-1][-1]
+            yield [_letter(queue, row) for row in rows]
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> int:
+        """Send dead letters back to their queue in one transaction; see `Broker.redrive`."""
+        now, receipts = self.clock.time(), [letter.receipt for letter in letters]
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.executemany(_REDRIVE, [(now, *receipt) for receipt in receipts])
+            return connection.executemany(_REMOVE_DEAD, receipts).rowcount
+
+        return self._store.write(work) if receipts else 0
+
+    def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Remove dead letters for good; return how many there were."""
+        receipts = [letter.receipt for letter in letters]
+        if not receipts:
+            return 0
+        return self._store.write(lambda connection: connection.executemany(_REMOVE_DEAD, receipts).rowcount)
 
     def queues(self) -> list[str]:
         """Name the queues that were ever sent to."""
@@ -231,6 +269,11 @@ class SQLiteBroker(Broker):
     def close(self) -> None:
         """Close this process's connection to the file; the next use opens another."""
         self._store.close()
+
+
+def _letter(queue: str, row: sqlite_store.Row) -> DeadLetter:
+    body, reason, at, message, number = row
+    return DeadLetter(queue, body, json.loads(reason), at, str(message), receipt=(number, message))
 
 
 def _queue_id(connection: sqlite3.Connection, name: str) -> int:

@@ -6,20 +6,22 @@ What differs from other brokers: counts are approximate, a purge takes leased me
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import aws
 from dispatcher.aws_options import parse_url, read
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
 from dispatcher.brokers.sqs_batches import Calls, Entry, Job, delivery_of, entry_of, failure_of, jobs_of, letter_of
-from dispatcher.brokers.sqs_letters import is_legal_body, reason_of, size_of
+from dispatcher.brokers.sqs_dead import COUNTERS, SYSTEM_ATTRIBUTES, Walk, message_of
+from dispatcher.brokers.sqs_letters import is_legal_body, size_of
 from dispatcher.brokers.sqs_queues import OPTIONS, REFUSED, Queues, is_fifo
 from dispatcher.clock import SYSTEM, Clock
-from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, UnsupportedOption
+from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, SendError, UnsupportedOption
 from dispatcher.quotas import (
     SQS_MAX_BATCH,
     SQS_MAX_DELAY,
@@ -32,7 +34,7 @@ from dispatcher.quotas import (
 
 #: Of the 12 hours a message may stay invisible, what is left for clocks that differ and calls under way.
 VISIBILITY_MARGIN: Final = 30
-#: Seconds that a dead letter's lease is renewed for while it is moved, and that looking at dead letters may take.
+#: Seconds that the lease of a delivery is renewed for while it is moved to the dead letters.
 _MOVE_LEASE: Final = 60
 #: Messages looked at to find the newest dead letters.
 _MAX_PEEK: Final = 1_000
@@ -40,10 +42,6 @@ _MAX_PEEK: Final = 1_000
 _MAX_SKIPS: Final = 4
 
 _GROUP_ID: Final = re.compile(rf"[!-~]{{1,{SQS_MAX_GROUP_ID_CHARS}}}")
-_SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"]
-_COUNTERS: Final = [
-    "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessagesNotVisible",
-]  # fmt: skip
 #: How SQS says, depending on queue and call, that a receipt is no longer good.
 _STALE: Final = ("ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue")
 #: A visibility that is refused although it is no longer than this is not refused for its length.
@@ -194,7 +192,7 @@ class SQSBroker(Broker):
                     MaxNumberOfMessages=wanted,
                     WaitTimeSeconds=wait,
                     VisibilityTimeout=math.ceil(self.visibility_timeout),
-                    MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
+                    MessageSystemAttributeNames=SYSTEM_ATTRIBUTES,
                 )
             except OperationalError:
                 if not taken:
@@ -317,32 +315,52 @@ class SQSBroker(Broker):
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Show the newest of up to 1,000 dead letters, which stay where they are; each look counts as a receive."""
-        dead = self._queues.dead(queue)
-        expected = min(self._count(dead).ready, _MAX_PEEK)
-        leased: list[Delivery] = []
         letters: list[DeadLetter] = []
-        try:
-            while len(letters) < expected:
-                answer = self._calls.call(
-                    dead,
-                    "receive_message",
-                    MaxNumberOfMessages=SQS_MAX_BATCH,
-                    WaitTimeSeconds=1,
-                    VisibilityTimeout=_MOVE_LEASE,
-                    MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
-                    MessageAttributeNames=["All"],
-                )
-                if not answer.get("Messages"):
+        with contextlib.closing(self.walk_dead_letters(queue)) as pages:
+            for page in pages:
+                letters += page
+                if len(letters) >= _MAX_PEEK:
                     break
-                for message in answer["Messages"]:
-                    delivery = delivery_of(dead, message, self.clock.time())
-                    leased.append(delivery)
-                    reason = reason_of(message.get("MessageAttributes", {}))
-                    body = str(delivery.body)
-                    letters.append(DeadLetter(queue, body, reason, delivery.sent_at or 0.0, delivery.message_id))
+        newest = sorted(letters, key=lambda letter: letter.at, reverse=True)[:limit]
+        return [letter._replace(receipt=None) for letter in newest]
+
+    def walk_dead_letters(self, queue: str) -> Generator[list[DeadLetter], None, None]:
+        """Yield the dead letters that a queue has now, ten at a time; see `Broker.walk_dead_letters`.
+
+        They are leased until the walk ends, which counts as a receive of each.
+        """
+        dead = self._queues.dead(queue)
+        if self._queues.find(dead) is None:
+            return
+        walk = Walk(self._calls, self.clock, queue, dead)
+        try:
+            yield from walk.pages()
         finally:
-            self._finish(self._changes([(delivery, 0.0) for delivery in leased]))
-        return sorted(letters, key=lambda letter: letter.at, reverse=True)[:limit]
+            problem = self._finish(self._changes([(delivery, 0.0) for delivery in walk.held()]))
+        if problem:
+            raise problem
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> int:
+        """Send dead letters back to their queue, then delete them; see `Broker.redrive`."""
+        problem, refused = None, set[str]()
+        try:
+            self.send([message_of(letter) for letter in letters])
+        except SendError as error:
+            problem, refused = error, set(error.failures)
+        sent = [letter for letter in letters if letter.message_id not in refused]
+        self.remove_dead_letters(sent)
+        if problem:
+            raise problem
+        return len(sent)
+
+    def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Delete dead letters for good; return how many."""
+        problem = self._finish(self._deletions([letter.receipt for letter in letters]))
+        if problem:
+            raise problem
+        for letter in letters:
+            letter.receipt.receipt = None  # the walk has nothing to give free any more
+        return len(letters)
 
     # Looking at queues
 
@@ -355,8 +373,8 @@ class SQSBroker(Broker):
         """Count one queue; a missing one is empty."""
         if self._queues.find(queue) is None:
             return QueueCounts(0, 0, 0, 0)
-        answer = self._calls.call(queue, "get_queue_attributes", AttributeNames=_COUNTERS)
-        ready, delayed, in_flight = (int(answer["Attributes"].get(name, 0)) for name in _COUNTERS)
+        answer = self._calls.call(queue, "get_queue_attributes", AttributeNames=COUNTERS)
+        ready, delayed, in_flight = (int(answer["Attributes"].get(name, 0)) for name in COUNTERS)
         return QueueCounts(ready, delayed, in_flight, 0)
 
     def purge(self, queue: str) -> int:

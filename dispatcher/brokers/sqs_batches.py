@@ -115,6 +115,8 @@ def letter_of(number: str, settlement: Settlement) -> Entry:
     if is_fifo(delivery.queue):
         entry["MessageGroupId"] = delivery.group_id or DEFAULT_GROUP
         entry["MessageDeduplicationId"] = _digest(f"{delivery.message_id}/{text}")
+    elif delivery.group_id is not None:
+        entry["MessageGroupId"] = delivery.group_id
     return entry
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.brokers.base import Broker, Delivery, Settlement
+from dispatcher.brokers.base import Broker, DeadLetter, Delivery, Settlement
 from dispatcher.clock import SYSTEM
 from dispatcher.exceptions import MessageTooLarge, UnsupportedOption
 from tests.contract import children
@@ -26,6 +27,20 @@ def bodies(deliveries: list[Delivery]) -> list[str]:
 def ack(broker: Broker, *deliveries: Delivery) -> None:
     """Ack deliveries in one call."""
     broker.settle([Settlement(delivery, "ack") for delivery in deliveries])
+
+
+def bury(harness: Harness[Broker], broker: Broker, queue: str, *texts: str, **fields: Any) -> None:
+    """Send messages and dead-letter them, in this order; the reason names the task after the body."""
+    for text in texts:
+        broker.send([harness.outgoing(queue, text, **fields)])
+        taken = harness.take_one(broker, queue)
+        broker.settle([Settlement(taken, "dead", reason={**REASON, "task": text[:50]})])
+
+
+def walked(broker: Broker, queue: str) -> list[DeadLetter]:
+    """All dead letters of a queue; their receipts are no longer good on SQS."""
+    with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+        return [letter for page in pages for letter in page]
 
 
 class BrokerContract:
@@ -359,6 +374,104 @@ class BrokerContract:
             assert sorted(letter.body for letter in letters) == ["0", "1", "2"]
         assert len(broker.dead_letters(queue, limit=2)) == 2
         assert broker.dead_letters(other) == []
+
+    def test_a_walk_shows_every_dead_letter_once(self, harness: Harness[Broker]) -> None:
+        """However many there are; afterwards all are there to be seen again, and other queues' are not shown."""
+        broker, queue, other = harness.open(), harness.queue(), harness.queue()
+        sent = [f"body {number}" for number in range(130)]
+        broker.send([harness.outgoing(queue, text) for text in sent])
+        for _ in range(13):
+            taken = harness.take(broker, queue, 10)
+            broker.settle([Settlement(delivery, "dead", reason=REASON) for delivery in taken])
+        bury(harness, broker, other, "other")
+        for _ in range(2):
+            letters = harness.eventually(lambda: [x for x in [walked(broker, queue)] if len(x) == 130])[0]
+            assert Counter(letter.body for letter in letters) == Counter(sent)
+            assert all((letter.queue, dict(letter.reason)) == (queue, REASON) for letter in letters)
+        assert walked(broker, harness.queue()) == []
+
+    def test_a_redriven_letter_is_a_new_message(self, harness: Harness[Broker]) -> None:
+        """It comes with the bytes that were kept and a first receive count; what was not chosen stays."""
+        broker, queue = harness.open(), harness.queue()
+        bury(harness, broker, queue, '{"é": 1}', "not a message", "kept")
+        harness.eventually(lambda: len(walked(broker, queue)) == 3)
+        with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+            for page in pages:
+                chosen = [letter for letter in page if letter.body != "kept"]
+                assert broker.redrive(chosen) == len(chosen)
+        taken = harness.take(broker, queue, 2)
+        assert sorted(bodies(taken)) == ["not a message", '{"é": 1}']
+        assert {delivery.receive_count for delivery in taken} == {1}
+        assert {delivery.queue for delivery in taken} == {queue}
+        ack(broker, *taken)
+        assert broker.receive([queue], 10) == []
+        assert [letter.body for letter in harness.eventually(lambda: walked(broker, queue))] == ["kept"]
+
+    def test_a_redriven_letter_can_die_again(self, harness: Harness[Broker]) -> None:
+        """With the same body, any number of times; a walk under way does not show it again."""
+        broker, queue = harness.open(), harness.queue()
+        bury(harness, broker, queue, "poison")
+        for _ in range(2):
+            (old,) = harness.eventually(lambda: walked(broker, queue))
+            harness.clock.sleep(1.1)  # SQS tells letters apart by seconds
+            with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+                (letter,) = next(pages)
+                assert broker.redrive([letter]) == 1
+                broker.settle([Settlement(harness.take_one(broker, queue), "dead", reason={"reason": "again"})])
+                harness.clock.sleep(1.1)
+                bury(harness, broker, queue, "late")
+                assert "late" not in [other.body for page in pages for other in page]
+            left = harness.eventually(lambda: [x for x in [walked(broker, queue)] if len(x) == 2])[0]
+            assert sorted(other.body for other in left) == ["late", "poison"]
+            assert old.message_id not in {other.message_id for other in left}
+            with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+                broker.remove_dead_letters([other for page in pages for other in page if other.body == "late"])
+
+    def test_a_redriven_letter_keeps_its_priority(self, harness: Harness[Broker]) -> None:
+        """It overtakes what it would have overtaken before it died."""
+        broker, queue = harness.open(), harness.queue()
+        if not broker.features.priorities:
+            pytest.skip(f"{broker.describe()} has no priorities")
+        bury(harness, broker, queue, "low", priority=7)
+        broker.send([harness.outgoing(queue, "lower", priority=9), harness.outgoing(queue, "high", priority=3)])
+        assert broker.redrive(walked(broker, queue)) == 1
+        assert bodies(harness.take(broker, queue, 3)) == ["high", "low", "lower"]
+
+    def test_a_letter_is_redriven_once(self, harness: Harness[Broker]) -> None:
+        """Where the store can tell, of two operators who act on the same letter one moves it."""
+        broker, other, queue = harness.open(), harness.open(), harness.queue()
+        bury(harness, broker, queue, "once")
+        harness.eventually(lambda: len(walked(broker, queue)) == 1)
+        with contextlib.closing(broker.walk_dead_letters(queue)) as mine:
+            (letter,) = next(mine)
+            with contextlib.closing(other.walk_dead_letters(queue)) as theirs:
+                moved = sum(other.redrive(page) for page in theirs)
+            moved += broker.redrive([letter]) if not moved or harness.kind.exact_counts else 0
+        assert moved == 1
+        ack(broker, harness.take_one(broker, queue))
+        assert broker.receive([queue], 10) == []
+
+    def test_removed_dead_letters_are_gone(self, harness: Harness[Broker]) -> None:
+        """Only those; they are not sent, and removing or redriving none is no error."""
+        broker, queue = harness.open(), harness.queue()
+        bury(harness, broker, queue, "a", "b", "c")
+        harness.eventually(lambda: len(walked(broker, queue)) == 3)
+        assert (broker.redrive([]), broker.remove_dead_letters([])) == (0, 0)
+        with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+            for page in pages:
+                chosen = [letter for letter in page if letter.body in "ab"]
+                assert broker.remove_dead_letters(chosen) == len(chosen)
+        assert [letter.body for letter in harness.eventually(lambda: walked(broker, queue))] == ["c"]
+        assert broker.receive([queue], 10) == []
+
+    def test_a_walk_may_be_left_early(self, harness: Harness[Broker]) -> None:
+        """What it showed and what it did not show can be seen at once by the next one."""
+        broker, queue = harness.open(), harness.queue()
+        bury(harness, broker, queue, *(str(number) for number in range(12)))
+        harness.eventually(lambda: len(walked(broker, queue)) == 12)
+        with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+            next(pages)
+        assert len(walked(broker, queue)) == 12
 
     # Looking at queues
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from dispatcher.brokers.base import Broker, Settlement
 from dispatcher.brokers.sqs_letters import REDRIVEN
 from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT
-from tests.contract.broker_contract import BrokerContract, bodies
+from dispatcher.exceptions import DispatcherWarning
+from tests.contract.broker_contract import BrokerContract, bodies, bury, walked
 from tests.contract.harness import Harness, Kind, Recipe
 from tests.emulation.endpoint import AwsEndpoint
 
@@ -56,6 +59,41 @@ class TestSQSBroker(BrokerContract):
         broker.settle([Settlement(again, "dead", reason={"reason": "rejected"})])
         assert bodies([harness.take_one(broker, queue)]) == ["second"]
         assert [letter.body for letter in broker.dead_letters(queue)] == ["first"]
+
+    def test_a_redriven_fifo_letter_keeps_its_group_and_is_not_swallowed(self, harness: Harness[Broker]) -> None:
+        """The same body comes again each time it is redriven, in its group, well within the five minutes of SQS."""
+        broker, queue = harness.open(), harness.queue() + ".fifo"
+        broker.send([harness.outgoing(queue, "poison", group_id="g", deduplication_id="id:0")])
+        for round in range(3):
+            delivery = harness.take_one(broker, queue)
+            assert (bodies([delivery]), delivery.group_id, delivery.receive_count) == (["poison"], "g", 1), round
+            broker.settle([Settlement(delivery, "dead", reason={"reason": "undecodable"})])
+            with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+                assert sum(broker.redrive(page) for page in pages) == 1
+
+    def test_a_fifo_group_of_letters_is_worked_off_in_order(self, harness: Harness[Broker]) -> None:
+        """SQS shows the first ten of a group; acting on them shows the next, keeping them is told in a warning."""
+        broker, queue = harness.open(), harness.queue() + ".fifo"
+        texts = [str(number) for number in range(23)]
+        bury(harness, broker, queue, *texts, group_id="g")
+        with pytest.warns(DispatcherWarning, match="13 dead letters of .* could not be seen"):
+            assert [letter.body for letter in walked(broker, queue)] == texts[:10]
+        with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+            assert sum(broker.redrive(page) for page in pages) == 23
+        seen = []
+        for _ in texts:
+            (delivery,) = harness.take(broker, queue)
+            seen += bodies([delivery])
+            broker.settle([Settlement(delivery, "ack")])
+        assert seen == texts
+
+    def test_a_dead_letter_of_a_fair_queue_keeps_its_group(self, harness: Harness[Broker]) -> None:
+        """A tenant's message is that tenant's again when it is redriven."""
+        broker, queue = harness.open(), harness.queue()
+        bury(harness, broker, queue, "one", group_id="tenant-7")
+        with contextlib.closing(broker.walk_dead_letters(queue)) as pages:
+            assert [broker.redrive(page) for page in pages] == [1]
+        assert harness.take_one(broker, queue).group_id == "tenant-7"
 
     def test_the_redrive_policy_of_a_made_queue_works(self, harness: Harness[Broker]) -> None:
         """A message received too often ends among the dead letters, with that as its reason."""
