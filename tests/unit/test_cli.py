@@ -327,9 +327,16 @@ def test_status_of_a_broker_out_of_reach(cli: Cli) -> None:
     assert said.code == 1
     assert "out of reach" in said.out
     assert "hunter2" not in said.out + said.err
-    as_json = cli.bare("-b", "redis://user:hunter2@127.0.0.1:1/0", "status", "--json")
-    assert as_json.code == 1
-    assert json.loads(as_json.out)["broker"]["reachable"] is False
+
+
+def test_status_of_a_broken_file_as_json(cli: Cli, tmp_path: Path) -> None:
+    """Output as JSON stays JSON when something is wrong."""
+    (tmp_path / "broken.db").write_text("this is no database" * 100)
+    said = cli.bare("-b", f"sqlite:///{tmp_path}/broken.db", "status", "--json")
+    assert said.code == 1
+    found = json.loads(said.out)
+    assert found["broker"]["reachable"] is False
+    assert "broken.db" in found["broker"]["error"]
 
 
 def test_purge_says_how_many(cli: Cli) -> None:
