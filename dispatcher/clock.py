@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -55,3 +56,19 @@ class ManualClock:
 
 
 SYSTEM: Clock = SystemClock()
+
+
+def zone_of(timezone: Any) -> tzinfo:
+    """Return the zone that the setting ``timezone`` means: a zone, the name of one, or UTC where it is unset."""
+    if isinstance(timezone, tzinfo):
+        return timezone
+    if not timezone or timezone.upper() == "UTC":
+        return UTC
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(timezone)
+
+
+def timestamp(moment: datetime, timezone: Any) -> float:
+    """Return the epoch seconds of a datetime; a naive one is read in the zone that the setting ``timezone`` means."""
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone_of(timezone))).timestamp()

@@ -7,12 +7,12 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from dispatcher import signals
 from dispatcher.brokers.base import Broker, Outgoing
-from dispatcher.clock import Clock
+from dispatcher.clock import Clock, timestamp
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError, SendError, UnsupportedOption
 from dispatcher.message import Message, check_option, encode
 from dispatcher.routing import Routes
@@ -121,7 +121,7 @@ class Sender:
         fields: dict[str, Any] = {"id": options.get("task_id") or str(uuid.uuid4()), "task": name}
         delay = 0.0
         if options:
-            delay = set_options(fields, options, self._clock.time())
+            delay = set_options(fields, options, self._clock.time(), self._conf.timezone)
             _check_limits(fields, task)
         if type(name) is not str or not name:
             raise TypeError(f"a task's name must be a text, not {name!r}")
@@ -264,10 +264,11 @@ _OWN_HEADERS = frozenset({
 })  # fmt: skip
 
 
-def set_options(fields: dict[str, Any], options: Mapping[str, Any], now: float) -> float:
+def set_options(fields: dict[str, Any], options: Mapping[str, Any], now: float, timezone: Any) -> float:
     """Set a message's fields from the options of a call; return how many seconds it is to be held back.
 
-    Raises `UnsupportedOption`, `TypeError` or `ValueError` for what cannot work, naming the option.
+    Naive datetimes are read in ``timezone``. Raises `UnsupportedOption`, `TypeError` or `ValueError` for what cannot
+    work, naming the option.
     """
     _check_options(options)
     for option, field in _PLAIN.items():
@@ -278,7 +279,7 @@ def set_options(fields: dict[str, Any], options: Mapping[str, Any], now: float) 
                 _check_priority(value)
             check_option(option, field, value)
     _set_links(fields, options)
-    return _set_times(fields, options, now)
+    return _set_times(fields, options, now, timezone)
 
 
 def _plain(value: Any) -> Any:
@@ -292,19 +293,19 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _set_times(fields: dict[str, Any], options: Mapping[str, Any], now: float) -> float:
+def _set_times(fields: dict[str, Any], options: Mapping[str, Any], now: float, timezone: Any) -> float:
     delay = 0.0
     countdown, eta = options.get("countdown"), options.get("eta")
     if countdown is not None:
         delay = _seconds("countdown", countdown)
     elif eta is not None:
-        delay = _timestamp("eta", eta, now) - now
+        delay = _timestamp("eta", eta, now, timezone) - now
     if delay > 0:
         fields["eta"] = round(now + delay, 3)
     expires = options.get("expires")
     if expires is not None:
         number = isinstance(expires, int | float)
-        at = now + _seconds("expires", expires) if number else _timestamp("expires", expires, now)
+        at = now + _seconds("expires", expires) if number else _timestamp("expires", expires, now, timezone)
         fields["expires"] = max(0.0, round(at, 3))
     for option in ("soft_time_limit", "time_limit"):
         value = options.get(option)
@@ -371,8 +372,8 @@ def _seconds(option: str, value: Any) -> float:
     return float(value) if not isinstance(value, int) else value
 
 
-def _timestamp(option: str, value: Any, now: float) -> float:
-    """Return epoch seconds for a datetime (naive ones are UTC), an ISO 8601 text, or a timedelta from now."""
+def _timestamp(option: str, value: Any, now: float, timezone: Any) -> float:
+    """Return epoch seconds for a datetime, an ISO 8601 text, or a timedelta from now."""
     if isinstance(value, timedelta):
         return now + value.total_seconds()
     if isinstance(value, str):
@@ -382,5 +383,4 @@ def _timestamp(option: str, value: Any, now: float) -> float:
             raise ImproperlyConfigured(f"{option}={value!r} is not an ISO 8601 time") from error
     if not isinstance(value, datetime):
         raise TypeError(f"{option} must be a datetime, not {value!r}")
-    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-    return aware.timestamp()
+    return timestamp(value, timezone)

@@ -6,11 +6,12 @@ import inspect
 import logging
 import math
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import CoroutineType
 from typing import Any
 
 from dispatcher import signals, states
+from dispatcher.clock import timestamp
 from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -232,20 +233,19 @@ def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) 
 
 def _retry_outcome(env: Environment, retry: Retry) -> Outcome:
     try:
-        delay = seconds_until(retry.when, env.clock.time())
+        delay = seconds_until(retry.when, env.clock.time(), env.app.conf.timezone)
     except (TypeError, ValueError) as error:
         return Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     cause = retry.exc if retry.exc is not None else retry
     return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=retry.sig)
 
 
-def seconds_until(when: Any, now: float) -> float:
-    """Return the seconds from now to a delay in seconds, a `timedelta` or a `datetime` (naive ones are UTC)."""
+def seconds_until(when: Any, now: float, timezone: Any) -> float:
+    """Return the seconds from now to a delay in seconds, a `timedelta`, or a `datetime`, naive in ``timezone``."""
     if when is None:
         return 0.0
     if isinstance(when, datetime):
-        aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-        return max(0.0, aware.timestamp() - now)
+        return max(0.0, timestamp(when, timezone) - now)
     if isinstance(when, timedelta):
         return max(0.0, when.total_seconds())
     if isinstance(when, bool) or not isinstance(when, int | float) or not math.isfinite(when):

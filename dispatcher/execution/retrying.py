@@ -80,5 +80,5 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
             accept = frozenset(env.app.conf.accept_content)
             packed = message.packed
             fields["packed"] = pack([list(args), dict(kwargs)], packed["enc"], packed.get("zip"), accept_content=accept)
-    set_options(fields, changes, env.clock.time())
+    set_options(fields, changes, env.clock.time(), env.app.conf.timezone)
     return queue, message.replace(**fields)
