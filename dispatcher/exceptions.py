@@ -10,8 +10,9 @@
     ├── SerializationError
     │   ├── EncodeError               a value that cannot be put on the wire
     │   └── DecodeError               bytes that are no message or no value
-    │       └── ContentDisallowed     a serializer outside ``accept_content``
-    ├── MessageTooLarge               over the transport's limit, with no payload store
+    │       ├── ContentDisallowed     a serializer outside ``accept_content``
+    │       └── PayloadMissing        a large argument or result that is no longer in the payload store
+    ├── MessageTooLarge               over the transport's limit, and no payload store takes it
     ├── BackendError
     │   ├── BackendGetMetaError
     │   └── BackendStoreError
@@ -79,8 +80,12 @@ class ContentDisallowed(DecodeError):
     """The body uses a serializer that ``accept_content`` does not list."""
 
 
+class PayloadMissing(DecodeError):
+    """Arguments or a result were kept in the payload store and are gone from it."""
+
+
 class MessageTooLarge(DispatcherError):
-    """A body or result is over the transport's limit and no payload store is configured."""
+    """A body or result is over the transport's limit and cannot go to a payload store."""
 
 
 class BackendError(DispatcherError):

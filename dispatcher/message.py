@@ -47,7 +47,8 @@ class Message:
     """One request to run a task; times are epoch seconds, limits seconds.
 
     ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``;
-    `with_arguments` opens it.
+    `with_arguments` opens it. ``payload`` is the reference to arguments that are in a payload store; until
+    `with_payload` has put them in, there are none.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Message:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = dataclasses.field(default=_EMPTY)
     packed: Mapping[str, Any] | None = None
+    payload: Mapping[str, Any] | None = None
     gen: int = 0
     retries: int = 0
     eta: float | None = None
@@ -104,16 +106,31 @@ class Message:
         """
         if self.packed is None:
             return self
+        packed = self.packed
+        return self._with(lambda: unpack(packed, accept_content, max_bytes))
+
+    def with_payload(self, load: Callable[[Mapping[str, Any]], Any]) -> Message:
+        """Return the message with the arguments that ``load`` returns for its reference, which it keeps.
+
+        Raises what ``load`` raises, and `InvalidMessage` for arguments that are not a pair of list and mapping.
+        """
+        reference = self.payload
+        return self if reference is None else self._with(lambda: load(reference))
+
+    def without_arguments(self) -> Message:
+        """Return the message as it was before `with_payload`."""
+        return self.replace(args=(), kwargs=_EMPTY)
+
+    def _with(self, load: Callable[[], Any]) -> Message:
         try:
-            args, kwargs = self._unpacked(accept_content, max_bytes)
+            args, kwargs = self._checked_pair(load())
         except (DecodeError, SecurityError) as error:
             # The rest of the message can be read: whoever buries it knows what it was, and whom to tell.
             error.envelope = self  # type: ignore[union-attr]
             raise
         return self.replace(args=tuple(args), kwargs=kwargs)
 
-    def _unpacked(self, accept_content: frozenset[str], max_bytes: int) -> tuple[Any, Any]:
-        value = unpack(self.packed or {}, accept_content, max_bytes)
+    def _checked_pair(self, value: Any) -> tuple[Any, Any]:
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise InvalidMessage("the packed arguments are not a pair of args and kwargs", self.id)
         args, kwargs = value
@@ -140,7 +157,12 @@ def encode(message: Message) -> str:
         value = fields.get(name, default)
         if value is not default and value != default:
             body[name] = value
-    if "packed" in body:
+    if "payload" in body:
+        for name in ("args", "kwargs", "packed"):
+            body.pop(name, None)
+        # A release that does not know the field would run the task without arguments.
+        body["critical"] = ["payload"]
+    elif "packed" in body:
         body.pop("args", None)
         body.pop("kwargs", None)
     elif "kwargs" in body and not body["kwargs"]:
@@ -171,6 +193,8 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
         if name in _CHECKS:
             _check(name, value, task_id)
             known[name] = tuple(value) if type(value) is list else value
+    if "payload" in known and not known.keys().isdisjoint(("args", "kwargs", "packed")):
+        raise InvalidMessage("a message with 'payload' has its arguments there and nowhere else", task_id)
     return Message.make(known)
 
 
@@ -260,6 +284,7 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "args": (_is_list, "a list"),
     "kwargs": (_is_keywords, "an object with text keys"),
     "packed": _OBJECT,
+    "payload": _OBJECT,
     "gen": _COUNT,
     "retries": _COUNT,
     "eta": _SECONDS,
