@@ -111,7 +111,7 @@ class ConsumerLoop:
             deliveries = self.broker.receive(self.queues, self._batch_size(), self.broker.poll_wait)
             if deliveries:
                 self._process(deliveries)
-            self._failures = 0
+            self.note_success()
         except OperationalError as error:
             self.pause(error)
 
@@ -161,6 +161,10 @@ class ConsumerLoop:
         if self.max_tasks is not None and self.ran >= self.max_tasks:
             return True
         return self.over_memory is not None and self.over_memory()
+
+    def note_success(self) -> None:
+        """Start the pauses anew with the next call that fails."""
+        self._failures = 0
 
     def pause(self, error: OperationalError) -> None:
         """Wait after a call that failed, longer each time in a row; ends early when the loop is to end."""

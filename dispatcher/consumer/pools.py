@@ -6,11 +6,11 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dispatcher.brokers.base import Delivery
-from dispatcher.consumer.loop import ConsumerLoop
+from dispatcher.consumer.loop import FAULT, ConsumerLoop
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
@@ -58,6 +58,7 @@ class SoloPool:
 
     def terminate(self) -> None:
         """Hand everything back now."""
+        self._loop.stop()  # a task may swallow the exception
         raise ShutdownNow
 
 
@@ -66,26 +67,26 @@ class ThreadPool:
 
     def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
         self._loops = [make_loop(ThreadLimits(), number, None) for number in range(concurrency)]
+        self._threads: list[threading.Thread] = []
+        self._failed = False
 
     def run(self) -> int:
-        """Run until stopped."""
-        threads = [
-            threading.Thread(target=loop.run, name=f"dispatcher-{number}", daemon=True)
+        """Run until stopped; the exit code is 1 where a thread could not go on."""
+        self._threads = [
+            threading.Thread(target=self._consume, args=(loop,), name=f"dispatcher-{number}", daemon=True)
             for number, loop in enumerate(self._loops)
         ]
-        for thread in threads:
+        for thread in self._threads:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in threads):
-                # Joining in slices lets the main thread see signals.
-                for thread in threads:
-                    thread.join(timeout=0.2)
+            while any(thread.is_alive() for thread in self._threads):
+                self._watch()
         except ShutdownNow:
             # A thread cannot be ended: its messages go back, and the process ends without it.
+            self.stop()
             for loop in self._loops:
-                loop.stop()
                 loop.leases.give_back_all()
-        return 0
+        return 1 if self._failed else 0
 
     def stop(self) -> None:
         """Finish the runs, hand back the rest."""
@@ -95,6 +96,19 @@ class ThreadPool:
     def terminate(self) -> None:
         """Hand everything back now."""
         raise ShutdownNow
+
+    def _watch(self) -> None:
+        # Joining in slices lets the main thread see signals.
+        for thread in self._threads:
+            thread.join(timeout=0.2)
+
+    def _consume(self, loop: ConsumerLoop) -> None:
+        try:
+            loop.run()
+        except Exception:  # no thread must go missing without a word
+            logger.critical("a thread cannot go on; the worker stops", exc_info=True)
+            self._failed = True
+            self.stop()
 
 
 class AsyncioPool:
@@ -109,7 +123,7 @@ class AsyncioPool:
         self._concurrency = concurrency
         self._done: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._slots = threading.Semaphore(concurrency)
-        self._running: dict[int, tuple[Delivery, Any]] = {}
+        self._coroutines: dict[int, Any] = {}
         self._loop = asyncio.new_event_loop()
 
     def run(self) -> int:
@@ -127,8 +141,9 @@ class AsyncioPool:
                 while not self._slots.acquire(timeout=0.2):
                     pass
         except ShutdownNow:
+            consumer.stop()
             consumer.leases.give_back_all()
-            for _, future in list(self._running.values()):
+            for future in list(self._coroutines.values()):
                 future.cancel()
         finally:
             self._done.put(None)
@@ -151,23 +166,34 @@ class AsyncioPool:
         free = self._take_slots()
         if not free:
             return
-        used = 0
+        started = 0
         try:
             deliveries = consumer.broker.receive(consumer.queues, free, consumer.broker.poll_wait)
-            used = len(deliveries)
             if deliveries:
                 consumer.leases.hold(deliveries)
-                for run in consumer.executor.prepare(deliveries):
-                    consumer.leases.begin(run.delivery)
-                    if run.outcome is not None:
-                        self._done.put(run)
-                    else:
-                        self._start(run)
+                for run in self._admit(deliveries):
+                    # A slot goes with the run, and comes back when it is settled.
+                    started += 1
+                    self._start(run)
+            consumer.note_success()
         except OperationalError as error:
             consumer.pause(error)
         finally:
-            for _ in range(free - used):
+            for _ in range(free - started):
                 self._slots.release()
+
+    def _admit(self, deliveries: Sequence[Delivery]) -> list[Run]:
+        """Return the runs of deliveries that are still ours after admission; the others have gone back."""
+        consumer = self._consumer
+        try:
+            runs = consumer.executor.prepare(deliveries)
+        except Exception:  # as in the consumer loop
+            logger.exception(FAULT, len(deliveries))
+            consumer.hand_back_later(deliveries)
+            return []
+        if consumer.stopping:
+            consumer.leases.give_back_unstarted()
+        return [run for run in runs if consumer.leases.begin(run.delivery)]
 
     def _take_slots(self) -> int:
         """Take every free slot, waiting a moment for the first."""
@@ -179,22 +205,32 @@ class AsyncioPool:
         return taken
 
     def _start(self, run: Run) -> None:
-        task = run.task
-        assert task is not None
-        body: Coroutine[Any, Any, None]
-        if task._is_async:
-            body = self._consumer.executor.execute_async(run)
+        if run.outcome is not None:
+            self._done.put(run)
+        elif run.task is not None and run.task._is_async:
+            future = asyncio.run_coroutine_threadsafe(self._consumer.executor.execute_async(run), self._loop)
+            self._coroutines[id(run)] = future
+            future.add_done_callback(lambda done: self._coroutine_ended(run, done))
         else:
-            body = asyncio.to_thread(self._consumer.executor.execute, run)
-        future = asyncio.run_coroutine_threadsafe(body, self._loop)
-        self._running[id(run)] = run.delivery, future
-        future.add_done_callback(lambda done: self._ended(run, done))
+            # Not asyncio's own threads: those are few, and a process cannot end before they do.
+            threading.Thread(target=self._run_plain, args=(run,), name="dispatcher-plain", daemon=True).start()
 
-    def _ended(self, run: Run, done: Any) -> None:
-        self._running.pop(id(run), None)
+    def _run_plain(self, run: Run) -> None:
+        error: BaseException | None = None
+        try:
+            self._consumer.executor.execute(run)
+        except BaseException as raised:  # noqa: BLE001 - its slot has to come back whatever it is
+            error = raised
+        self._ended(run, error)
+
+    def _coroutine_ended(self, run: Run, done: Any) -> None:
+        self._coroutines.pop(id(run), None)
+        self._ended(run, None if done.cancelled() else done.exception())
+
+    def _ended(self, run: Run, error: BaseException | None) -> None:
         if run.outcome is None:
-            if not done.cancelled() and done.exception() is not None:
-                logger.error("%r could not be run", run, exc_info=done.exception())
+            if error is not None:
+                logger.error("%r could not be run", run, exc_info=error)
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
         self._done.put(run)
 
@@ -204,15 +240,25 @@ class AsyncioPool:
             runs = self._gather_done()
             if runs is None:
                 return
+            deliveries = [run.delivery for run in runs]
             try:
-                self._consumer.executor.finish(runs)
+                self._finish_runs(runs, deliveries)
             except OperationalError as error:
                 logger.error("%d runs cannot be settled, their messages come again: %s", len(runs), error)
-            self._consumer.leases.drop([run.delivery for run in runs])
+            self._consumer.leases.drop(deliveries)
             if self._consumer.on_runs is not None:
                 self._consumer.on_runs(runs)
             for _ in runs:
                 self._slots.release()
+
+    def _finish_runs(self, runs: Sequence[Run], deliveries: Sequence[Delivery]) -> None:
+        try:
+            self._consumer.executor.finish(runs)
+        except OperationalError:
+            raise
+        except Exception:  # as in the consumer loop
+            logger.exception(FAULT, len(runs))
+            self._consumer.hand_back_later(deliveries)
 
     def _gather_done(self) -> Sequence[Run] | None:
         first = self._done.get()

@@ -30,12 +30,19 @@ logger = logging.getLogger("dispatcher.worker")
 
 #: How long a cold shutdown waits for a child to hand back its messages, in seconds.
 COLD_GRACE = 5.0
-#: A child that ends sooner than this has failed at its start, in seconds; so many of them in a row end the worker.
-_TOO_SOON, _TOO_OFTEN = 1.0, 10
+#: So many children in a row that end before they are ready end the worker.
+_TOO_OFTEN = 10
+#: What a child tells its parent once it is ready to receive.
+_READY = "ready"
+#: Signals that stop a worker. They wait while a child is made, so that it is known and has handlers of its own.
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class HardLimits(AlarmLimits):
-    """Keeps the soft limit by alarm, and tells the parent of runs that have a hard one."""
+    """Keeps the soft limit by alarm, and tells the parent of runs that have a hard one.
+
+    Raises `ShutdownNow` at the start of such a run when the parent is gone.
+    """
 
     keeps_hard = True
 
@@ -47,17 +54,28 @@ class HardLimits(AlarmLimits):
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
         """Arm the alarm, and tell the parent when to kill."""
         if hard is not None:
-            self._parent.send((hard, run.delivery))
+            try:
+                self._parent.send((hard, run.delivery))
+            except OSError as error:
+                # The parent is gone, and nobody would end this run: it goes back, and this process ends.
+                raise ShutdownNow from error
             self._told = True
         super().start(soft, hard, run)
 
     def stop(self) -> bool:
         """Disarm both."""
-        fired = super().stop()
-        if self._told:
-            self._told = False
+        try:
+            return super().stop()
+        finally:  # also where the alarm strikes right here
+            if self._told:
+                self._told = False
+                self._tell_end()
+
+    def _tell_end(self) -> None:
+        try:
             self._parent.send(None)
-        return fired
+        except OSError as error:
+            logger.error("the worker's main process is gone: %s", error)
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,7 +83,7 @@ class _Child:
     process: Any
     pipe: Connection
     number: int
-    started_at: float
+    ready: bool = False
     kill_at: float | None = None
     limit: float = 0.0
     delivery: Delivery | None = None
@@ -92,19 +110,21 @@ class PreforkPool:
         self._stopping = False
         self._cold_deadline: float | None = None
         self._failed_starts = 0
+        self._gave_up = False
+        self._pid = 0
 
     def run(self) -> int:
         """Run until stopped; return the exit code."""
+        self._pid = os.getpid()
         for number in range(self.concurrency):
             self._spawn(number)
         while self._children:
             self._watch()
-            if self._failed_starts >= _TOO_OFTEN:
-                logger.critical("%d children in a row ended as soon as they started; giving up", self._failed_starts)
-                self._stopping = True
-                self._signal_children(signal.SIGTERM)
-                self._failed_starts = -1_000_000
-        return 1 if self._failed_starts < 0 else 0
+            if self._failed_starts >= _TOO_OFTEN and not self._gave_up:
+                logger.critical("%d children in a row ended before they were ready; giving up", self._failed_starts)
+                self._gave_up = True
+                self.stop()
+        return 1 if self._gave_up else 0
 
     def stop(self) -> None:
         """Begin a warm shutdown: children finish their runs and hand back the rest."""
@@ -126,23 +146,29 @@ class PreforkPool:
     def _spawn(self, number: int) -> None:
         signals.worker_before_create_process.send(self)
         ours, theirs = multiprocessing.Pipe()
-        process = self._context.Process(
-            target=self._child_main, args=(theirs, number), name=f"{self.hostname}-{number}"
-        )
         sys.stdout.flush()
         sys.stderr.flush()
-        process.start()
-        theirs.close()
-        self._children[process.sentinel] = _Child(process, ours, number, time.monotonic())
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            process = self._context.Process(
+                target=self._child_main, args=(theirs, number, unblocked), name=f"{self.hostname}-{number}"
+            )
+            process.start()
+            theirs.close()
+            self._children[process.sentinel] = _Child(process, ours, number)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
     def _watch(self) -> None:
         sources: list[Any] = list(self._children)
         sources.extend(child.pipe for child in self._children.values() if not child.pipe.closed)
         for source in wait(sources, timeout=self._patience()):
-            if isinstance(source, int):
-                self._bury(source)
-            else:
-                self._listen(source)
+            if not isinstance(source, int):
+                self._listen(next(child for child in self._children.values() if child.pipe is source))
+        # Asking each, too: a child's sentinel stays silent while a process that its task has forked lives on.
+        for sentinel, child in list(self._children.items()):
+            if not child.process.is_alive():
+                self._bury(sentinel)
         now = time.monotonic()
         for child in list(self._children.values()):
             if child.kill_at is not None and now >= child.kill_at:
@@ -157,25 +183,24 @@ class PreforkPool:
             due.append(self._cold_deadline)
         return max(0.0, min([1.0, *(moment - time.monotonic() for moment in due)]))
 
-    def _listen(self, pipe: Any) -> None:
-        child = next((child for child in self._children.values() if child.pipe is pipe), None)
-        if child is None:
-            return
+    def _listen(self, child: _Child) -> None:
         try:
-            told = pipe.recv()
+            told = child.pipe.recv()
         except (EOFError, OSError):
-            pipe.close()
+            child.pipe.close()
             return
-        if told is None:
+        if told == _READY:
+            child.ready = True
+        elif told is None:
             child.kill_at = child.delivery = None
         else:
             child.limit, child.delivery = told
             child.kill_at = time.monotonic() + child.limit
 
     def _kill_overdue(self, child: _Child) -> None:
-        while child.pipe.poll():
-            self._listen(child.pipe)
-            if child.kill_at is None or child.pipe.closed:
+        while not child.pipe.closed and child.pipe.poll():
+            self._listen(child)
+            if child.kill_at is None:
                 return
         logger.error("hard time limit (%g s) reached: killing child %d", child.limit, child.process.pid)
         child.process.kill()
@@ -205,11 +230,11 @@ class PreforkPool:
         child = self._children.pop(sentinel)
         child.process.join()
         code = child.process.exitcode
-        if not child.pipe.closed:
-            child.pipe.close()
+        while not child.pipe.closed and child.pipe.poll():
+            self._listen(child)
+        child.pipe.close()
         signals.worker_process_shutdown.send(self, pid=child.process.pid, exitcode=code)
-        soon = time.monotonic() - child.started_at < _TOO_SOON and code not in (0, -signal.SIGKILL)
-        self._failed_starts = self._failed_starts + 1 if soon else 0
+        self._failed_starts = 0 if child.ready else self._failed_starts + 1
         if self._stopping:
             return
         if code:
@@ -223,17 +248,16 @@ class PreforkPool:
 
     # -- the child's side
 
-    def _child_main(self, parent: Connection, number: int) -> None:
+    def _child_main(self, parent: Connection, number: int, unblocked: set[signal.Signals | int]) -> None:
         for child in self._children.values():  # pipes of siblings came along with the fork
             child.pipe.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals the whole group; the parent decides
         limits = HardLimits(parent)
         limits.install()
-        parent_pid = os.getppid()
         loop: ConsumerLoop | None = None
 
         def stop_if_orphaned() -> None:
-            if loop is not None and os.getppid() != parent_pid:
+            if loop is not None and os.getppid() != self._pid:
                 loop.stop()
 
         def warm(signum: int, frame: Any) -> None:
@@ -241,6 +265,7 @@ class PreforkPool:
                 loop.stop()
 
         def cold(signum: int, frame: Any) -> None:
+            warm(signum, frame)  # a task may swallow the exception
             raise ShutdownNow
 
         signal.signal(signal.SIGTERM, warm)
@@ -248,8 +273,10 @@ class PreforkPool:
         signals.worker_process_init.send(self)
         try:
             loop = self._make_loop(limits, number, stop_if_orphaned)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             if self._stopping:
                 loop.stop()
+            parent.send(_READY)
             loop.run()
         except ShutdownNow:
             logger.info("child %d handed back what it held", os.getpid())

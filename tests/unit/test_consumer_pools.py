@@ -1,0 +1,203 @@
+"""The pools of one process: they share work, survive what their parts meet, and shut down warm and cold."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dispatcher import Dispatcher, states
+from dispatcher.consumer.pools import AsyncioPool, SoloPool, ThreadPool
+from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from dispatcher.execution.run import ShutdownNow
+from tests.unit.consumers import Background, FaultyBackend, FaultyBroker, make_loop, memory_app, until
+
+
+class Setup:
+    """An app with tasks that wait to be let go, and pools that end with the test."""
+
+    def __init__(self) -> None:
+        self.app: Dispatcher = memory_app()
+        self.started: list[Any] = []
+        self.go = threading.Event()
+        self._pools: list[tuple[Any, Background]] = []
+
+        @self.app.task(name="quick")
+        def quick(value: Any) -> Any:
+            return value
+
+        @self.app.task(name="plain")
+        def plain(value: Any) -> Any:
+            self.started.append(value)
+            assert self.go.wait(30)
+            return value
+
+        @self.app.task(name="coroutine", track_started=True)
+        async def coroutine(value: Any) -> Any:
+            self.started.append(value)
+            await asyncio.to_thread(self.go.wait, 30)
+            return value
+
+        self.quick, self.plain, self.coroutine = quick, plain, coroutine
+
+    @property
+    def broker(self) -> FaultyBroker:
+        assert isinstance(self.app.broker, FaultyBroker)
+        return self.app.broker
+
+    @property
+    def backend(self) -> FaultyBackend:
+        assert isinstance(self.app.backend, FaultyBackend)
+        return self.app.backend
+
+    def make(self, kind: Any, concurrency: int) -> Any:
+        """Make a pool."""
+
+        def loop(limits: Any, number: int, on_tick: Any = None) -> Any:
+            return make_loop(self.app, limits, on_tick=on_tick)
+
+        return kind(loop) if kind is SoloPool else kind(loop, concurrency)
+
+    def start(self, kind: Any, concurrency: int) -> tuple[Any, Background]:
+        """Run a pool in a thread."""
+        pool = self.make(kind, concurrency)
+        background = Background(pool.run)
+        self._pools.append((pool, background))
+        return pool, background
+
+    def close(self) -> None:
+        """End every pool."""
+        self.go.set()
+        for pool, background in self._pools:
+            pool.stop()
+            background._thread.join(30)
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    """An app and its pools."""
+    made = Setup()
+    yield made
+    made.close()
+
+
+BOTH = pytest.mark.parametrize("kind", [ThreadPool, AsyncioPool], ids=["threads", "asyncio"])
+
+
+@BOTH
+def test_plain_tasks_run_at_once(setup: Setup, kind: Any) -> None:
+    """As many plain tasks run at a time as the concurrency says."""
+    results = [setup.plain.delay(number) for number in range(12)]
+    setup.start(kind, 12)
+    until(lambda: len(setup.started) == 12, "all at once")
+    setup.go.set()
+    assert [result.get(timeout=30) for result in results] == list(range(12))
+
+
+def test_coroutines_start_beside_busy_threads(setup: Setup) -> None:
+    """Plain tasks that block do not keep coroutine tasks from starting."""
+    for number in range(40):
+        setup.plain.delay(number)
+    setup.start(AsyncioPool, 60)
+    until(lambda: len(setup.started) == 40, "the plain tasks")
+    result = setup.coroutine.delay("coroutine")
+    until(lambda: "coroutine" in setup.started, "the coroutine")
+    setup.go.set()
+    assert result.get(timeout=30) == "coroutine"
+
+
+@BOTH
+def test_a_warm_stop_finishes_what_runs(setup: Setup, kind: Any) -> None:
+    """A warm shutdown waits for what runs; the pool's exit code is 0."""
+    results = [setup.coroutine.delay("a"), setup.plain.delay("b")]
+    pool, background = setup.start(kind, 2)
+    until(lambda: len(setup.started) == 2)
+    pool.stop()
+    left = setup.quick.delay("left")
+    setup.go.set()
+    assert background.result() == 0
+    assert [result.get(timeout=30) for result in results] == ["a", "b"]
+    assert left.state == states.PENDING
+    assert setup.broker.counts("default") == (1, 0, 0, 0)
+
+
+@BOTH
+def test_an_outage_at_a_cold_shutdown(setup: Setup, kind: Any) -> None:
+    """A broker that is away while a cold shutdown hands back does not make it fail: the leases end by themselves."""
+    setup.plain.delay(1)
+    setup.plain.delay(2)
+    pool = setup.make(kind, 2)
+    struck = threading.Event()
+
+    def strike(*_: Any) -> None:
+        if not struck.is_set():
+            struck.set()
+            raise ShutdownNow
+
+    # In a real worker the exception is raised by a signal handler of the main thread.
+    done: list[int] = []
+
+    def run() -> None:
+        original = pool._watch if kind is ThreadPool else pool._cycle
+
+        def watched() -> None:
+            if len(setup.started) == 2:
+                setup.broker.failures["settle"] = [OperationalError("away")] * 1000
+                strike()
+            original()
+
+        setattr(pool, "_watch" if kind is ThreadPool else "_cycle", watched)
+        done.append(pool.run())
+
+    Background(run).result()
+    assert done == [0]
+
+
+def test_a_thread_that_cannot_consume_ends_the_pool(setup: Setup) -> None:
+    """A thread that meets a setting that cannot work ends the others, and the exit code tells."""
+    setup.broker.failures["receive"] = [ImproperlyConfigured("no such queue")]
+    _, background = setup.start(ThreadPool, 3)
+    assert background.result() == 1
+
+
+def test_the_finisher_survives_errors(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever recording raises, the asyncio pool hands the message back and goes on."""
+    setup.backend.failures["write"] = [RuntimeError("a bug")]
+    result = setup.quick.delay(1)
+    setup.start(AsyncioPool, 2)
+    assert result.get(timeout=30) == 1
+    assert "a bug" in caplog.text
+
+
+def test_admission_survives_errors(setup: Setup) -> None:
+    """Whatever admission raises, the asyncio pool hands the messages back, keeps its slots and goes on."""
+    setup.backend.failures["read"] = [RuntimeError("a bug"), OperationalError("away"), RuntimeError("a bug")]
+    results = [setup.quick.delay(number) for number in range(3)]
+    setup.start(AsyncioPool, 1)
+    assert [result.get(timeout=60) for result in results] == [0, 1, 2]
+
+
+def test_a_message_given_back_during_admission_is_not_started(setup: Setup) -> None:
+    """A backend that answers late lets others have the message; the asyncio pool does not start it as well."""
+    late = threading.Event()
+    elsewhere: list[Any] = []
+
+    def answer_late() -> None:
+        if not late.is_set():
+            late.set()
+            # Longer than a run may take before the deliveries behind it are given back.
+            until(lambda: setup.broker.counts("default").ready)
+            elsewhere.extend(setup.broker.receive(["default"], 1))
+
+    setup.backend.before_read = answer_late
+    setup.plain.delay("once")
+    pool, background = setup.start(AsyncioPool, 2)
+    until(lambda: elsewhere)
+    pool.stop()
+    setup.go.set()
+    background.result()
+    assert setup.started == []
+    assert setup.broker.counts("default") == (0, 0, 1, 0)
