@@ -59,7 +59,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 @click.option("-a", "--args", "args", type=Json(list, "[1, 2]"), metavar="JSON", help="Positional arguments, a list.")
 @click.option("-k", "--kwargs", type=Json(dict, '{"a": 1}'), metavar="JSON", help="Keyword arguments, an object.")
 @click.option("--countdown", type=float, metavar="SECONDS", help="Run it no sooner than in so many seconds.")
-@click.option("--eta", metavar="TIME", callback=_moment, help="Run it no sooner than then (ISO 8601; naive is UTC).")
+@click.option("--eta", metavar="TIME", callback=_moment, help="Run it no sooner than then (ISO 8601; without an offset in the app's zone).")
 @click.option("--expires", metavar="SECONDS|TIME", callback=_expiry, help="Do not run it after that.")
 @click.option("--queue", metavar="NAME", help="The queue [where the app routes it].")
 @click.option("--priority", type=click.IntRange(0, 9), help="The priority; 0 comes first.")
