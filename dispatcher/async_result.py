@@ -152,8 +152,11 @@ class AsyncResult(Generic[R]):
 
         ``timeout`` and ``interval`` (the longest pause between polls) are in seconds. ``callback(id, value)`` and
         ``on_message(meta)`` see the value; ``on_interval()`` is called between polls. ``no_ack`` is Celery's and has no
-        effect. Raises `TimeoutError`, and `RuntimeError` inside a task unless ``disable_sync_subtasks=False``.
+        effect. Where the sender knows that no result is kept, returns `None` at once. Raises `TimeoutError`, and
+        `RuntimeError` inside a task unless ``disable_sync_subtasks=False``.
         """
+        if self._ignored:
+            return None  # type: ignore[return-value]
         if disable_sync_subtasks:
             assert_will_not_block()
         if self._final is None:
@@ -173,6 +176,8 @@ class AsyncResult(Generic[R]):
         """
         import asyncio
 
+        if self._ignored:
+            return None  # type: ignore[return-value]
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         while self._final is None:
             left = None if deadline is None else deadline - asyncio.get_running_loop().time()

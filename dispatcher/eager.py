@@ -1,4 +1,4 @@
-"""Eager mode: a call runs in this process, through the executor and over the wire form, without broker or worker."""
+"""Eager mode: a call runs in this process, through the executor, without broker or worker."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dispatcher.backends.base import ResultBackend
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.canvas.signature import maybe_signature
+from dispatcher.exceptions import OperationalError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import borrowed_limits
@@ -22,6 +23,8 @@ from dispatcher.sending import Sender
 from dispatcher.task import Task
 
 _IGNORED_OPTIONS = ("countdown", "eta", "expires", "throw")
+#: How often in a row the result backend may fail before that is the caller's to know.
+_MAX_TROUBLES = 3
 _STATES = {
     Kind.SUCCESS: states.SUCCESS,
     Kind.FAILURE: states.FAILURE,
@@ -72,12 +75,16 @@ class EagerApp:
         self._app = app
         self.conf = app.conf
         self.tasks = {**app.tasks, task.name: task}
+        #: the message to run, where its arguments do not go over the wire form
+        self.message: Message | None = None
         self._published: Message | None = None
 
     def read_message(self, delivery: Delivery) -> Message:
         """Decode a body as the app does; it was never out of this process, so it carries no signature."""
         from dispatcher.message import decode
 
+        if self.message is not None:
+            return self.message
         message = decode(delivery.body, self.conf.max_message_bytes)
         return message.with_arguments(frozenset({"json", "msgpack", "yaml", "pickle"}), self.conf.max_message_bytes)
 
@@ -113,9 +120,12 @@ def run_eagerly(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     options: Mapping[str, Any],
+    by_value: bool = False,
 ) -> EagerResult[Any]:
     """Run a call to its final state, retries included and without waiting for them.
 
+    As in Celery, `Task.apply` hands the arguments over as they are; ``by_value``, for ``task_always_eager``, sends them
+    through the wire form, so that what could not be sent fails here too.
     The error is raised with ``throw=True`` or ``task_eager_propagates``. ``countdown``, ``eta`` and ``expires`` do not
     apply; soft limits do, hard ones only to coroutines.
     """
@@ -129,10 +139,13 @@ def run_eagerly(
     backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
     env = Environment(
         app=eager_app, backend=backend, transport=transport, limits=borrowed_limits(), clock=clock, hostname="eager",
-        eager=True,
+        eager=True, keeps_results=stored,
     )  # fmt: skip
     executor = Executor(env)
-    delivery = Delivery(queue=call.queue, body=encode(message), receipt=None, message_id=message.id)
+    if not by_value:
+        eager_app.message = message
+    body = encode(message) if by_value else ""
+    delivery = Delivery(queue=call.queue, body=body, receipt=None, message_id=message.id)
     try:
         run = _run_to_the_end(executor, clock, transport, eager_app, delivery)
     finally:
@@ -145,19 +158,25 @@ def run_eagerly(
 def _run_to_the_end(
     executor: Executor, clock: EagerClock, transport: EagerTransport, eager_app: EagerApp, delivery: Delivery
 ) -> Run:
+    troubles = 0
     while True:
         [run] = executor.process([delivery])
         following = eager_app.next_generation()
         if following is not None:
-            delivery = Delivery(
-                queue=delivery.queue, body=encode(following), receipt=None, message_id=delivery.message_id
-            )
+            if eager_app.message is not None:
+                eager_app.message, body = following, ""
+            else:
+                body = encode(following)
+            delivery = Delivery(queue=delivery.queue, body=body, receipt=None, message_id=delivery.message_id)
             clock.sleep(max(0.0, (following.eta or 0.0) - clock.time()))
             continue
         settled = transport.settled
         requeued = run.outcome is not None and run.outcome.kind is Kind.REJECTED
         if settled is None or settled.action != "release" or requeued:
             return run
+        troubles = troubles + 1 if run.outcome is not None and run.outcome.kind is Kind.HANDED_BACK else 0
+        if troubles > _MAX_TROUBLES:
+            raise OperationalError(f"{run.id} ran, but its outcome cannot be recorded: see the log for the reason")
         clock.sleep(settled.delay)
         delivery.receive_count += 1
 

@@ -39,10 +39,14 @@ class TaskRegistry(dict[str, Task[Any, Any]]):
 
 def task_name(function: Callable[..., Any], main: str | None) -> str:
     """Return ``module.function``; a script's tasks are named after the app, as the worker will import them."""
-    module = function.__module__
+    return full_name(function.__name__, function.__module__, main)
+
+
+def full_name(name: str, module: str, main: str | None) -> str:
+    """Return ``module.name``, with the app's name or the script's own module for ``__main__``."""
     if module == "__main__":
         module = main or _script_module() or module
-    return f"{module}.{function.__name__}"
+    return f"{module}.{name}"
 
 
 def _script_module() -> str | None:
@@ -65,27 +69,14 @@ def make_task(
         "__doc__": function.__doc__,
         "__module__": function.__module__,
         "__qualname__": getattr(function, "__qualname__", function.__name__),
-        "__wrapped__": function if not bind else _without_self(function),
+        "__wrapped__": function if bind else staticmethod(function),
         "__header__": staticmethod(function),
         **options,
     }
     cls = type(function.__name__, (base,), attributes)
     task: Task[Any, Any] = cls()
+    task.__dict__.update(__qualname__=cls.__qualname__, __annotations__=getattr(function, "__annotations__", {}))
     return task
-
-
-def _without_self(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a stand-in with the parameters callers see, for tools that look at signatures."""
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    wrapped.__doc__ = function.__doc__
-    wrapped.__name__ = function.__name__
-    wrapped.__module__ = function.__module__
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return wrapped
 
 
 def check_option_names(name: str, base: type[Task[Any, Any]], options: dict[str, Any]) -> None:

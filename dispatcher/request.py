@@ -73,7 +73,7 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
 
 
 class Context:
-    """The attributes of a request, under Celery's names; times as ISO 8601 text as in Celery.
+    """The attributes of a request, under Celery's names; times as ISO 8601 text as in Celery, the headers too.
 
     Values come from the message when they are first asked for, so that a task which asks for nothing pays nothing.
     """
@@ -86,15 +86,19 @@ class Context:
         message = self.__dict__.get("_message")
         if message is not None and name in _FROM_MESSAGE:
             value = _FROM_MESSAGE[name](message)
+        elif name == "delivery_info" and "_delivery" in self.__dict__:
+            value = _delivery_info(self)
         elif name in _DEFAULTS:
             value = _DEFAULTS[name]()
+        elif message is not None and name in message.headers:
+            value = message.headers[name]
         else:
             raise AttributeError(f"a task's request has no attribute {name!r}")
         self.__dict__[name] = value
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, or a default where there is none."""
+        """Return an attribute, or a default where there is none; headers need not be identifiers."""
         return getattr(self, name, default)
 
     def update(self, *args: Mapping[str, Any], **fields: Any) -> None:
@@ -125,6 +129,15 @@ class Context:
 
     def __repr__(self) -> str:
         return f"<Context: id={self.id!r} task={self.task!r} retries={self.retries}>"
+
+
+def _delivery_info(context: Context) -> dict[str, Any]:
+    """Return Celery's description of a delivery."""
+    delivery = context.__dict__["_delivery"]
+    return {
+        "exchange": "", "routing_key": delivery.queue, "queue": delivery.queue, "priority": context._message.priority,
+        "redelivered": delivery.receive_count > 1, "is_eager": context.is_eager,
+    }  # fmt: skip
 
 
 #: What ``task.request`` is while the task is not running.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -24,11 +25,15 @@ def shared_task(*, bind: bool = False, **options: Any) -> Decorator: ...
 
 
 def shared_task(*args: Any, **options: Any) -> Any:
-    """Make a task that joins every app and stands for the current app's when used; options as `Dispatcher.task`."""
+    """Make a task that joins every app and stands for the current app's when used; options as `Dispatcher.task`.
+
+    Before there is an app it can be called as the function it is, and not be sent.
+    """
 
     def decorate(function: Any) -> Any:
         def name_in(app: Any) -> str:
-            return options.get("name") or registry.task_name(function, app.main)
+            name: str = options.get("name") or app.gen_task_name(function.__name__, function.__module__)
+            return name
 
         def join(app: Any) -> None:
             app._register_function(function, dict(options))
@@ -39,7 +44,13 @@ def shared_task(*args: Any, **options: Any) -> Any:
             if app.finalized:
                 join(app)
 
+        @functools.cache
+        def orphan() -> Any:
+            return _orphan(function, dict(options))
+
         def find() -> Any:
+            if not state.has_current_app():
+                return orphan()
             app = state.get_current_app()
             if name_in(app) not in app._tasks:
                 join(app)
@@ -52,3 +63,10 @@ def shared_task(*args: Any, **options: Any) -> Any:
             raise TypeError("@shared_task takes one function, or options by name: @shared_task(bind=True)")
         return decorate(args[0])
     return decorate
+
+
+def _orphan(function: Any, options: dict[str, Any]) -> Any:
+    """Return a task of no app: it can be called directly."""
+    name = options.pop("name", None) or registry.task_name(function, None)
+    base, bind = options.pop("base", None) or Task, options.pop("bind", False)
+    return registry.make_task(function, name, base, bind, options)

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, T
 
 from dispatcher import state
 from dispatcher.canvas.signature import Signature
-from dispatcher.exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry, UnsupportedOption
+from dispatcher.exceptions import (
+    ImproperlyConfigured,
+    MaxRetriesExceededError,
+    OperationalError,
+    Retry,
+    UnsupportedOption,
+)
 from dispatcher.request import Context, idle_request
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.retry import RetryPolicy
-from dispatcher.task_options import FROM_CONFIG, HOOKS, SEND_OPTIONS, call_checker, check_options
+from dispatcher.task_options import FROM_CONFIG, HOOKS, NOT_YET, SEND_OPTIONS, call_checker, check_options
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec
@@ -112,18 +118,19 @@ class Task(Generic[P, R]):
     _lean: bool = False
     _is_async: bool = False
     _hooks: frozenset[str] = frozenset()
+    _has_own_call: bool = False
     retry_policy: RetryPolicy
+
+    MaxRetriesExceededError = MaxRetriesExceededError
+    OperationalError = OperationalError
 
     # -- registration
 
     def bind(self, app: TaskOwner) -> Task[P, R]:
         """Make the task one of the app's; called by the app, once."""
         self._app = app
-        run = self.run
-        self._is_async = inspect.iscoroutinefunction(inspect.unwrap(run))
-        self._hooks = frozenset(
-            name for name in HOOKS if getattr(type(self), name) is not getattr(Task, name) or name in self.__dict__
-        )
+        self._is_async = inspect.iscoroutinefunction(self.run)
+        self._has_own_call = type(self).__call__ is not Task.__call__
         self.on_bound(app)
         return self
 
@@ -134,6 +141,7 @@ class Task(Generic[P, R]):
         cannot work.
         """
         conf = self._owner.conf
+        self._send_options = {name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None}
         for option, key in FROM_CONFIG.items():
             if getattr(self, option, None) is None:
                 setattr(self, option, getattr(conf, key))
@@ -146,9 +154,9 @@ class Task(Generic[P, R]):
         )  # fmt: skip
         typing = self.typing if self.typing is not None else self._owner.strict_typing
         self._check_call = call_checker(self.run, self.name) if typing else None
-        self._send_options = {name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None}
-        if self.serializer == conf.task_serializer:
-            self._send_options.pop("serializer", None)
+        self._hooks = frozenset(
+            name for name in HOOKS if getattr(type(self), name) is not getattr(Task, name) or name in self.__dict__
+        )
         self._lean = bool(self.ignore_result) and self.revocable is False and not self.track_started
 
     @classmethod
@@ -238,6 +246,8 @@ class Task(Generic[P, R]):
         """
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
+        if shadow is None and "shadow_name" in self._hooks:
+            shadow = self.shadow_name(args, kwargs, options)
         owner = self._app if self._app is not None else self._owner
         if options or task_id or link or link_error or shadow or producer:
             given = {"task_id": task_id, "producer": producer, "link": link, "link_error": link_error, "shadow": shadow}
@@ -289,16 +299,15 @@ class Task(Generic[P, R]):
         """Ask for another run of this task; raises `Retry`, so nothing after it runs.
 
         Out of retries it raises ``exc``, or `MaxRetriesExceededError` where there is none. With ``throw=False`` the
-        `Retry` is returned and takes effect when the function returns. Called outside a worker it raises ``exc``.
+        `Retry` is returned and takes effect when the function ends. Called outside of a run it raises ``exc``, or
+        `Retry` where there is none.
         """
         import sys
 
         request = self.request
         error = exc if exc is not None else sys.exc_info()[1]
         if request.called_directly:
-            if error is not None:
-                raise error
-            raise RuntimeError(f"{self.name}.retry() was called outside of a run")
+            raise Retry("Task can be retried") if exc is None else exc
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries >= limit:
             # The limit of this call also holds for automatic retries of what is raised now, as in Celery.
@@ -329,7 +338,10 @@ class Task(Generic[P, R]):
         if kwargs:
             raise UnsupportedOption(f"update_state() has no option {', '.join(sorted(kwargs))}")
         request = self.request
-        self._owner.record_state(task_id or request.id, state or "PENDING", meta, request)
+        task_id = task_id or request.id
+        if task_id is None:
+            raise ValueError("update_state() outside of a run needs the task_id of the task whose state it is")
+        self._owner.record_state(task_id, state or "PENDING", meta, request)
 
     def send_event(self, type_: str, **fields: Any) -> None:
         """Raise `UnsupportedOption`: there is no event bus in this release."""
@@ -399,11 +411,23 @@ class Task(Generic[P, R]):
         """Called in the worker when the task failed for good."""
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called in the worker after every run, whatever it decided; ``einfo`` is `None` after a success."""
+        """Called in the worker when the task succeeded or failed for good; ``einfo`` is `None` after a success."""
 
     def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str | None:
         """Return another name for logs, or `None`."""
         return None
+
+    @property
+    def __name__(self) -> str:
+        """The name of the function, or of the class."""
+        return type(self).__name__  # type: ignore[return-value] # the class has one of its own
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in NOT_YET:
+                raise AttributeError(f"Task.{name} is not available in this release; {NOT_YET[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<@task: {self.name}>"

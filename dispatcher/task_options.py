@@ -24,6 +24,17 @@ FROM_CONFIG: Mapping[str, str] = {
 HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
 #: Options of the task that go into each message it sends, unless the call overrides them.
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
+#: Celery's methods that are not here, with what to do instead.
+NOT_YET = {
+    "chunks": "use app.send_many(signatures)",
+    "map": "use app.send_many(signatures)",
+    "starmap": "use app.send_many(signatures)",
+    "replace": "send the other task, or link it with link=",
+    "add_to_chord": "there are no chords yet",
+    "add_around": "override __call__ in a base class",
+    "annotate": "task_annotations are applied when the app is finalized",
+    "subtask_from_request": "use signature_from_request()",
+}
 _REFUSED = {
     "exchange": "there are no AMQP exchanges here; use queue=",
     "routing_key": "there are no AMQP exchanges here; use queue=",
@@ -48,6 +59,11 @@ def check_options(task: Any) -> None:
         value = getattr(task, option)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
             raise ImproperlyConfigured(f"task {task.name}: {option} must be a number of seconds over 0, not {value!r}")
+    if not isinstance(getattr(type(task), "backend", None), property):
+        raise UnsupportedOption(
+            f"task {task.name}: backend= cannot work: all results of an app are in its one result_backend; "
+            "give tasks with another one an app of their own"
+        )
     if task.time_limit is not None and task.soft_time_limit is not None and task.soft_time_limit > task.time_limit:
         raise ImproperlyConfigured(
             f"task {task.name}: soft_time_limit={task.soft_time_limit:g} is over time_limit={task.time_limit:g}"

@@ -6,7 +6,7 @@ import importlib
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from dispatcher import connections, registry, state
@@ -17,7 +17,7 @@ from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Broker, Delivery
 from dispatcher.canvas.signature import Signature, beat_entry, maybe_signature
-from dispatcher.clock import SYSTEM, Clock
+from dispatcher.clock import SYSTEM, Clock, zone_of
 from dispatcher.config import Config
 from dispatcher.decorators import BoundDecorator, Decorator
 from dispatcher.exceptions import AlwaysEagerIgnored
@@ -72,6 +72,7 @@ class Dispatcher:
         self.autofinalize = autofinalize
         self._tasks = registry.TaskRegistry(tasks or {})
         self._finalized = False
+        self._finalizing = False
         self._lock = threading.RLock()
         self._broker: Broker | None = None
         self._backend: ResultBackend | None = None
@@ -148,13 +149,17 @@ class Dispatcher:
     def _register_function(self, function: Any, options: dict[str, Any]) -> AnyTask:
         if isinstance(function, Task):
             raise TypeError(f"{function.name} is a task already")
-        name = options.pop("name", None) or registry.task_name(function, self.main)
+        name = options.pop("name", None) or self.gen_task_name(function.__name__, function.__module__)
         if name in self._tasks:
             return self._tasks[name]
         base: type[AnyTask] = options.pop("base", None) or self.task_cls
         bind = options.pop("bind", False)
         task: AnyTask = self.register_task(registry.make_task(function, name, base, bind, options))
         return task
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a function's task that is given none; override it for a scheme of your own."""
+        return registry.full_name(name, module, self.main)
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Register a task of a class of one's own: an instance, or the class itself."""
@@ -216,17 +221,22 @@ class Dispatcher:
         if self._finalized:
             return
         with self._lock:
-            if self.finalized:  # another thread was faster
+            # Another thread was faster, or a receiver of the signals below asks for the tasks.
+            if self.finalized or self._finalizing:
                 return
-            self.on_configure.send(self)
-            self.on_after_configure.send(self, source=self.conf)
-            state.announce_app_finalized(self)
-            self.conf.freeze()
-            self._set_up()
-            self._finalized = True
-            for task in self._tasks.values():
-                registry.annotate(task, self.conf.task_annotations)
-                task.settle_options()
+            self._finalizing = True
+            try:
+                self.on_configure.send(self)
+                self.on_after_configure.send(self, source=self.conf)
+                state.announce_app_finalized(self)
+                self.conf.freeze()
+                self._set_up()
+                for task in list(self._tasks.values()):
+                    registry.annotate(task, self.conf.task_annotations)
+                    task.settle_options()
+                self._finalized = True
+            finally:
+                self._finalizing = False
         self.on_after_finalize.send(self)
 
     @property
@@ -301,7 +311,7 @@ class Dispatcher:
         if task._check_call is not None:
             task._check_call(*args, **kwargs)
         if self.conf.task_always_eager:
-            return self.run_eagerly(task, args, kwargs, options)
+            return self.run_eagerly(task, args, kwargs, options, by_value=True)
         return self._send(task.name, args, kwargs, options, task)
 
     def _send(
@@ -316,8 +326,13 @@ class Dispatcher:
         assert self._sender is not None
         call = self._sender.build(name, args, kwargs, options, task)
         self._sender.send([call], options.get("retry"), options.get("retry_policy"))
-        result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=name, app=self)
-        ignored = options.get("ignore_result")
+        return self._result_of(call, options, task, result_cls)
+
+    def _result_of(
+        self, call: Call, options: Mapping[str, Any], task: AnyTask | None, result_cls: Any = None
+    ) -> AsyncResult[Any]:
+        result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=call.message.task, app=self)
+        ignored = call.message.ignore_result
         result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
         frame = state.current_frame()
         if frame is not None and options.get("add_to_parent", True) and frame.task.trail:
@@ -327,30 +342,38 @@ class Dispatcher:
     def send_many(self, signatures: Iterable[Any]) -> list[AsyncResult[Any]]:
         """Send many calls with as few round trips as the broker allows; return their results in order.
 
-        All are checked before the first is sent. Raises `SendError` whose ``failures`` name the ids not accepted.
+        All are checked before the first is sent; with ``task_always_eager`` they run here instead. Raises `SendError`
+        whose ``failures`` name the ids not accepted.
         """
         self.finalize(auto=True)
         assert self._sender is not None
-        calls: list[Call] = []
-        for item in signatures:
-            sig = maybe_signature(item, self)
-            task = self._tasks.get(sig["task"])
-            if task is not None and task._check_call is not None:
-                task._check_call(*sig["args"], **sig["kwargs"])
-            calls.append(self._sender.build(sig["task"], sig["args"], sig["kwargs"], sig["options"], task))
-        if calls:
-            self._sender.send(calls)
-        return [AsyncResult(call.message.id, task_name=call.message.task, app=self) for call in calls]
+        calls = [maybe_signature(item, self) for item in signatures]
+        if self.conf.task_always_eager:
+            return [sig.apply_async() for sig in calls]
+        built: list[tuple[Call, Signature, AnyTask | None]] = []
+        for sig in calls:
+            task = self._tasks.get(sig.task)
+            if task is not None:
+                task.check_arguments(sig.args, sig.kwargs)
+            built.append((self._sender.build(sig.task, sig.args, sig.kwargs, sig.options, task), sig, task))
+        if built:
+            self._sender.send([call for call, _, _ in built])
+        return [self._result_of(call, sig.options, task) for call, sig, task in built]
 
     def run_eagerly(
-        self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        task: AnyTask,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        by_value: bool = False,
     ) -> EagerResult[Any]:
         """Run a call in this process through the executor; `Task.apply` comes here."""
         from dispatcher.eager import run_eagerly
 
         self.finalize(auto=True)
         assert self._sender is not None
-        return run_eagerly(self, self._sender, task, args, kwargs, options)
+        return run_eagerly(self, self._sender, task, args, kwargs, options, by_value)
 
     # -- what the executor asks
 
@@ -363,7 +386,7 @@ class Dispatcher:
 
     def read_message(self, delivery: Delivery) -> Message:
         """Verify and decode a body, arguments included; raises `SecurityError` or `DecodeError`."""
-        return self.wire.read_message(delivery)
+        return (self._wire or self.wire).read_message(delivery)
 
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""
@@ -394,12 +417,17 @@ class Dispatcher:
         """Write an open state of a task; ``request`` is that of the task which gives it."""
         from dispatcher.execution.recording import state_write
 
-        if request is not None and request.id == task_id:
-            request.update(_state_written=(status, meta))
+        own = request if request is not None and request.id == task_id else None
+        if own is not None:
+            own.update(_state_written=(status, meta))
+            if own.is_eager and not self.conf.task_store_eager_result:
+                return
         record = self.backend.read([task_id]).get(task_id)
         data = self.wire.write_meta(ResultMeta(result=meta, worker=request.hostname if request is not None else None))
         kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
-        self.backend.write([state_write(task_id, status, data, record, self.clock.time() + kept)])
+        write = state_write(task_id, status, data, record, self.clock.time() + kept, own)
+        if write is not None:
+            self.backend.write([write])
 
     def revoke_tasks(self, ids: list[str]) -> None:
         """Flag tasks so that no worker starts them any more."""
@@ -437,10 +465,7 @@ class Dispatcher:
 
     def now(self) -> datetime:
         """Return the time, in the configured zone."""
-        from zoneinfo import ZoneInfo
-
-        zone = self.conf.timezone
-        return datetime.fromtimestamp(self.clock.time(), ZoneInfo(str(zone)) if zone else UTC)
+        return datetime.fromtimestamp(self.clock.time(), zone_of(self.conf.timezone))
 
     def now_seconds(self) -> float:
         """Return the time in epoch seconds."""

@@ -81,6 +81,8 @@ class Environment:
     hostname: str = ""
     time_left: Callable[[], float] | None = None
     eager: bool = False
+    #: whether results are kept, so that they must be data
+    keeps_results: bool = True
     random: random.Random = dataclasses.field(default_factory=random.Random)
     #: how long runs of each task take on average, in seconds
     durations: dict[str, float] = dataclasses.field(default_factory=dict)

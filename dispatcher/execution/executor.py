@@ -13,7 +13,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import OperationalError, TimeLimitExceeded
@@ -145,7 +144,7 @@ class Executor:
         """Start a run: settle it early if its task asks for that, record the start where it must be known."""
         task = run.task
         assert task is not None
-        if not recording.record_start(self.env, run, self.env.clock.time()):
+        if not recording.record_start(self.env, run):
             return False
         if task.acks_late is False and not self.env.eager:
             try:

@@ -14,6 +14,7 @@ from dispatcher.exceptions import BackendError, EncodeError, MessageTooLarge, Op
 from dispatcher.execution.admission import is_lean
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.request import Context
 from dispatcher.serialization import json_encode
 
 logger = logging.getLogger("dispatcher.worker")
@@ -28,7 +29,7 @@ _FINAL = {
 }
 
 
-def record_start(env: Environment, run: Run, now: float) -> bool:
+def record_start(env: Environment, run: Run) -> bool:
     """Record that a run starts, where it must be known before the code runs: on a redelivery and for ``track_started``.
 
     Returns false when the record says that somebody else decided meanwhile; the outcome is set then.
@@ -39,7 +40,7 @@ def record_start(env: Environment, run: Run, now: float) -> bool:
     if not redelivered and not task.track_started:
         return True
     status = states.STARTED if task.track_started else run.record.status if run.record else states.PENDING
-    write = _write_of(env, run, status, now)
+    write = _write_of(env, run, status, env.clock.time())
     # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
     write.starts = (run.record.starts if run.record else 0) + (1 if redelivered else 0)
     if task.track_started:
@@ -109,12 +110,14 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
     outcome, message = run.outcome, run.message
     if outcome is None or message is None:
         return None
+    if outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None:
+        return None
     if outcome.kind is Kind.RETRY:
         return _retry_write(env, run, outcome, now)
     if _goes_back(outcome):
         return _end_of_start(env, run, now)
     status = _FINAL.get(outcome.kind)
-    if status is None or (outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None):
+    if status is None:
         return None
     if outcome.kind is Kind.REVOKED:
         signals.task_revoked.send(
@@ -154,6 +157,8 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     """Encode what is kept of a final outcome; a result that cannot be kept turns the outcome into a failure."""
     outcome, task = run.outcome, run.task
     assert outcome is not None
+    if not env.keeps_results:
+        return ""
     meta = _meta_of(env, run, now)
     conf = env.app.conf
     ignored = _ignores_result(run)
@@ -243,11 +248,22 @@ def _write_of(env: Environment, run: Run, status: str, now: float) -> Write:
     )  # fmt: skip
 
 
-def state_write(task_id: str, status: str, data: str, record: TaskRecord | None, expires_at: float) -> Write:
-    """Return the write for a state that a task gives itself: open, on whatever attempt the record is at."""
+def state_write(
+    task_id: str, status: str, data: str, record: TaskRecord | None, expires_at: float, request: Context | None = None
+) -> Write | None:
+    """Return the write for a state that a task gives itself, open, or `None` where the record is past this run.
+
+    ``request`` is that of the run that gives it; without one, the state is for whatever attempt the record is at.
+    """
+    gen, retries = (request.gen, request.retries) if request is not None else (0, 0)
+    if record is not None and (request is None or (record.gen == gen and record.retries <= retries)):
+        return Write(
+            id=task_id, status=status, gen=record.gen, attempt=record.retries, retries=record.retries, final=False,
+            token=record.token, starts=record.starts, not_before=record.not_before, expires_at=expires_at, data=data,
+        )  # fmt: skip
+    if record is not None and record.gen >= gen:
+        return None
     return Write(
-        id=task_id, status=status, gen=record.gen if record else 0, attempt=record.retries if record else 0,
-        retries=record.retries if record else 0, final=False, token=record.token if record else "",
-        starts=record.starts if record else 0, not_before=record.not_before if record else None,
+        id=task_id, status=status, gen=gen, attempt=retries, retries=retries, final=False, token="",
         expires_at=expires_at, data=data,
     )  # fmt: skip
