@@ -129,7 +129,7 @@ class AsyncioPool:
     def run(self) -> int:
         """Run until stopped."""
         consumer = self._consumer
-        loop_thread = threading.Thread(target=self._loop.run_forever, name="dispatcher-asyncio", daemon=True)
+        loop_thread = threading.Thread(target=self._run_loop, name="dispatcher-asyncio", daemon=True)
         finisher = threading.Thread(target=self._finish, name="dispatcher-finisher", daemon=True)
         loop_thread.start()
         finisher.start()
@@ -160,6 +160,16 @@ class AsyncioPool:
     def terminate(self) -> None:
         """Hand everything back now."""
         raise ShutdownNow
+
+    def _run_loop(self) -> None:
+        loop = self._loop
+        try:
+            loop.run_forever()
+            # Coroutines end in their own time; the process does not wait for this thread.
+            loop.run_until_complete(_cancel_others())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
     def _cycle(self) -> None:
         consumer = self._consumer
@@ -275,3 +285,10 @@ class AsyncioPool:
                 break
             runs.append(following)
         return runs
+
+
+async def _cancel_others() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
