@@ -158,6 +158,23 @@ def test_a_newer_schema_is_refused(path: Path, recipe: Recipe) -> None:
         recipe.open().queues()
 
 
+def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
+    """What an earlier release left is there, its dead letters included."""
+    send(recipe, "dead", "waiting")
+    broker = recipe.open()
+    (delivery,) = broker.receive([QUEUE], 1)
+    broker.settle([Settlement(delivery, "dead", reason={"reason": "rejected"})])
+    broker.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE dead_letters DROP COLUMN priority")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    broker = recipe.open()
+    assert [broker.redrive(page) for page in broker.walk_dead_letters(QUEUE)] == [1]
+    assert sorted(delivery.body for delivery in broker.receive([QUEUE], 10)) == ["dead", "waiting"]
+    broker.close()
+
+
 def test_a_foreign_database_is_left_alone(path: Path, recipe: Recipe) -> None:
     """Another application's file is refused and not changed."""
     with sqlite3.connect(path) as connection:
