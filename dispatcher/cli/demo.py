@@ -94,14 +94,16 @@ class _Demo:
         self.sent: dict[str, _Sent] = {}
 
     def run(self) -> int:
-        begun = time.perf_counter()
         self._say(f"broker   {self._place()}")
-        self._say(f"workers  {WORKERS} × dispatcher -A dispatcher.cli.demo_tasks worker -P solo -Q {self.queue}")
+        self._say(f"workers  {WORKERS} × dispatcher -A dispatcher.cli.demo_tasks worker -P solo")
         self._say(f"tasks    {self.count}, about {_RATE:g} a second: " + ", ".join(_MIX))
         with _terminated_like_interrupted(), self._workers() as workers:
+            self._await_ready(workers)
+            begun = time.perf_counter()
             self._work(workers)
+            seconds = time.perf_counter() - begun
         self.app.close()
-        self._report(time.perf_counter() - begun)
+        self._report(seconds)
         return self._verdict()
 
     def _place(self) -> str:
@@ -141,6 +143,16 @@ class _Demo:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
             )
+
+    def _await_ready(self, workers: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Wait until the workers take tasks, so that no latency counts the start of a process."""
+        logs = [self.directory / f"worker{number}.log" for number in range(1, WORKERS + 1)]
+        limit = time.monotonic() + _PATIENCE
+        while not all(log.exists() and " ready: " in log.read_text() for log in logs):
+            self._check_alive(workers)
+            if time.monotonic() > limit:
+                raise CommandError(f"the workers did not start within {_PATIENCE:g} s", FAILED)
+            time.sleep(_POLL / 5)
 
     def _check_alive(self, workers: Sequence[subprocess.Popen[bytes]]) -> None:
         for number, worker in enumerate(workers, 1):
@@ -214,19 +226,16 @@ class _Demo:
     def _report(self, seconds: float) -> None:
         runs = self._read_runs()
         rows = [self._row(kind, runs) for kind in _MIX]
-        columns = (
-            "task", "sent", "succeeded", "failed", "retries", "queued p50", "queued p95", "run p50", "run p95",
-        )  # fmt: skip
+        columns = ("task", "sent", "success", "failed", "retries", "queued p50", "p95", "run p50", "p95")
         totals = ["all", *(sum(row[column] for row in rows) for column in range(1, 5))]
         totals += _latencies(runs)
         self.console.print(table(columns, rows, footer=totals))
         shares = ", ".join(
             f"worker{number} {sum(run.worker == number for run in runs)}" for number in range(1, WORKERS + 1)
         )
+        self._say("queued: from sending to the first run; all times in milliseconds")
         self._say(f"{self.count} tasks in {seconds:.1f} s; runs by worker: {shares}")
-        self._say(
-            "`flaky` fails at first and is retried, `broken` is meant to fail; queued: from sending to the first run"
-        )
+        self._say("`flaky` fails at first and is retried, `broken` is meant to fail")
         self._say("next: dispatcher -A yourmodule worker; docs/cli.md and docs/workers.md tell more")
 
     def _row(self, kind: str, runs: Sequence[_Ran]) -> list[Any]:
@@ -305,7 +314,7 @@ def _milliseconds(values: Sequence[float], share: float) -> str:
     if not values:
         return "–"
     ordered = sorted(values)
-    return f"{1000 * max(0.0, ordered[min(len(ordered) - 1, int(share * len(ordered)))]):.1f} ms"
+    return f"{1000 * max(0.0, ordered[min(len(ordered) - 1, int(share * len(ordered)))]):.1f}"
 
 
 @contextlib.contextmanager
