@@ -59,7 +59,12 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 @click.option("-a", "--args", "args", type=Json(list, "[1, 2]"), metavar="JSON", help="Positional arguments, a list.")
 @click.option("-k", "--kwargs", type=Json(dict, '{"a": 1}'), metavar="JSON", help="Keyword arguments, an object.")
 @click.option("--countdown", type=float, metavar="SECONDS", help="Run it no sooner than in so many seconds.")
-@click.option("--eta", metavar="TIME", callback=_moment, help="Run it no sooner than then (ISO 8601; without an offset in the app's zone).")
+@click.option(
+    "--eta",
+    metavar="TIME",
+    callback=_moment,
+    help="Run it no sooner than then (ISO 8601; without an offset in the app's zone).",
+)
 @click.option("--expires", metavar="SECONDS|TIME", callback=_expiry, help="Do not run it after that.")
 @click.option("--queue", metavar="NAME", help="The queue [where the app routes it].")
 @click.option("--priority", type=click.IntRange(0, 9), help="The priority; 0 comes first.")
@@ -148,16 +153,26 @@ def _show(found: Any, finished: bool, as_json: bool, traceback: bool) -> int:
     elif state == states.SUCCESS:
         click.echo(shown(value))
     elif not finished:
-        known = "" if state == states.PENDING else f": {shown(value)}" if value is not None else ""
-        say_error(f"task {found.id} is not finished, its state is {state}{known}"
-                  + (" (also that of an unknown id)" if state == states.PENDING else ""))  # fmt: skip
+        known = " (also that of an unknown id)" if state == states.PENDING else _described(value)
+        say_error(f"task {found.id} is not finished, its state is {state}{known}")
     else:
-        say_error(f"{state}: {type(value).__name__}: {value}")
+        say_error(f"{state}{_described(value)}")
         if traceback and found.traceback:
             click.echo(found.traceback.rstrip(), err=True)
     if not finished:
         return NO_RESULT
     return OK if state == states.SUCCESS else FAILED
+
+
+def _described(value: Any) -> str:
+    """Return what follows a state: the error, or the meta of a state of the task's own."""
+    if value is None:
+        return ""
+    if not isinstance(value, BaseException):
+        return f": {shown(value)}"
+    name, text = type(value).__name__, str(value)
+    # Some errors name themselves already.
+    return f": {text}" if text.startswith(name) else f": {name}: {text}"
 
 
 def _details(found: Any, state: str, value: Any) -> dict[str, Any]:

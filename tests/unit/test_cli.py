@@ -22,6 +22,7 @@ import datetime
 from decimal import Decimal
 
 from dispatcher import Dispatcher
+from dispatcher.exceptions import Ignore
 
 app = Dispatcher("clitest", broker="sqlite:///{directory}/queue.db", set_as_current=False)
 
@@ -32,6 +33,11 @@ def add(x, y):
 @app.task(queue="mail", max_retries=None, time_limit=30.0, throws=(KeyError,))
 def mail(to):
     return to
+
+@app.task(bind=True)
+def hold(self):
+    self.update_state(state="ON_HOLD", meta={{"order": 44}})
+    raise Ignore
 
 @app.task
 def typed():
@@ -255,6 +261,13 @@ def test_failed_task(cli: Cli) -> None:
     assert "FAILURE: TypeError: unsupported operand" in said.err
     assert "Traceback" not in said.err
     assert "Traceback" in cli("result", task_id, "--traceback").err
+
+
+def test_final_state_of_its_own(cli: Cli) -> None:
+    """A task that ended in a state of its own is not a success; its meta is shown."""
+    task_id = cli("call", f"{cli.name}.hold").out.strip()
+    _run_waiting_tasks(cli)
+    assert cli("result", task_id) == Said(1, "", 'error: ON_HOLD: {"order": 44}\n')
 
 
 def test_call_by_broker_alone(cli: Cli, tmp_path: Path) -> None:
