@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from dispatcher.backends.base import TaskRecord
 from dispatcher.consumer.worker import Worker
+from dispatcher.signals import worker_process_init
 from tests.emulation import processes
 from tests.fault.faulty_tasks import Effects, make_app
 
@@ -32,6 +33,11 @@ def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -
         assert time.monotonic() < limit, f"it never happened: {what}"
         time.sleep(0.02)
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    return bool(processes.command(pid))
 
 
 class WorkerProcess:
@@ -103,13 +109,18 @@ class Fleet:
         self.app.close()
 
     def start(
-        self, pool: str = "prefork", concurrency: int | None = 1, prefetch: int | None = None, **settings: Any
+        self,
+        pool: str = "prefork",
+        concurrency: int | None = 1,
+        prefetch: int | None = None,
+        broken_start: bool = False,
+        **settings: Any,
     ) -> WorkerProcess:
-        """Start a worker; settings are added to the fleet's."""
+        """Start a worker, with ``broken_start`` one whose children fail; settings are added to the fleet's."""
         broker = settings.pop("broker", self.broker_url)
         plan = {
             "broker": broker, "effects": str(self.effects.path), "settings": {**self.settings, **settings},
-            "worker": {"pool": pool, "concurrency": concurrency, "prefetch": prefetch},
+            "broken_start": broken_start, "worker": {"pool": pool, "concurrency": concurrency, "prefetch": prefetch},
         }  # fmt: skip
         log = self.directory / f"worker-{len(self.workers)}.log"
         with log.open("wb") as output:
@@ -184,12 +195,18 @@ class Watch:
         return self._open
 
 
+def _fail(*_: Any, **__: Any) -> None:
+    os._exit(7)
+
+
 def _main(plan: Mapping[str, Any]) -> int:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     logging.getLogger("dispatcher.task.outcome").setLevel(logging.WARNING)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if plan["broken_start"]:
+        worker_process_init.connect(_fail, weak=False)
     app = make_app(plan["broker"], Effects(Path(plan["effects"])), **plan["settings"])
     return Worker(app, **plan["worker"]).start()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
 from tests.emulation.redis_server import RedisServer
-from tests.fault.fleet import Fleet
+from tests.fault.fleet import Fleet, alive, until
 from tests.fault.storm import Storm
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
@@ -26,6 +29,13 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
             yield fleet
 
 
+@pytest.fixture
+def sqlite_fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet on SQLite, for what does not depend on the broker."""
+    with Fleet(tmp_path, f"sqlite:///{tmp_path / 'store.db'}") as fleet:
+        yield fleet
+
+
 def test_killed_workers_lose_nothing(fleet: Fleet) -> None:
     """Workers and children killed at random moments lose, hang, regress and double nothing."""
     report = Storm(fleet, seed=1, tasks=400, kills=5).run()
@@ -38,3 +48,158 @@ def test_killed_workers_lose_nothing(fleet: Fleet) -> None:
     assert not report.unburied
     assert not report.continuations
     assert report.reruns <= report.in_flight
+
+
+def test_a_killed_parent_leaves_no_workers_behind(fleet: Fleet) -> None:
+    """Children whose parent was killed finish their runs and end by themselves."""
+    worker = fleet.start("prefork", 2)
+    ids = [fleet.send("work", number, 1.0) for number in range(2)]
+    for task_id in ids:
+        fleet.started(task_id)
+    children = worker.children()
+    assert len(children) == 2
+    worker.kill()
+    assert [fleet.get(task_id) for task_id in ids] == [0, 1]
+    until(lambda: not any(alive(pid) for pid in children), "the end of the children")
+    assert [fleet.starts(task_id) for task_id in ids] == [1, 1]
+
+
+# Hard limits and crashes in the prefork pool
+
+
+@pytest.mark.parametrize("name", ["regex", "deaf", "blocking_coroutine"])
+def test_a_hard_limit_ends_what_nothing_else_can(sqlite_fleet: Fleet, name: str) -> None:
+    """Code that holds the GIL, swallows everything or never awaits is killed at its limit, once; others run on."""
+    fleet = sqlite_fleet
+    fleet.start("prefork", 2)
+    stuck = fleet.send(name, *([60.0] if name == "blocking_coroutine" else []), time_limit=1.0)
+    fleet.started(stuck)
+    neighbours = [fleet.send("work", number) for number in range(20)]
+    assert isinstance(fleet.get(stuck), TimeLimitExceeded)
+    assert [fleet.get(task_id) for task_id in neighbours] == list(range(20))
+    fleet.drained()
+    assert fleet.starts(stuck) == 1
+    assert [fleet.starts(task_id) for task_id in neighbours] == [1] * 20
+    assert fleet.app.broker.dead_letters("default")[0].reason["task_id"] == stuck
+
+
+def test_a_soft_limit_reaches_a_deaf_task_before_the_hard_one_ends_it(sqlite_fleet: Fleet) -> None:
+    """A task that swallows its soft limit goes on until the hard one."""
+    fleet = sqlite_fleet
+    fleet.start("prefork", 1)
+    stuck = fleet.send("deaf", soft_time_limit=0.3, time_limit=1.0)
+    assert isinstance(fleet.get(stuck), TimeLimitExceeded)
+    assert [line["error"] for line in fleet.effects.read("swallowed", stuck)] == ["SoftTimeLimitExceeded"]
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("leave", [0]), ("leave", [3]), ("crash", [])])
+def test_a_task_that_kills_its_process_ends_as_a_failure(fleet: Fleet, name: str, arguments: list[int]) -> None:
+    """It is started max_worker_losses times at most beyond the first, then fails; its neighbours all run."""
+    fleet.start("prefork", 1, broker_visibility_timeout=1.0, max_worker_losses=2)
+    neighbours = [fleet.send("work", number) for number in range(3)]
+    deadly = fleet.send(name, *arguments)
+    neighbours += [fleet.send("work", number) for number in range(3, 6)]
+    assert isinstance(fleet.get(deadly), WorkerLostError), fleet.logs()
+    assert [fleet.get(task_id) for task_id in neighbours] == list(range(6))
+    fleet.drained()
+    # The first delivery costs no record of its start, so it is not counted.
+    assert fleet.starts(deadly) == 3
+    assert fleet.app.broker.dead_letters("default")[0].reason["task_id"] == deadly
+
+
+def test_many_deadly_tasks_do_not_end_the_worker(sqlite_fleet: Fleet) -> None:
+    """A queue full of tasks that crash costs children, not the worker."""
+    fleet = sqlite_fleet
+    worker = fleet.start("prefork", 1, prefetch=1, max_worker_losses=1, broker_visibility_timeout=1.0)
+    deadly = [fleet.send("crash") for _ in range(12)]
+    healthy = fleet.send("work", "alive")
+    assert fleet.get(healthy) == "alive"
+    assert all(isinstance(fleet.get(task_id), WorkerLostError) for task_id in deadly)
+    assert worker.process.poll() is None
+
+
+def test_children_that_cannot_start_end_the_worker(sqlite_fleet: Fleet) -> None:
+    """A worker whose children fail at their start gives up with an exit code that says so."""
+    worker = sqlite_fleet.start("prefork", 2, broken_start=True)
+    assert worker.wait() == 1
+    assert "giving up" in worker.log()
+
+
+# Shutdowns
+
+POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])
+
+
+@POOLS
+def test_a_warm_shutdown_finishes_what_runs_and_hands_back_the_rest(fleet: Fleet, pool: str) -> None:
+    """On SIGTERM what runs ends well, what waits behind it can be had by others at once; the exit code is 0."""
+    concurrency = 1 if pool == "solo" else 2
+    ids = [fleet.send("work", number, 2.5) for number in range(concurrency)]
+    ids += [fleet.send("work", number) for number in range(concurrency, 8)]
+    first = fleet.start(pool, concurrency, prefetch=8, broker_visibility_timeout=60.0)
+    for task_id in ids[:concurrency]:
+        fleet.started(task_id)
+    first.signal(signal.SIGTERM)
+    second = fleet.start("solo", broker_visibility_timeout=60.0)
+    assert [fleet.get(task_id) for task_id in ids[concurrency:]] == list(range(concurrency, 8))
+    assert first.wait() == 0
+    assert [fleet.get(task_id) for task_id in ids[:concurrency]] == list(range(concurrency))
+    assert [fleet.starts(task_id) for task_id in ids] == [1] * 8
+    fleet.drained()
+    second.signal(signal.SIGTERM)
+    assert second.wait() == 0
+
+
+@POOLS
+def test_a_cold_shutdown_hands_back_what_runs(fleet: Fleet, pool: str) -> None:
+    """On SIGQUIT everything in hand can be had by others at once, and the process ends soon; its exit code is 0."""
+    concurrency = 1 if pool == "solo" else 2
+    ids = [fleet.send("work", number, 4.0) for number in range(concurrency)]
+    ids += [fleet.send("nap" if pool == "asyncio" else "work", number, 0.1) for number in range(concurrency, 5)]
+    first = fleet.start(pool, concurrency, prefetch=8, broker_visibility_timeout=60.0)
+    for task_id in ids[:concurrency]:
+        fleet.started(task_id)
+    first.signal(signal.SIGQUIT)
+    assert first.wait() == 0
+    assert fleet.app.broker.counts("default")[:3] == (5, 0, 0)
+    assert not fleet.effects.read("end", ids[0])
+
+
+def test_a_second_signal_makes_a_warm_shutdown_cold(sqlite_fleet: Fleet) -> None:
+    """Whoever does not want to wait any longer signals once more."""
+    fleet = sqlite_fleet
+    task_id = fleet.send("work", 1, 60.0)
+    worker = fleet.start("prefork", 1)
+    fleet.started(task_id)
+    worker.signal(signal.SIGTERM)
+    until(lambda: "warm shutdown" in worker.log(), "the warm shutdown")
+    time.sleep(0.2)  # two signals within 0.1 s count as one
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert fleet.app.broker.counts("default").ready == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_task_that_swallows_a_cold_shutdown_ends_the_worker(sqlite_fleet: Fleet, pool: str) -> None:
+    """A task that catches everything keeps its outcome, and nothing is started after it."""
+    fleet = sqlite_fleet
+    stubborn = fleet.send("hard_of_hearing", 60.0)
+    worker = fleet.start(pool, 1)
+    fleet.started(stubborn)
+    left = fleet.send("work", 1)
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert fleet.get(stubborn) == "done"
+    assert fleet.starts(left) == 0
+    assert fleet.app.broker.counts("default")[:3] == (1, 0, 0)
+
+
+def test_a_child_that_ignores_a_cold_shutdown_is_killed(sqlite_fleet: Fleet) -> None:
+    """A deaf child does not keep the worker from ending; its message comes again when its lease ends."""
+    fleet = sqlite_fleet
+    task_id = fleet.send("regex")
+    worker = fleet.start("prefork", 1)
+    fleet.started(task_id)
+    worker.signal(signal.SIGQUIT)
+    worker.wait()
+    until(lambda: fleet.app.broker.counts("default").ready == 1, "the end of the lease")
