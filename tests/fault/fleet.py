@@ -114,13 +114,20 @@ class Fleet:
         concurrency: int | None = 1,
         prefetch: int | None = None,
         broken_start: bool = False,
+        new_release: bool = False,
+        largest_file: int | None = None,
         **settings: Any,
     ) -> WorkerProcess:
-        """Start a worker, with ``broken_start`` one whose children fail; settings are added to the fleet's."""
+        """Start a worker; settings are added to the fleet's.
+
+        With ``broken_start`` its children fail; with ``new_release`` it knows one task more; no file it writes grows
+        over ``largest_file`` bytes, as on a full disk.
+        """
         broker = settings.pop("broker", self.broker_url)
         plan = {
             "broker": broker, "effects": str(self.effects.path), "settings": {**self.settings, **settings},
-            "broken_start": broken_start, "worker": {"pool": pool, "concurrency": concurrency, "prefetch": prefetch},
+            "broken_start": broken_start, "new_release": new_release, "largest_file": largest_file,
+            "worker": {"pool": pool, "concurrency": concurrency, "prefetch": prefetch},
         }  # fmt: skip
         log = self.directory / f"worker-{len(self.workers)}.log"
         with log.open("wb") as output:
@@ -195,6 +202,10 @@ class Watch:
         return self._open
 
 
+def _brand_new(value: Any) -> Any:
+    return value
+
+
 def _fail(*_: Any, **__: Any) -> None:
     os._exit(7)
 
@@ -208,6 +219,10 @@ def _main(plan: Mapping[str, Any]) -> int:
     if plan["broken_start"]:
         worker_process_init.connect(_fail, weak=False)
     app = make_app(plan["broker"], Effects(Path(plan["effects"])), **plan["settings"])
+    if plan["new_release"]:
+        app.task(_brand_new, name="brand_new")
+    if plan["largest_file"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (plan["largest_file"],) * 2)
     return Worker(app, **plan["worker"]).start()
 
 

@@ -92,7 +92,9 @@ def test_a_soft_limit_reaches_a_deaf_task_before_the_hard_one_ends_it(sqlite_fle
     assert [line["error"] for line in fleet.effects.read("swallowed", stuck)] == ["SoftTimeLimitExceeded"]
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("leave", [0]), ("leave", [3]), ("crash", [])])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("leave", [0]), ("leave", [3]), ("crash", [])], ids=["exit 0", "exit 3", "crash"]
+)
 def test_a_task_that_kills_its_process_ends_as_a_failure(fleet: Fleet, name: str, arguments: list[int]) -> None:
     """It is started max_worker_losses times at most beyond the first, then fails; its neighbours all run."""
     fleet.start("prefork", 1, broker_visibility_timeout=1.0, max_worker_losses=2)
