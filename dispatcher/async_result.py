@@ -86,6 +86,10 @@ class AsyncResult(Generic[R]):
                 callback(self)
         return record, meta
 
+    def _read_all(self) -> ResultMeta:
+        """Return what the record keeps, with what is in the payload store."""
+        return self._read()[1].complete()
+
     # -- state
 
     @property
@@ -105,7 +109,7 @@ class AsyncResult(Generic[R]):
     @property
     def traceback(self) -> str | None:
         """The traceback of a failed task, as text."""
-        return self._read()[1].traceback
+        return self._read_all().traceback
 
     def ready(self) -> bool:
         """Say whether the task is finished."""
@@ -275,7 +279,7 @@ class AsyncResult(Generic[R]):
     @property
     def children(self) -> list[Any] | None:
         """The results of the tasks this one sent while it ran."""
-        children = self._read()[1].children
+        children = self._read_all().children
         return None if children is None else [result_from_tuple(child, self._app) for child in children]
 
     @property
@@ -302,12 +306,12 @@ class AsyncResult(Generic[R]):
     @property
     def args(self) -> Any:
         """The arguments; with ``result_extended``."""
-        return self._read()[1].args
+        return self._read_all().args
 
     @property
     def kwargs(self) -> Any:
         """The keyword arguments; with ``result_extended``."""
-        return self._read()[1].kwargs
+        return self._read_all().kwargs
 
     @property
     def worker(self) -> str | None:
@@ -320,7 +324,7 @@ class AsyncResult(Generic[R]):
         return self._read()[1].queue
 
     def _get_task_meta(self) -> dict[str, Any]:
-        record, meta = self._read()
+        record, meta = self._read()[0], self._read_all()
         done = self.date_done
         return {
             "task_id": self.id,

@@ -14,6 +14,7 @@ from dispatcher.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from dispatcher.backends.base import ResultBackend
     from dispatcher.brokers.base import Broker
+    from dispatcher.payloads import PayloadStore
 
 #: scheme → module:class, and the extra that brings what it needs
 _BROKERS = {
@@ -68,6 +69,13 @@ def backend_of(conf: Any, app_name: str | None, clock: Clock = SYSTEM) -> Result
     if _scheme(url) == "dynamodb" and conf.dynamodb_endpoint_url:
         options.setdefault("endpoint_url", conf.dynamodb_endpoint_url)
     return make_backend(url, options, clock)
+
+
+def payloads_of(conf: Any) -> PayloadStore:
+    """Return the payload store that a configuration asks for; nothing is connected yet."""
+    from dispatcher.payloads import open_store
+
+    return open_store(conf.payload_bucket)
 
 
 def make_broker(url: str, options: Mapping[str, Any], clock: Clock = SYSTEM) -> Broker:

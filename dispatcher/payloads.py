@@ -2,7 +2,8 @@
 
 What is stored is named by its SHA-256, so that storing it again changes nothing, and a reference says all that its
 reader has to check: ``{"ref": "s3://bucket/prefix/<sha256>", "size": bytes, "sha256": hex, "enc": …, "zip": …}``.
-Nothing here deletes, for another message may refer to the same object: a lifecycle rule does (`docs/large-payloads.md`).
+Nothing here deletes, for another message may refer to the same object: a lifecycle rule does
+(`docs/large-payloads.md`).
 """
 
 from __future__ import annotations

@@ -82,7 +82,11 @@ def raisable(value: Any) -> BaseException:
 
 
 def value_of(record: TaskRecord, meta: ResultMeta) -> Any:
-    """Return what a record stands for: the return value, the exception, or the meta of a custom state."""
+    """Return what a record stands for: the return value, the exception, or the meta of a custom state.
+
+    Raises `PayloadMissing` and `OperationalError` where it is in a payload store that does not give it.
+    """
+    meta.complete()
     if meta.error is not None:
         return meta.error
     if record.status in states.EXCEPTION_STATES and isinstance(meta.result, Mapping) and "exc_type" in meta.result:

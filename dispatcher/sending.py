@@ -8,16 +8,25 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher import signals
 from dispatcher.brokers.base import Broker, Outgoing
 from dispatcher.clock import Clock, timestamp
-from dispatcher.exceptions import ImproperlyConfigured, OperationalError, SendError, UnsupportedOption
+from dispatcher.exceptions import (
+    ImproperlyConfigured,
+    MessageTooLarge,
+    OperationalError,
+    SendError,
+    UnsupportedOption,
+)
 from dispatcher.message import Message, check_option, encode
 from dispatcher.routing import Routes
 from dispatcher.serialization import pack
 from dispatcher.state import current_frame
+
+if TYPE_CHECKING:
+    from dispatcher.payloads import Parcels, PayloadStore
 
 logger = logging.getLogger("dispatcher.producer")
 
@@ -88,6 +97,7 @@ class Sender:
         clock: Clock,
         seal: Callable[[str, str], str] | None,
         sender_name: str,
+        payloads: Callable[[], PayloadStore | None],
     ) -> None:
         self._conf = conf
         self._broker = broker
@@ -95,6 +105,7 @@ class Sender:
         self._clock = clock
         self._seal = seal
         self._name = sender_name
+        self._payloads = payloads if conf.payload_bucket is not None else None
         self._priority = conf.task_default_priority
 
     # -- building
@@ -184,20 +195,43 @@ class Sender:
     def send(self, calls: Sequence[Call], retry: bool | None = None, policy: Mapping[str, Any] | None = None) -> None:
         """Put calls on the broker, trying again while it is out of reach, as ``task_publish_retry_policy`` says.
 
-        Raises `OperationalError` when it stays out of reach, `SendError` naming the ids that were not accepted.
+        Arguments that are too large go to the payload store before any is sent. Raises `MessageTooLarge`,
+        `OperationalError` when the broker stays out of reach or the store is, `SendError` naming the ids that were not
+        accepted.
         """
         broker = self._broker()
         if signals.before_task_publish.receivers:
             calls = [_announced(call) for call in calls]
-        outgoing = [self._outgoing(broker, call) for call in calls]
+        parcels = self._parcels(broker) if self._payloads is not None else None
+        outgoing = [self._outgoing(broker, call, parcels) for call in calls]
+        if parcels is not None:
+            parcels.store()
         self._send_retrying(broker, outgoing, retry, policy)
         if signals.after_task_publish.receivers:
             for call in calls:
                 _signal(signals.after_task_publish, call)
 
-    def _outgoing(self, broker: Broker, call: Call) -> Outgoing:
+    def _parcels(self, broker: Broker) -> Parcels | None:
+        from dispatcher.payloads import Parcels
+
+        store = self._payloads() if self._payloads is not None else None
+        conf, limit = self._conf, broker.features.max_body
+        return None if store is None else Parcels(store, limit, conf.payload_threshold, conf.max_message_bytes)
+
+    def _outgoing(self, broker: Broker, call: Call, parcels: Parcels | None) -> Outgoing:
         message, queue, delay = call
-        body = self.seal(encode(message), queue)
+        body = self.seal(encode(message) if parcels is None else parcels.body_of(message), queue)
+        limit = broker.features.max_body
+        if limit is not None and len(body) > limit:
+            remedy = (
+                "set payload_bucket to keep arguments in S3, or pass a reference to the data instead"
+                if parcels is None
+                else "links and headers travel in the message itself; pass a reference to their data instead"
+            )
+            raise MessageTooLarge(
+                f"the message of task {message.id} has {len(body):,} bytes, over the {limit:,} that "
+                f"{broker.describe()} takes; {remedy}"
+            )
         if delay > 0:
             longest = broker.longest_delay(queue)
             if longest is not None and delay > longest:

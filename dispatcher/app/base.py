@@ -250,7 +250,10 @@ class Dispatcher:
         routes = Routes(
             conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
         )
-        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, wire.seal if wire.signs else None, ORIGIN)
+        self._sender = Sender(
+            conf, lambda: self.broker, routes, self.clock, wire.seal if wire.signs else None, ORIGIN,
+            lambda: wire.payloads,
+        )  # fmt: skip
 
     # -- connections
 
@@ -274,7 +277,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Close connections; they open again when needed."""
-        for connection in (self._broker, self._backend):
+        for connection in (self._broker, self._backend, self._wire):
             if connection is not None:
                 connection.close()
 
@@ -388,6 +391,17 @@ class Dispatcher:
         """Verify and decode a body, arguments included; raises `SecurityError` or `DecodeError`."""
         return (self._wire or self.wire).read_message(delivery)
 
+    def load_arguments(self, message: Message) -> Message:
+        """Fetch arguments from the payload store; raises `DecodeError` or `OperationalError`."""
+        return self.wire.load_arguments(message)
+
+    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
+        """Encode what a record keeps besides its columns, or store it; ``what`` names it for people.
+
+        Raises `EncodeError`, `MessageTooLarge` or `OperationalError`.
+        """
+        return self.wire.write_meta(meta, backend, what)
+
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""
         return self.wire.read_meta(record)
@@ -423,7 +437,10 @@ class Dispatcher:
             if own.is_eager and not self.conf.task_store_eager_result:
                 return
         record = self.backend.read([task_id]).get(task_id)
-        data = self.wire.write_meta(ResultMeta(result=meta, worker=request.hostname if request is not None else None))
+        worker = request.hostname if request is not None else None
+        data = self.write_meta(
+            ResultMeta(result=meta, worker=worker), self.backend, f"the state {status} of task {task_id}"
+        )
         kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
         write = state_write(task_id, status, data, record, self.clock.time() + kept, own)
         if write is not None:

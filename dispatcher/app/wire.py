@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from dispatcher.backends.base import TaskRecord
+from dispatcher import connections
+from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Delivery
 from dispatcher.clock import Clock
-from dispatcher.message import Message, decode, encode
+from dispatcher.exceptions import DecodeError, MessageTooLarge
+from dispatcher.message import Message, UnsupportedMessage, decode, encode
 from dispatcher.security import Signer
+from dispatcher.serialization import unpack_bytes
+
+if TYPE_CHECKING:
+    from dispatcher.payloads import PayloadStore
 
 
 class Wire:
@@ -17,6 +24,8 @@ class Wire:
 
     def __init__(self, conf: Any, clock: Clock) -> None:
         self._clock = clock
+        self._conf = conf
+        self._payloads: PayloadStore | None = None
         self._limit: int = conf.max_message_bytes
         self._accept = frozenset(conf.accept_content)
         self._accept_results = frozenset(conf.result_accept_content or conf.accept_content)
@@ -29,12 +38,49 @@ class Wire:
         """Whether bodies are signed."""
         return self._signer is not None
 
+    @property
+    def payloads(self) -> PayloadStore | None:
+        """The store of what is too large for messages and records, where one is configured."""
+        if self._payloads is None and self._conf.payload_bucket is not None:
+            self._payloads = connections.payloads_of(self._conf)
+        return self._payloads
+
     def read_message(self, delivery: Delivery) -> Message:
-        """Verify and decode a body, arguments included; raises `SecurityError` or `DecodeError`."""
+        """Verify and decode a body, arguments included unless a payload store keeps them.
+
+        Raises `SecurityError` or `DecodeError`.
+        """
         if self._signer is not None:
             self._signer.verify(delivery.body, delivery.queue, self._clock.time())
         message = decode(delivery.body, self._limit)
         return message if message.packed is None else message.with_arguments(self._accept, self._limit)
+
+    def load_arguments(self, message: Message) -> Message:
+        """Fetch the arguments that a payload store keeps for a message.
+
+        Raises `UnsupportedMessage` for a store that is not the one configured here, `PayloadMissing`, `DecodeError` for
+        content that was changed or cannot be read, and `OperationalError` where the store cannot be reached.
+        """
+
+        def load(reference: Mapping[str, Any]) -> Any:
+            content = self._fetch(reference, f"the arguments of task {message.id}", message.id)
+            # JSON is what arguments are in the message itself, whatever else is accepted.
+            return unpack_bytes(reference, content, self._accept | {"json"}, self._limit)
+
+        return message.with_payload(load)
+
+    def _fetch(self, reference: Mapping[str, Any], what: str, task_id: str | None = None) -> bytes:
+        store = self.payloads
+        if store is None:
+            raise UnsupportedMessage(
+                f"{what} are in {str(reference.get('ref'))[:200]!r}, and payload_bucket is not set here", task_id
+            )
+        from dispatcher.payloads import PayloadElsewhere
+
+        try:
+            return store.get(reference, self._limit)
+        except PayloadElsewhere as error:
+            raise UnsupportedMessage(str(error), task_id) from error
 
     def seal(self, body: str, queue: str) -> str:
         """Sign a body for a queue, where signing keys are configured."""
@@ -46,8 +92,47 @@ class Wire:
 
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""
-        return ResultMeta.decode(record.data, self._accept_results, self._limit)
+        meta = ResultMeta.decode(record.data, self._accept_results, self._limit)
+        if meta.payload is not None:
+            meta.source = self._fetch_meta
+        return meta
 
-    def write_meta(self, meta: ResultMeta) -> str:
-        """Encode what a record keeps besides its columns."""
-        return meta.encode(self._serializer, self._compression, self._accept_results)
+    def _fetch_meta(self, reference: Mapping[str, Any]) -> ResultMeta:
+        content = self._fetch(reference, "the contents of this record")
+        try:
+            return ResultMeta.decode(content.decode("ascii"), self._accept_results, self._limit)
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"{reference.get('ref')} is not a stored result: {error}") from error
+
+    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
+        """Encode what a record keeps besides its columns; what is too large for one goes to the payload store.
+
+        ``what`` names it for people. Raises `EncodeError`, `MessageTooLarge`, and `OperationalError` where the store
+        cannot be reached.
+        """
+        data = meta.encode(self._serializer, self._compression, self._accept_results)
+        limit = backend.max_data
+        if self._conf.payload_bucket is None:
+            if limit is not None and len(data) > limit:
+                raise MessageTooLarge(
+                    f"{what} has {len(data):,} bytes, over the {limit:,} that {backend.describe()} keeps; set "
+                    "payload_bucket to keep it in S3, store it elsewhere and return a reference, or set "
+                    "ignore_result=True"
+                )
+            return data
+        from dispatcher.payloads import check_size, inline_limit
+
+        most = inline_limit(limit, self._conf.payload_threshold)
+        if most is None or len(data) <= most:
+            return data
+        check_size(f"{what} has", len(data), self._limit)
+        store, content = self.payloads, data.encode("ascii")
+        assert store is not None
+        reference = store.reference({"enc": "json"}, content)
+        store.put([(reference, content)])
+        return meta.encode_reference(reference)
+
+    def close(self) -> None:
+        """Close connections; they open again when needed."""
+        if self._payloads is not None:
+            self._payloads.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dispatcher.exceptions import EncodeError
@@ -24,6 +25,9 @@ class ResultMeta:
 
     ``children`` holds results as nested tuples, ``visible_until`` is when readers stop seeing the result. The fields
     from ``name`` on are stored with ``result_extended`` only.
+
+    Content too large for a record is in a payload store, where ``payload`` refers to; `complete` fetches it, by
+    ``source``, when it is needed.
     """
 
     result: Any = None
@@ -40,6 +44,20 @@ class ResultMeta:
     kwargs: Any = None
     worker: str | None = None
     queue: str | None = None
+    payload: Mapping[str, Any] | None = None
+    source: Callable[[Mapping[str, Any]], ResultMeta] | None = None
+
+    def complete(self) -> ResultMeta:
+        """Fetch what is in a payload store, if anything is; return this very object.
+
+        Raises `PayloadMissing`, `OperationalError` and `DecodeError`.
+        """
+        if self.payload is not None and self.source is not None:
+            whole = self.source(self.payload)
+            for name in _STORED:
+                setattr(self, name, getattr(whole, name))
+            self.source = None
+        return self
 
     def encode(
         self,
@@ -66,6 +84,14 @@ class ResultMeta:
         except EncodeError as error:
             raise EncodeError(f"the result cannot be stored: {error}") from error
 
+    def encode_reference(self, reference: Mapping[str, Any]) -> str:
+        """Return the JSON text of a record whose whole content is in a payload store, without what can be large.
+
+        It stands where packed results do, so that releases that know no payloads say that they cannot read it.
+        """
+        body = {name: getattr(self, name) for name in _PLAIN if name not in _STORED}
+        return json_encode({"packed": reference, **{name: value for name, value in body.items() if value is not None}})
+
     def _packed(self, serializer: str, compression: str | None, accept: frozenset[str]) -> dict[str, str] | None:
         if serializer != "json":
             return pack(self.result, serializer, compression, accept_content=accept)
@@ -80,6 +106,8 @@ class ResultMeta:
         meta = cls(**{name: body[name] for name in _PLAIN if name in body})
         if "error" in body:
             meta.error = exception_from_wire(body["error"])
+        elif "packed" in body and "ref" in body["packed"]:
+            meta.payload = body["packed"]
         elif "packed" in body:
             meta.result = unpack(body["packed"], accept_content, max_bytes)
         else:
@@ -87,4 +115,8 @@ class ResultMeta:
         return meta
 
 
-_PLAIN = tuple(field.name for field in dataclasses.fields(ResultMeta) if field.name not in {"result", "error"})
+_PLAIN = tuple(
+    field.name for field in dataclasses.fields(ResultMeta) if field.name not in {"result", "error", "payload", "source"}
+)
+#: What is in the payload store where the whole was too large.
+_STORED = ("result", "error", "traceback", "children", "args", "kwargs")

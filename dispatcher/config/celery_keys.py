@@ -302,11 +302,6 @@ _REFUSED: Final = (
         "workers have no queues of their own; route to a queue that only this worker reads",
         {"worker_direct": False},
     ),
-    *_keys(
-        "refused",
-        "large payloads in S3 are not available in this release; pass a reference to the data instead",
-        {"payload_bucket": None},
-    ),
 )
 
 #: Every key there is, by name.
@@ -323,6 +318,7 @@ OWN: Final = frozenset(
             "lambda_concurrency",
         ),
         *("max_message_bytes", "max_worker_losses", "record_retention", "metrics_namespace", "payload_bucket"),
+        "payload_threshold",
         *(
             "rate_limit_scope",
             "settle_margin",

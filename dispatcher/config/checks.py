@@ -29,6 +29,8 @@ def check_together(conf: Mapping[str, Any]) -> None:
             raise ImproperlyConfigured(
                 f"{key} lists pickle, which runs any code a message carries; set signing_keys, or use json or msgpack"
             )
+    if conf["payload_threshold"] is not None and conf["payload_bucket"] is None:
+        raise ImproperlyConfigured("payload_threshold is set but payload_bucket is not: there is no store to use")
     if conf["broker_url"] is None:
         for key in ("broker_host", "broker_port", "broker_user", "broker_password", "broker_vhost"):
             if conf[key] is not None:

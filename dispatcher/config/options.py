@@ -19,6 +19,7 @@ from dispatcher.config.types import (
     LogLevel,
     Names,
     OpenChoice,
+    PayloadUrl,
     Seconds,
     Text,
     Type,
@@ -160,6 +161,20 @@ _GENERAL: Final = (
         Int(1024),
         10 * 1024 * 1024,
         "The largest body, after decompression, that is decoded; transports have limits of their own.",
+    ),
+    _option(
+        "payload_bucket",
+        PayloadUrl(),
+        None,
+        "Where arguments and results go that are too large for a message or a record: an S3 bucket, `bucket/prefix`, "
+        "`s3://bucket/prefix?region=…`, or `file:///directory`. Unset means that they are refused.",
+    ),
+    _option(
+        "payload_threshold",
+        Int(1024),
+        None,
+        "The size in bytes from which on they go there; unset means the limit of the transport and of the result "
+        "backend.",
     ),
 )
 

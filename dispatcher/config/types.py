@@ -222,6 +222,22 @@ class Url(Text):
         return url
 
 
+class PayloadUrl(Text):
+    """The place of large payloads: an S3 bucket with an optional prefix, or a directory; read as a URL."""
+
+    name = "bucket or URL"
+
+    def convert(self, value: Any) -> str:
+        """Return the URL; a bucket's name alone stands for ``s3://`` and that name."""
+        text = super().convert(value).strip()
+        url = text if "://" in text else f"s3://{text}"
+        scheme, _, rest = url.partition("://")
+        absolute = rest.startswith("/")
+        if (scheme, absolute) not in {("s3", False), ("file", True)} or not rest.strip("/"):
+            raise mismatch("a bucket, bucket/prefix, s3://bucket/prefix or file:///directory", value)
+        return url
+
+
 class Zone(Text):
     """A time zone: an IANA name or a `datetime.tzinfo`; kept as given."""
 

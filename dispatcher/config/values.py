@@ -16,6 +16,8 @@ class Values:
     accept_content: tuple[str, ...]
     result_accept_content: tuple[str, ...] | None
     max_message_bytes: int
+    payload_bucket: str | None
+    payload_threshold: int | None
 
     # broker
     broker_url: str | None

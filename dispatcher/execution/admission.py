@@ -11,6 +11,7 @@ from dispatcher.backends.base import TaskRecord
 from dispatcher.exceptions import (
     BackendError,
     DecodeError,
+    ImproperlyConfigured,
     NotRegistered,
     OperationalError,
     SecurityError,
@@ -52,10 +53,36 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             continue
         run.task = task
         run.retries = run.attempt = message.retries
-        try:
-            task.check_arguments(message.args, message.kwargs)
-        except TypeError as error:
-            run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+        if message.payload is None:  # else they are checked when they are there
+            _check_arguments(run, message)
+
+
+def _check_arguments(run: Run, message: Message) -> None:
+    assert run.task is not None
+    try:
+        run.task.check_arguments(message.args, message.kwargs)
+    except TypeError as error:
+        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+
+
+def load(env: Environment, run: Run) -> bool:
+    """Fetch arguments from the payload store, only now that the run is sure to start: they may be large.
+
+    Returns false where that decides the run: what cannot be read is dead, what cannot be reached goes back.
+    """
+    assert run.message is not None
+    try:
+        run.message = env.app.load_arguments(run.message)
+    except (UnsupportedMessage, ImproperlyConfigured) as error:
+        _wait_for_newer_worker(env, run, error, run.id)
+    except (DecodeError, SecurityError) as error:
+        _unreadable(run, error, run.id)
+    except OperationalError as error:
+        logger.error("the arguments of %s cannot be fetched, it goes back: %s", run.id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    else:
+        _check_arguments(run, run.message)
+    return run.outcome is None
 
 
 def _unreadable(run: Run, error: BaseException, task_id: str | None) -> None:

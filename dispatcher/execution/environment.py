@@ -36,6 +36,20 @@ class ExecutorApp(Protocol):
         """
         ...
 
+    def load_arguments(self, message: Message) -> Message:
+        """Fetch the arguments that a payload store keeps.
+
+        Raises `DecodeError`, and `OperationalError` where the store cannot be reached.
+        """
+        ...
+
+    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
+        """Encode a record's data, or store them where they are too large for it; ``what`` names them for people.
+
+        Raises `EncodeError`, `MessageTooLarge`, and `OperationalError` where the payload store cannot be reached.
+        """
+        ...
+
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode a record's data."""
         ...

@@ -110,6 +110,9 @@ class Executor:
         recording.record(self.env, [run for run in runs if run.write is None])
         settling.continue_(self.env, runs)
         settling.settle(self.env, runs)
+        for run in runs:
+            if run.message is not None and run.message.payload is not None:
+                run.forget_arguments()  # of a batch of large messages, one is in memory at a time
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
         """Record that a delivery's run was ended at its hard limit by whoever watches it, and settle it."""
@@ -142,8 +145,12 @@ class Executor:
 
     def _begin(self, run: Run) -> bool:
         """Start a run: settle it early if its task asks for that, record the start where it must be known."""
-        task = run.task
-        assert task is not None
+        task, message = run.task, run.message
+        assert task is not None and message is not None
+        if message.payload is not None and not admission.load(self.env, run):
+            if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
+                invocation.tell_unrun(self.env, run)
+            return False
         if not recording.record_start(self.env, run):
             return False
         if task.acks_late is False and not self.env.eager:
@@ -159,10 +166,15 @@ class Executor:
 
     @staticmethod
     def _begins_with_calls(run: Run) -> bool:
-        """Say whether beginning a run writes a record or settles, which would block the event loop."""
-        task = run.task
-        assert task is not None
-        return run.delivery.receive_count > 1 or bool(task.track_started) or task.acks_late is False
+        """Say whether beginning a run fetches arguments, writes or settles, which would block the event loop."""
+        task, message = run.task, run.message
+        assert task is not None and message is not None
+        return (
+            message.payload is not None
+            or run.delivery.receive_count > 1
+            or bool(task.track_started)
+            or task.acks_late is False
+        )
 
     def _run_in_turn(
         self, todo: Sequence[Run], pending: list[Run], groups: Groups, keep: Callable[[Delivery], bool] | None
@@ -191,6 +203,8 @@ class Executor:
         assert following.message is not None
         expected = self.env.durations.get(following.message.task)
         if expected is None or expected > self.flush_after or admission.suspect(following):
+            return True
+        if following.message.payload is not None:
             return True
         return time.monotonic() - oldest > self.flush_after
 

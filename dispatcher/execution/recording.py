@@ -10,7 +10,14 @@ from typing import Any
 from dispatcher import signals, states
 from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta
-from dispatcher.exceptions import BackendError, EncodeError, MessageTooLarge, OperationalError, Reject
+from dispatcher.exceptions import (
+    BackendError,
+    EncodeError,
+    ImproperlyConfigured,
+    MessageTooLarge,
+    OperationalError,
+    Reject,
+)
 from dispatcher.execution.admission import is_lean
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
@@ -70,7 +77,12 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
     now = env.clock.time()
     writes: list[tuple[Run, Write]] = []
     for run in runs:
-        write = _outcome_write(env, run, now)
+        try:
+            write = _outcome_write(env, run, now)
+        except OperationalError as error:
+            logger.error("the result of %s cannot be stored, its message goes back: %s", run.id, error)
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+            write = _outcome_write(env, run, now)
         if write is not None:
             writes.append((run, write))
     if not writes:
@@ -160,7 +172,6 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     if not env.keeps_results:
         return ""
     meta = _meta_of(env, run, now)
-    conf = env.app.conf
     ignored = _ignores_result(run)
     if outcome.kind is Kind.IGNORED:
         meta.result = run.state_written[1] if run.state_written is not None else None
@@ -169,15 +180,8 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     elif not ignored or (run.message is not None and run.message.link):  # callbacks may have to be sent again
         meta.result = outcome.value
     try:
-        accept = frozenset(conf.result_accept_content or conf.accept_content)
-        data = meta.encode(conf.result_serializer, conf.result_compression, accept)
-        limit = env.backend.max_data
-        if limit is not None and len(data) > limit:
-            raise MessageTooLarge(
-                f"the result of {task.name if task else '?'} has {len(data):,} bytes, over the {limit:,} that "
-                f"{env.backend.describe()} keeps; store it elsewhere and return a reference, or set ignore_result=True"
-            )
-    except (EncodeError, MessageTooLarge) as error:
+        data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}")
+    except (EncodeError, ImproperlyConfigured, MessageTooLarge) as error:
         logger.error("%s[%s]: %s", task.name if task else "?", run.id, error)
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
         meta.result, meta.error, meta.traceback = None, error, None

@@ -75,10 +75,10 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
     if "args" in changes or "kwargs" in changes:
         args = tuple(changes.pop("args", message.args))
         kwargs: Mapping[str, Any] = dict(changes.pop("kwargs", message.kwargs))
-        fields.update(args=args, kwargs=kwargs, packed=None)
-        if message.packed is not None:
+        fields.update(args=args, kwargs=kwargs, packed=None, payload=None)
+        packed = message.packed or message.payload
+        if packed is not None and (packed["enc"] != "json" or "zip" in packed):
             accept = frozenset(env.app.conf.accept_content)
-            packed = message.packed
             fields["packed"] = pack([list(args), dict(kwargs)], packed["enc"], packed.get("zip"), accept_content=accept)
     set_options(fields, changes, env.clock.time(), env.app.conf.timezone)
     return queue, message.replace(**fields)

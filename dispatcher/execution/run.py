@@ -105,6 +105,13 @@ class Run:
         """The task's id, or the broker's where the body could not be read."""
         return self.message.id if self.message is not None else self.delivery.message_id
 
+    def forget_arguments(self) -> None:
+        """Drop arguments that a payload store keeps."""
+        if self.message is not None:
+            self.message = self.message.without_arguments()
+            if self.context is not None:
+                self.context.update(_message=self.message)
+
     @property
     def state_written(self) -> tuple[str, Any] | None:
         """The last state the task gave itself, with its meta."""

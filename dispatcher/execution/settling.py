@@ -65,7 +65,7 @@ def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
     outcome = run.outcome
     assert outcome is not None
     if outcome.kind is Kind.REPEATED and run.record is not None:
-        return run.record.status, env.app.read_meta(run.record)
+        return run.record.status, env.app.read_meta(run.record).complete()
     if outcome.kind is Kind.SUCCESS:
         return states.SUCCESS, ResultMeta(result=outcome.value)
     if outcome.kind in (Kind.FAILURE, Kind.UNREADABLE):
@@ -152,7 +152,7 @@ def _unburied(env: Environment, run: Run) -> dict[str, str] | None:
     if run.delivery.receive_count < 2 or record is None or record.status not in (states.FAILURE, states.REJECTED):
         return None
     try:
-        meta = env.app.read_meta(record)
+        meta = env.app.read_meta(record).complete()
     except DispatcherError as error:
         meta = ResultMeta(error=error)
     outcome = Outcome(Kind.REPEATED, error=meta.error, traceback=meta.traceback)

@@ -353,7 +353,6 @@ def test_values_that_ask_for_what_happens_anyway_pass(key: str, value: object) -
         ("broker_read_url", "redis://h", "broker_url"),
         ("broker_transport", "redis", "broker_url"),
         ("broker_use_ssl", {"ca_certs": "x"}, "rediss://"),
-        ("payload_bucket", "b", "not available in this release"),
         ("rate_limit_scope", "worker", "not available in this release"),
         ("redis_backend_use_ssl", {"ssl_cert_reqs": 0}, "rediss://"),
         ("security_key", "/etc/key.pem", "signing_keys"),
