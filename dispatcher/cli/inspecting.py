@@ -12,6 +12,7 @@ import click
 from dispatcher._version import __version__
 from dispatcher.cli.banner import urls_of
 from dispatcher.cli.errors import MISUSED, OK, CommandError
+from dispatcher.cli.letters import describe
 from dispatcher.cli.options import Names, shown
 from dispatcher.cli.queues import known_queues
 from dispatcher.cli.session import Session
@@ -119,7 +120,7 @@ def dead_letters(session: Session, names: list[str] | None, limit: int, as_json:
     app.finalize()
     letters = [letter for name in names or known_queues(app) for letter in app.broker.dead_letters(name, limit)]
     if as_json:
-        click.echo(shown([letter._asdict() for letter in letters]))
+        click.echo(shown([describe(letter) for letter in letters]))
     elif letters:
         show_table(
             ("queue", "task", "id", "reason"),

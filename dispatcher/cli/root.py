@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dispatcher import _version
-from dispatcher.cli import absent, calling, completion, demo, inspecting, queues, worker
+from dispatcher.cli import absent, calling, completion, demo, dlq, inspecting, queues, worker
 from dispatcher.cli.errors import FAILED, INTERRUPTED, OK, CommandError, explain, say_error
 from dispatcher.cli.session import Session
 from dispatcher.exceptions import DispatcherWarning
@@ -81,6 +81,7 @@ for _command in (
     inspecting.list_,
     inspecting.report,
     inspecting.shell,
+    dlq.dlq,
     demo.demo,
     completion.completion,
 ):
