@@ -242,3 +242,9 @@ def test_pages_speak_of_no_machine() -> None:
     """Pages name no directory of the machine they were written on."""
     machine = re.compile(r"(?<![\w.])/(?:work|root|home|tmp)/\w")
     assert [str(page) for page in pages() if machine.search(page.read_text(encoding="utf-8"))] == []
+
+
+def test_index_lists_every_page() -> None:
+    """docs/README.md has a line for each page beside it."""
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index] == []
