@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher.brokers.base import Broker, Delivery, Settlement
-from dispatcher.consumer.leases import Leases
+from dispatcher.consumer.leases import SLOW_RUN, Leases
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
@@ -134,8 +134,9 @@ class ConsumerLoop:
             if self._stopping:
                 self.leases.give_back_unstarted()
             self.leases.drop(deliveries)
-        self.ran += sum(1 for run in runs if run.context is not None)
-        per_run = (time.monotonic() - begun) / max(1, len(deliveries))
+        ran = sum(1 for run in runs if run.context is not None)
+        self.ran += ran
+        per_run = (time.monotonic() - begun) / max(1, ran)
         self._average = per_run if not self._average else self._average + 0.3 * (per_run - self._average)
         if self.on_runs is not None:
             self.on_runs(runs)
@@ -152,7 +153,10 @@ class ConsumerLoop:
         return not self._stopping and self.leases.begin(delivery)
 
     def _batch_size(self) -> int:
-        size = self.prefetch if not self._average else max(self.prefetch, int(_BATCH_SECONDS / self._average))
+        size = self.prefetch
+        if self._average:
+            # What cannot start within a second goes back anyway, and each time costs a receipt.
+            size = max(min(size, int(SLOW_RUN / self._average)), int(_BATCH_SECONDS / self._average))
         if self.max_tasks is not None:
             size = min(size, self.max_tasks - self.ran)
         return max(1, min(size, _MAX_BATCH))

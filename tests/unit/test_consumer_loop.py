@@ -204,3 +204,20 @@ def test_a_message_taken_from_us_is_not_run(setup: Setup) -> None:
     until(lambda: setup.broker.counts("default").in_flight == 1)
     assert result.state == states.PENDING
     assert setup.ran == []
+
+
+def test_slow_tasks_are_taken_one_at_a_time(setup: Setup) -> None:
+    """Once runs are known to be slow, no more is taken than can run before it would be given back anyway."""
+    for number in range(2):
+        setup.slow.delay(number)
+    loop, _ = setup.start(prefetch=2)
+    assert setup.started.wait(30)
+    until(lambda: setup.broker.counts("default") == (1, 0, 1, 0), "the hand-back")
+    taken: list[int] = []
+    setup.backend.before_read = lambda: taken.append(setup.broker.counts("default").in_flight)
+    setup.go.set()
+    until(lambda: setup.broker.counts("default") == (0, 0, 0, 0))
+    for number in range(3):
+        setup.quick.delay(number)
+    until(lambda: len(setup.ran) == 5)
+    assert taken[:3] == [1, 1, 1]
