@@ -19,7 +19,8 @@ from dispatcher.exceptions import TimeoutError
 class TaskRecord:
     """What is known about a task; times are epoch seconds.
 
-    ``gen`` and ``retries`` say which attempt the record speaks of; ``final`` closes that generation. ``starts`` counts
+    ``gen`` and ``retries`` say which attempt the record speaks of; ``final`` closes that generation, which is -1 where
+    the message could not be read: it comes before any that can. ``starts`` counts
     recorded starts without an outcome. ``not_before`` is when a retry is due. ``data`` is JSON text (result, traceback
     …).
     """

@@ -35,7 +35,7 @@ for i, key in ipairs(KEYS) do
   local old = redis.call('GET', key)
   local applies = true
   if old then
-    local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%d+) (%d+) (%d)')
+    local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%-?%d+) (%d+) (%d)')
     old_gen = tonumber(old_gen)
     applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
     if applies and revoked == '1' then
@@ -79,7 +79,7 @@ WATCH: Final = Script(
     _PRELUDE
     + """
 local record = redis.call('GET', KEYS[1])
-if record and string.match(record, '^%d %d+ %d+ (%d)') == '1' then return record end
+if record and string.match(record, '^%d %-?%d+ %d+ (%d)') == '1' then return record end
 redis.pcall('SADD', waiters_of(KEYS[1]), ARGV[1]) -- out of memory: the caller looks again by itself
 redis.call('PEXPIRE', waiters_of(KEYS[1]), ARGV[2])
 return false

@@ -90,7 +90,8 @@ def _unreadable(run: Run, error: BaseException, task_id: str | None) -> None:
     if run.message is None:
         run.message = getattr(error, "envelope", None)
     if run.message is None and task_id is not None:
-        run.message = Message(id=task_id, task="?")
+        # Of a generation before any: the same body must run once somebody can read it, a newer release after a redrive.
+        run.message = Message(id=task_id, task="?", gen=-1)
     run.token = uuid.uuid4().hex
     run.outcome = Outcome(Kind.UNREADABLE, error=error)
 

@@ -120,6 +120,18 @@ class BackendContract:
         writes = [make_write(harness, harness.task_id(), gen=g, attempt=a, retries=a) for g in (0, 7) for a in (0, 3)]
         assert backend.write(writes) == [None] * 4
 
+    def test_a_generation_before_the_first(self, harness: Harness[ResultBackend]) -> None:
+        """What is said of a message that could not be read, -1, closes nothing and stands against nothing newer."""
+        backend, fresh, known = harness.open(), harness.task_id(), harness.task_id()
+        unread = [make_write(harness, key, status=FAILURE, gen=-1, token="unread") for key in (fresh, known)]
+        backend.write([make_write(harness, known)])
+        assert [loser and loser.gen for loser in backend.write(unread)] == [None, 0]
+        assert backend.read([fresh])[fresh] == unread[0].record()
+        assert backend.write([unread[0]]) == [None]
+        backend.revoke([fresh], harness.clock.time() + DAY)
+        assert backend.write([make_write(harness, fresh)]) == [None]
+        assert backend.read([fresh])[fresh] == make_write(harness, fresh).record(revoked=True)
+
     @pytest.mark.parametrize("guess", [None, False, True])
     def test_a_guess_decides_nothing(self, harness: Harness[ResultBackend], guess: bool | None) -> None:
         """Whether the caller thinks that the record exists changes no answer, right or wrong."""
