@@ -65,8 +65,9 @@ class Routes:
             if isinstance(router, _Table):
                 answer = router.find(name)
             else:
-                ask = getattr(router, "route_for_task", router)
-                answer = ask(name, args, kwargs, options, task=task)
+                ask = getattr(router, "route_for_task", None)
+                # Celery's older form of a router, a method, gets no more than this.
+                answer = ask(name, args, kwargs) if ask else router(name, args, kwargs, options, task=task)
             if answer is not None:
                 return _checked(answer, name)
         return {}
