@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from tests.emulation.redis_server import RedisServer
 from tests.fault.fleet import Fleet, alive, until
 from tests.fault.storm import Storm
 
+#: A longer storm: DISPATCHER_TEST_STORM="2000 8 1 2 3" is 2,000 tasks and 8 kills from each of the seeds 1, 2, 3.
+TASKS, KILLS, *SEEDS = map(int, os.environ.get("DISPATCHER_TEST_STORM", "400 5 1").split())
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 
 
@@ -36,10 +39,11 @@ def sqlite_fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
-def test_killed_workers_lose_nothing(fleet: Fleet) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_workers_lose_nothing(fleet: Fleet, seed: int) -> None:
     """Workers and children killed at random moments lose, hang, regress and double nothing."""
-    report = Storm(fleet, seed=1, tasks=400, kills=5).run()
-    assert report.kills == 5
+    report = Storm(fleet, seed, TASKS, KILLS).run()
+    assert report.kills == KILLS
     assert not report.hung, fleet.logs()
     assert not report.lost
     assert not report.regressed
@@ -95,8 +99,9 @@ def test_a_soft_limit_reaches_a_deaf_task_before_the_hard_one_ends_it(sqlite_fle
 @pytest.mark.parametrize(
     ("name", "arguments"), [("leave", [0]), ("leave", [3]), ("crash", [])], ids=["exit 0", "exit 3", "crash"]
 )
-def test_a_task_that_kills_its_process_ends_as_a_failure(fleet: Fleet, name: str, arguments: list[int]) -> None:
+def test_a_task_that_kills_its_process_ends_as_a_failure(sqlite_fleet: Fleet, name: str, arguments: list[int]) -> None:
     """It is started max_worker_losses times at most beyond the first, then fails; its neighbours all run."""
+    fleet = sqlite_fleet
     fleet.start("prefork", 1, broker_visibility_timeout=1.0, max_worker_losses=2)
     neighbours = [fleet.send("work", number) for number in range(3)]
     deadly = fleet.send(name, *arguments)
@@ -136,17 +141,19 @@ POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"
 def test_a_warm_shutdown_finishes_what_runs_and_hands_back_the_rest(fleet: Fleet, pool: str) -> None:
     """On SIGTERM what runs ends well, what waits behind it can be had by others at once; the exit code is 0."""
     concurrency = 1 if pool == "solo" else 2
-    ids = [fleet.send("work", number, 2.5) for number in range(concurrency)]
-    ids += [fleet.send("work", number) for number in range(concurrency, 8)]
-    first = fleet.start(pool, concurrency, prefetch=8, broker_visibility_timeout=60.0)
-    for task_id in ids[:concurrency]:
+    slow, quick = [], []
+    for number in range(concurrency):
+        slow.append(fleet.send("work", number, 2.0))
+        quick += [fleet.send("work", number) for number in range(3)]
+    first = fleet.start(pool, concurrency, prefetch=4, broker_visibility_timeout=60.0)
+    for task_id in slow:
         fleet.started(task_id)
     first.signal(signal.SIGTERM)
     second = fleet.start("solo", broker_visibility_timeout=60.0)
-    assert [fleet.get(task_id) for task_id in ids[concurrency:]] == list(range(concurrency, 8))
+    assert [fleet.get(task_id) for task_id in quick] == [0, 1, 2] * concurrency
     assert first.wait() == 0
-    assert [fleet.get(task_id) for task_id in ids[:concurrency]] == list(range(concurrency))
-    assert [fleet.starts(task_id) for task_id in ids] == [1] * 8
+    assert [fleet.get(task_id) for task_id in slow] == list(range(concurrency))
+    assert {fleet.starts(task_id) for task_id in slow + quick} == {1}
     fleet.drained()
     second.signal(signal.SIGTERM)
     assert second.wait() == 0
