@@ -64,7 +64,7 @@ def list_letters(session: Session, selection: Selection, limit: int, as_json: bo
         total = sum(app.broker.counts(name).dead for name in names)
     else:
         counted: Counter[str] = Counter()
-        found = (letter for page in _chosen(session, app, names, selection, None, counted) for letter in page)
+        found = (letter for page in _chosen(session, app, names, selection, counted) for letter in page)
     # Two of one moment must not be compared any further.
     newest = heapq.nlargest(limit, found, key=lambda letter: letter.at)
     if not selection.everything:
@@ -172,8 +172,9 @@ def export(session: Session, selection: Selection, output: Any) -> int:
     """Write dead letters as JSON lines, with body and reason; they stay where they are."""
     app, names = _opened(session, selection)
     written: Counter[str] = Counter()
-    for page in _chosen(session, app, names, selection, None, written):
-        output.writelines(f"{shown(describe(letter))}\n" for letter in page)
+    with contextlib.closing(_chosen(session, app, names, selection, written)) as pages:
+        for page in pages:
+            output.writelines(f"{shown(describe(letter))}\n" for letter in page)
     if not session.quiet:
         click.echo(f"{_counted(written.total())} written", err=True)
     return OK
@@ -219,9 +220,8 @@ def _act(
 
 
 def _chosen(
-    session: Session, app: Any, names: list[str], selection: Selection, limit: int | None = None,
-    counts: Counter[str] | None = None,
-) -> Generator[list[DeadLetter], None, None]:  # fmt: skip
+    session: Session, app: Any, names: list[str], selection: Selection, counts: Counter[str] | None = None
+) -> Generator[list[DeadLetter], None, None]:
     """Yield the letters that are meant, page by page, each while the walk that shows them is under way."""
     now, left = app.broker.clock.time(), selection.limit
     with _progress(session, app, names) as advance:
