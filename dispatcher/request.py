@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dispatcher.message import Message
 
@@ -77,6 +77,17 @@ class Context:
 
     Values come from the message when they are first asked for, so that a task which asks for nothing pays nothing.
     """
+
+    if TYPE_CHECKING:  # what is the same whether or not the task runs; type checkers take the rest for anything
+        args: list[Any]
+        kwargs: dict[str, Any]
+        retries: int
+        gen: int
+        depth: int
+        is_eager: bool
+        called_directly: bool
+        delivery_info: dict[str, Any]
+        children: list[Any]
 
     def __init__(self, message: Message | None = None, /, **fields: Any) -> None:
         self.__dict__["_message"] = message
