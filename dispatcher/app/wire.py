@@ -125,8 +125,9 @@ class Wire:
         most = inline_limit(limit, self._conf.payload_threshold)
         if most is None or len(data) <= most:
             return data
-        check_size(f"{what} has", len(data), self._limit)
-        store, content = self.payloads, data.encode("ascii")
+        stored = meta.large_part().encode(self._serializer, self._compression, self._accept_results)
+        check_size(f"{what} has", len(stored), self._limit)
+        store, content = self.payloads, stored.encode("ascii")
         assert store is not None
         reference = store.reference({"enc": "json"}, content)
         store.put([(reference, content)])

@@ -84,8 +84,12 @@ class ResultMeta:
         except EncodeError as error:
             raise EncodeError(f"the result cannot be stored: {error}") from error
 
+    def large_part(self) -> ResultMeta:
+        """Return what goes to a payload store: nothing that differs when the same outcome is stored again."""
+        return ResultMeta(**{name: getattr(self, name) for name in _STORED})
+
     def encode_reference(self, reference: Mapping[str, Any]) -> str:
-        """Return the JSON text of a record whose whole content is in a payload store, without what can be large.
+        """Return the JSON text of a record whose `large_part` is in a payload store.
 
         It stands where packed results do, so that releases that know no payloads say that they cannot read it.
         """
