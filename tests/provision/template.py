@@ -214,7 +214,37 @@ def table(template: Template) -> Iterator[str]:
             yield f"{name}: no time to live on 'ttl': records would stay for ever"
 
 
+def payloads(template: Template) -> Iterator[str]:
+    """A bucket is made on demand, closed to the public and plain HTTP, and empties itself, but not too soon."""
+    guarded = {
+        _referred(policy["Bucket"])
+        for policy in resources(template, "AWS::S3::BucketPolicy").values()
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny" and _denies_plain_http(statement.get("Condition"))
+    }
+    longest = sum(
+        int(queue.get("MessageRetentionPeriod", 0)) for queue in resources(template, "AWS::SQS::Queue").values()
+    )
+    for name, bucket in resources(template, "AWS::S3::Bucket").items():
+        if template["Resources"][name].get("Condition") != "KeepsPayloads":
+            yield f"{name}: made also where nobody asked for it"
+        block = bucket.get("PublicAccessBlockConfiguration", {})
+        if len(block) != 4 or not all(value is True for value in block.values()):
+            yield f"{name}: may be opened to the public"
+        if name not in guarded:
+            yield f"{name}: takes plain HTTP"
+        rules = bucket.get("LifecycleConfiguration", {}).get("Rules", [])
+        if not any(rule.get("Status") == "Enabled" and "Prefix" not in rule for rule in rules):
+            yield f"{name}: nothing removes old payloads"
+        for rule in rules:
+            for given in parameter_sets(template):
+                days = numbers(template, rule.get("ExpirationInDays", 0), given)
+                # Zero days mean that there is no bucket. Some days must be left for delays.
+                if (days or given.get("PayloadDays") != "0") and days * 86_400 < longest + 7 * 86_400:
+                    yield f"{name}: {days} days are less than a message can need it"
+
+
 RULES: dict[str, Rule] = {
     rule.__name__: rule
-    for rule in (visibility, redrive, partial_batches, functions, least_privilege, encryption, table)
+    for rule in (visibility, redrive, partial_batches, functions, least_privilege, encryption, table, payloads)
 }

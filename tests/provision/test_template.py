@@ -29,6 +29,7 @@ def _resource(name: str) -> Callable[[rules.Template], dict[str, Any]]:
 
 
 queue, dead = _resource("TaskQueue"), _resource("DeadLetterQueue")
+bucket = _resource("PayloadBucket")
 function, results, role = _resource("WorkerFunction"), _resource("ResultTable"), _resource("WorkerRole")
 
 
@@ -69,6 +70,12 @@ BREAKS: list[tuple[str, Callable[[rules.Template], Any]]] = [
     ("table", lambda t: results(t).update(BillingMode="PROVISIONED")),
     ("table", lambda t: results(t)["KeySchema"].pop()),
     ("table", lambda t: t["Resources"].pop("ResultTable")),
+    ("payloads", lambda t: t["Resources"]["PayloadBucket"].pop("Condition")),
+    ("payloads", lambda t: bucket(t)["PublicAccessBlockConfiguration"].update(BlockPublicPolicy=False)),
+    ("payloads", lambda t: t["Resources"].pop("PayloadsOverTlsOnly")),
+    ("payloads", lambda t: bucket(t).pop("LifecycleConfiguration")),
+    ("payloads", lambda t: bucket(t)["LifecycleConfiguration"]["Rules"][0].update(Status="Disabled")),
+    ("payloads", lambda t: t["Parameters"]["PayloadDays"]["AllowedValues"].append("7")),
 ]
 
 
@@ -97,6 +104,22 @@ def test_role_allows_what_the_worker_does() -> None:
         "dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem",
         "dynamodb:PartiQLInsert", "dynamodb:PartiQLUpdate",
     }  # fmt: skip
+
+
+def test_payloads_are_kept_where_they_are_asked_for() -> None:
+    """The function gets the bucket's name and may do what the payload store does; without days there is neither."""
+    template = rules.load()
+    variable = function(template)["Environment"]["Variables"]["DISPATCHER_PAYLOAD_BUCKET"]
+    assert variable == {"Fn::If": ["KeepsPayloads", {"Ref": "PayloadBucket"}, {"Ref": "AWS::NoValue"}]}
+    assert template["Parameters"]["PayloadDays"]["Default"] == "0"
+    assert template["Resources"]["PayloadAccess"]["Condition"] == "KeepsPayloads"
+    access = _resource("PayloadAccess")(template)
+    assert access["RoleName"] == {"Ref": "WorkerRole"}
+    allowed = {str(s["Resource"]): s["Action"] for s in access["PolicyDocument"]["Statement"]}
+    assert allowed == {
+        "{'Fn::Sub': '${PayloadBucket.Arn}/*'}": ["s3:GetObject", "s3:PutObject"],
+        "{'Fn::GetAtt': ['PayloadBucket', 'Arn']}": "s3:ListBucket",
+    }
 
 
 def test_function_finds_its_queues_by_the_package_s_names() -> None:
