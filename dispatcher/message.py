@@ -185,13 +185,17 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
     task_id = fields.get("id")
     if type(task_id) is not str or not 0 < len(task_id) <= MAX_ID_LENGTH:
         raise InvalidMessage(f"'id' must be a text of 1 to {MAX_ID_LENGTH} characters, not {_kind(task_id)}")
-    _check_version(fields, task_id)
+    if fields.get("v") is not WIRE_VERSION or "critical" in fields:
+        _check_version(fields, task_id)
     if "task" not in fields:
         raise InvalidMessage("'task' is missing", task_id)
     known = {}
     for name, value in fields.items():
-        if name in _CHECKS:
-            _check(name, value, task_id)
+        check = _CHECKS.get(name)
+        if check is not None:
+            predicate, wanted = check
+            if not predicate(value):
+                raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind(value)}", task_id)
             known[name] = tuple(value) if type(value) is list else value
     if "payload" in known and not known.keys().isdisjoint(("args", "kwargs", "packed")):
         raise InvalidMessage("a message with 'payload' has its arguments there and nowhere else", task_id)
@@ -204,7 +208,7 @@ def _check_version(fields: dict[str, Any], task_id: str) -> None:
         if type(version) is not int:
             raise InvalidMessage("'v', the wire version, is missing or not a whole number", task_id)
         raise UnsupportedMessage(
-            f"wire version {version} is not known here (this release reads {WIRE_VERSION})", task_id
+            f"wire version {version!r:.40} is not known here (this release reads {WIRE_VERSION})", task_id
         )
     critical = fields.get("critical")
     if critical is not None:
@@ -233,15 +237,9 @@ def check_option(option: str, name: str, value: Any) -> None:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), type(value).__name__)
+    if type(value) in (str, bool, int, float):
+        return f"{value!r:.40}"
+    return {dict: "an object", list: "a list"}.get(type(value), type(value).__name__)
 
 
 def _is_text(value: Any) -> bool:
@@ -272,7 +270,7 @@ def _is_signatures(value: Any) -> bool:
     return type(value) is list and all(type(item) is dict and type(item.get("task")) is str for item in value)
 
 
-_TEXT = (_is_text, "a text")
+_TEXT = (_is_text, "a text that is not empty")
 _COUNT = (_is_count, "a whole number from 0 on")
 _SECONDS = (_is_seconds, "a number of seconds from 0 on")
 _SIGNATURES = (_is_signatures, "a list of signatures, each an object with a 'task'")
