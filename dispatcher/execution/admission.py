@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 
 from dispatcher import signals, states
@@ -27,10 +26,10 @@ logger = logging.getLogger("dispatcher.worker")
 
 def decode(env: Environment, runs: Sequence[Run]) -> None:
     """Step 1: turn bodies into messages and tasks; what cannot be read is decided here."""
-    tasks = env.app.tasks
+    tasks, read_message = env.app.tasks, env.app.read_message
     for run in runs:
         try:
-            run.message = message = env.app.read_message(run.delivery)
+            run.message = message = read_message(run.delivery)
         except UnsupportedMessage as error:
             _wait_for_newer_worker(env, run, error, error.task_id)
             continue
@@ -92,7 +91,6 @@ def _unreadable(run: Run, error: BaseException, task_id: str | None) -> None:
     if run.message is None and task_id is not None:
         # Of a generation before any: the same body must run once somebody can read it, a newer release after a redrive.
         run.message = Message(id=task_id, task="?", gen=-1)
-    run.token = uuid.uuid4().hex
     run.outcome = Outcome(Kind.UNREADABLE, error=error)
 
 
@@ -138,8 +136,6 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
             # The same message twice in one batch: the second waits for what the first decides.
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
         seen.add(run.id)
-        if not run.token:
-            run.token = uuid.uuid4().hex
 
 
 def is_lean(run: Run) -> bool:

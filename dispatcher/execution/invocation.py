@@ -35,14 +35,10 @@ def start(env: Environment, run: Run) -> None:
         called_directly=False,
         hostname=env.hostname,
         is_eager=env.eager,
-        delivery_info={
-            "exchange": "", "routing_key": delivery.queue, "queue": delivery.queue, "priority": message.priority,
-            "redelivered": delivery.receive_count > 1, "is_eager": env.eager,
-        },
-    )  # fmt: skip
-    if type(task).__call__ is not Task.__call__:
+        _delivery=delivery,
+    )
+    if task._has_own_call:
         run.context.update(_fresh=True)
-    run.started_at = env.clock.time()
     if signals.task_received.receivers:
         signals.task_received.send(task, request=run.context)
 
@@ -80,7 +76,7 @@ def perform(env: Environment, run: Run) -> None:
         try:
             _announce_start(run, task)
             soft, hard = limits_of(env, run)
-            function = task if type(task).__call__ is not Task.__call__ else task.run
+            function = task if task._has_own_call else task.run
             if soft is None and hard is None:
                 value = function(*call_arguments(message), **message.kwargs)
                 if type(value) is CoroutineType:  # of a plain function around a coroutine function
@@ -143,7 +139,7 @@ async def perform_async(env: Environment, run: Run) -> None:
         try:
             _announce_start(run, task)
             soft, hard = limits_of(env, run)
-            function = task if type(task).__call__ is not Task.__call__ else task.run
+            function = task if task._has_own_call else task.run
             value = function(*call_arguments(message), **message.kwargs)
             if inspect.iscoroutine(value):
                 value = await run_limited(value, soft, hard, fired)
@@ -194,7 +190,7 @@ def call_arguments(message: Message) -> tuple[Any, ...]:
 def decide_value(env: Environment, run: Run, value: Any) -> Outcome:
     """Return the outcome of a function that returned."""
     pending = _pending_retry(run)
-    return Outcome(Kind.SUCCESS, value=value) if pending is None else _retry_outcome(env, pending)
+    return Outcome(Kind.SUCCESS, value) if pending is None else _retry_outcome(env, pending)
 
 
 def _pending_retry(run: Run) -> Retry | None:
@@ -260,7 +256,10 @@ def tell(env: Environment, run: Run) -> None:
     """
     task, outcome = run.task, run.outcome
     assert task is not None and outcome is not None
-    if task._hooks or _listened():
+    if not (task._hooks or _listened()):
+        if outcome.kind is Kind.SUCCESS and not logger.isEnabledFor(logging.INFO):
+            return  # nobody wants to know
+    else:
         try:
             _call_hooks(run, task, outcome)
         except ShutdownNow:

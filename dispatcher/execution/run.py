@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import traceback
 from collections.abc import Mapping
 from enum import Enum
@@ -23,6 +24,9 @@ ERRBACK_HEADER = "dispatcher.errback"
 
 class Kind(Enum):
     """What a run decided."""
+
+    # There is one object of each; Enum's own hash is a call into Python for every look-up.
+    __hash__ = object.__hash__
 
     #: the function returned
     SUCCESS = "success"
@@ -63,6 +67,7 @@ class Run:
     """One delivery's journey: filled step by step, from ``message`` to ``settlement``."""
 
     __slots__ = (
+        "_token",
         "attempt",
         "context",
         "delivery",
@@ -73,9 +78,7 @@ class Run:
         "retries",
         "settled_early",
         "settlement",
-        "started_at",
         "task",
-        "token",
         "uncontinued",
         "write",
     )
@@ -93,12 +96,18 @@ class Run:
         self.attempt = 0
         #: the retries the task sees
         self.retries = 0
-        self.token = ""
-        self.started_at = 0.0
+        self._token: str | None = None
         self.duration = 0.0
         self.settled_early = False
         #: why a callback of the recorded outcome can never be sent
         self.uncontinued: Exception | None = None
+
+    @property
+    def token(self) -> str:
+        """What tells this run's writes from those of another; made when it is first asked for."""
+        if self._token is None:
+            self._token = os.urandom(16).hex()
+        return self._token
 
     @property
     def id(self) -> str:

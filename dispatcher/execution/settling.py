@@ -112,10 +112,10 @@ def settle(env: Environment, runs: Iterable[Run]) -> None:
 
 def settlement_of(env: Environment, run: Run) -> Settlement:
     """Return what becomes of a delivery by its run's outcome."""
-    outcome, delivery = run.outcome, run.delivery
-    if outcome is None:
-        return Settlement(delivery, "release")
+    outcome, delivery = run.outcome or Outcome(Kind.HANDED_BACK), run.delivery
     kind = outcome.kind
+    if kind is Kind.SUCCESS:
+        return Settlement(delivery, "ack")
     if kind in (Kind.HANDED_BACK, Kind.RETRY):
         longest = env.transport.longest_release(delivery)
         delay = outcome.delay if longest is None else min(outcome.delay, longest)

@@ -14,9 +14,10 @@ from dispatcher.config import app_name, queue_urls
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
-from dispatcher.execution.limits import AlarmLimits, LimitKeeper, ThreadLimits
+from dispatcher.execution.limits import ThreadLimits
 from dispatcher.execution.run import Run
 from dispatcher.lambda_runtime import bootstrap, deadline, events, logs
+from dispatcher.lambda_runtime.alarm import BatchAlarm
 from dispatcher.lambda_runtime.metrics import Metrics
 from dispatcher.lambda_runtime.sources import Sources, names_of
 from dispatcher.lambda_runtime.transport import LambdaTransport, Response
@@ -66,11 +67,12 @@ class LambdaEnvironment:
         service = app.main or bootstrap.function().name
         logs.invocation.service = service
         self._metrics = Metrics(app.conf.metrics_namespace, service) if app.conf.metrics_namespace else None
+        self._alarm = _alarm()
         self._env = Environment(
             app=app,
             backend=app.backend,
             transport=LambdaTransport(broker, app.clock),
-            limits=_limits(),
+            limits=self._alarm or ThreadLimits(),
             clock=app.clock,
             hostname=bootstrap.function().log_stream or bootstrap.function().name,
         )
@@ -89,11 +91,15 @@ class LambdaEnvironment:
                 self._check_limits(seconds)
             self._env.transport = transport
             self._env.time_left = deadline.time_left(seconds, self._margins)
+            if self._alarm is not None:
+                self._alarm.begin_batch()
             runs = self._executor.process(deliveries)
             if self._metrics is not None:
                 self._metrics.write(deliveries[0].queue, runs, arrived)
         except BaseException as error:
             logger.critical("an internal error; what is not settled of the batch goes back", exc_info=error)
+        if self._alarm is not None:
+            self._alarm.end_batch()
         return transport.response(deliveries)
 
     def close(self) -> None:
@@ -108,11 +114,11 @@ class LambdaEnvironment:
             logger.error("%s; until then it gets the soft limit of the function", complaint)
 
 
-def _limits() -> LimitKeeper:
-    """Return what keeps soft limits here: the alarm in the main thread, where Lambda's runtime calls handlers."""
+def _alarm() -> BatchAlarm | None:
+    """Return the alarm that keeps soft limits in the main thread, where Lambda's runtime calls handlers."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        alarm = AlarmLimits()
+        alarm = BatchAlarm()
         alarm.install()
         return alarm
     logger.warning("this is not the main thread: soft limits interrupt Python code, but no call that blocks")
-    return ThreadLimits()
+    return None

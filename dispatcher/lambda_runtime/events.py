@@ -13,6 +13,8 @@ from typing import Any, Final
 from dispatcher.brokers.base import Delivery
 
 SOURCE: Final = "aws:sqs"
+#: No receive count and no time in epoch seconds is as large.
+_ABSURD: Final = 10**12
 
 Record = Mapping[str, Any]
 
@@ -22,14 +24,14 @@ def records_of(event: Any) -> list[Record]:
     records = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(records, list):
         return []
-    return [record for record in records if _is_message(record)]
-
-
-def _is_message(record: Any) -> bool:
-    if not isinstance(record, dict) or record.get("eventSource") != SOURCE:
-        return False
-    message_id = record.get("messageId")
-    return isinstance(message_id, str) and message_id != ""
+    return [
+        record
+        for record in records
+        if isinstance(record, dict)
+        and record.get("eventSource") == SOURCE
+        and (message_id := record.get("messageId"))
+        and isinstance(message_id, str)
+    ]
 
 
 def delivery_of(record: Record, queue: str, now: float) -> Delivery:
@@ -37,10 +39,10 @@ def delivery_of(record: Record, queue: str, now: float) -> Delivery:
 
     What the record lacks, or has in a wrong form, is as if the broker kept no such figure.
     """
-    attributes = record.get("attributes")
-    system: Mapping[str, Any] = attributes if isinstance(attributes, dict) else {}
-    sent, first = _milliseconds(system, "SentTimestamp"), _milliseconds(system, "ApproximateFirstReceiveTimestamp")
-    count = max(1, _whole(system.get("ApproximateReceiveCount")) or 1)
+    system = record.get("attributes")
+    if not isinstance(system, dict):
+        system = {}
+    count, sent, first = _figures(system)
     group = system.get("MessageGroupId")
     body = record.get("body")
     # A message received for the first time is invisible since then: a batching window lies in between.
@@ -56,6 +58,23 @@ def delivery_of(record: Record, queue: str, now: float) -> Delivery:
         sent,
         group if isinstance(group, str) and group else None,
         more,
+    )
+
+
+def _figures(system: Mapping[str, Any]) -> tuple[int, float | None, float | None]:
+    """Return the receive count, and the times of sending and of the first receipt in epoch seconds."""
+    try:
+        # As AWS sends them: whole numbers as texts.
+        count = int(system["ApproximateReceiveCount"])
+        sent, first = int(system["SentTimestamp"]) / 1000, int(system["ApproximateFirstReceiveTimestamp"]) / 1000
+        if 0 < count < _ABSURD and 0 <= sent < _ABSURD and 0 <= first < _ABSURD:
+            return count, sent, first
+    except (KeyError, ValueError, TypeError, OverflowError):
+        pass  # one of them at least is missing or wrong: take those that are right
+    return (
+        int(_number(system.get("ApproximateReceiveCount")) or 1),
+        _seconds(_number(system.get("SentTimestamp"))),
+        _seconds(_number(system.get("ApproximateFirstReceiveTimestamp"))),
     )
 
 
@@ -81,13 +100,13 @@ def message_attributes_of(attributes: Any) -> dict[str, str | bytes]:
     return values
 
 
-def _milliseconds(system: Mapping[str, Any], name: str) -> float | None:
-    value = _whole(system.get(name))
-    return None if value is None else value / 1000
+def _number(value: Any) -> int | None:
+    try:
+        number = int(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return number if 0 <= number < _ABSURD * 1000 else None
 
 
-def _whole(value: Any) -> int | None:
-    # Event JSON has numbers as texts. isdecimal() and the length keep int() from raising.
-    if isinstance(value, str) and len(value) <= 18 and value.isdecimal():
-        return int(value)
-    return value if type(value) is int and 0 <= value < 10**18 else None
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -34,27 +34,26 @@ _FAILURES: Final = frozenset({Kind.FAILURE, Kind.UNREADABLE, Kind.REJECTED})
 
 
 class Tally(NamedTuple):
-    """What became of the runs of a batch; durations and latencies in milliseconds."""
+    """What became of the runs of a batch; durations and latencies in milliseconds, as they are written."""
 
     started: int
     succeeded: int
     failed: int
     retried: int
     handed_back: int
-    durations: list[float]
-    latencies: list[float]
+    durations: list[str]
+    latencies: list[str]
 
 
 def tally(runs: Iterable[Run], now: float) -> Tally:
     """Count the runs of a batch that arrived at ``now``, in epoch seconds."""
-    started = succeeded = failed = retried = handed_back = 0
-    durations: list[float] = []
-    latencies: list[float] = []
+    succeeded = failed = retried = handed_back = 0
+    durations: list[str] = []
+    latencies: list[str] = []
     for run in runs:
-        outcome, delivery = run.outcome, run.delivery
-        if run.context is not None:
-            started += 1
-            durations.append(round(run.duration * 1000, 3))
+        outcome, delivery, message = run.outcome, run.delivery, run.message
+        if run.duration:
+            durations.append(f"{run.duration * 1000:.3f}")
         kind = outcome.kind if outcome is not None else Kind.HANDED_BACK
         if kind is Kind.SUCCESS:
             succeeded += 1
@@ -64,11 +63,12 @@ def tally(runs: Iterable[Run], now: float) -> Tally:
             retried += 1
         elif kind is Kind.HANDED_BACK:
             handed_back += 1
-        if delivery.receive_count == 1 and delivery.sent_at is not None:
-            eta = run.message.eta if run.message is not None else None
-            since = delivery.sent_at if eta is None or eta < delivery.sent_at else eta
-            latencies.append(max(0.0, round((now - since) * 1000, 3)))
-    return Tally(started, succeeded, failed, retried, handed_back, durations, latencies)
+        since = delivery.sent_at
+        if since is not None and delivery.receive_count == 1:
+            if message is not None and message.eta is not None and message.eta > since:
+                since = message.eta
+            latencies.append(f"{(now - since) * 1000:.1f}" if now > since else "0.0")
+    return Tally(len(durations), succeeded, failed, retried, handed_back, durations, latencies)
 
 
 class Metrics:
@@ -86,8 +86,8 @@ class Metrics:
 
     def line(self, queue: str, size: int, counts: Tally, now: float) -> str:
         """Return the line of a batch; put together by hand, as the most of it is the same for each."""
-        durations = ",".join(map(repr, counts.durations[:MAX_VALUES]))
-        latencies = ",".join(map(repr, counts.latencies[:MAX_VALUES]))
+        durations = ",".join(counts.durations[:MAX_VALUES])
+        latencies = ",".join(counts.latencies[:MAX_VALUES])
         values = "".join(
             (
                 f'"TaskDuration":[{durations}],' if durations else "",
