@@ -250,10 +250,8 @@ class Dispatcher:
         routes = Routes(
             conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
         )
-        self._sender = Sender(
-            conf, lambda: self.broker, routes, self.clock, wire.seal if wire.signs else None, ORIGIN,
-            lambda: wire.payloads,
-        )  # fmt: skip
+        seal = wire.seal if wire.signs else None
+        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, ORIGIN, lambda: wire.payloads)
 
     # -- connections
 
@@ -396,10 +394,7 @@ class Dispatcher:
         return self.wire.load_arguments(message)
 
     def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
-        """Encode what a record keeps besides its columns, or store it; ``what`` names it for people.
-
-        Raises `EncodeError`, `MessageTooLarge` or `OperationalError`.
-        """
+        """Encode a record's data, or store them where they are too large for it; ``what`` names them for people."""
         return self.wire.write_meta(meta, backend, what)
 
     def read_meta(self, record: TaskRecord) -> ResultMeta:
@@ -429,22 +424,9 @@ class Dispatcher:
 
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write an open state of a task; ``request`` is that of the task which gives it."""
-        from dispatcher.execution.recording import state_write
+        from dispatcher.execution.recording import record_state
 
-        own = request if request is not None and request.id == task_id else None
-        if own is not None:
-            own.update(_state_written=(status, meta))
-            if own.is_eager and not self.conf.task_store_eager_result:
-                return
-        record = self.backend.read([task_id]).get(task_id)
-        worker = request.hostname if request is not None else None
-        data = self.write_meta(
-            ResultMeta(result=meta, worker=worker), self.backend, f"the state {status} of task {task_id}"
-        )
-        kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
-        write = state_write(task_id, status, data, record, self.clock.time() + kept, own)
-        if write is not None:
-            self.backend.write([write])
+        record_state(self, task_id, status, meta, request)
 
     def revoke_tasks(self, ids: list[str]) -> None:
         """Flag tasks so that no worker starts them any more."""

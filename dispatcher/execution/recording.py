@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from dispatcher import signals, states
-from dispatcher.backends.base import TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta
+from dispatcher.clock import Clock
 from dispatcher.exceptions import (
     BackendError,
     EncodeError,
@@ -19,7 +20,7 @@ from dispatcher.exceptions import (
     Reject,
 )
 from dispatcher.execution.admission import is_lean
-from dispatcher.execution.environment import Environment
+from dispatcher.execution.environment import Environment, ExecutorApp
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.request import Context
 from dispatcher.serialization import json_encode
@@ -252,8 +253,35 @@ def _write_of(env: Environment, run: Run, status: str, now: float) -> Write:
     )  # fmt: skip
 
 
-def state_write(
-    task_id: str, status: str, data: str, record: TaskRecord | None, expires_at: float, request: Context | None = None
+class StateApp(ExecutorApp, Protocol):
+    """What writing a state needs of an app beside what the executor does."""
+
+    clock: Clock
+
+    @property
+    def backend(self) -> ResultBackend:
+        """The result backend."""
+        ...
+
+
+def record_state(app: StateApp, task_id: str, status: str, meta: Any, request: Context | None) -> None:
+    """Write a state that a task gives itself or another one; ``request`` is that of the task which gives it."""
+    own = request if request is not None and request.id == task_id else None
+    if own is not None:
+        own.update(_state_written=(status, meta))
+        if own.is_eager and not app.conf.task_store_eager_result:
+            return
+    record = app.backend.read([task_id]).get(task_id)
+    result = ResultMeta(result=meta, worker=request.hostname if request is not None else None)
+    data = app.write_meta(result, app.backend, f"the state {status} of task {task_id}")
+    kept = max(app.conf.result_expires or 0.0, app.conf.record_retention)
+    write = _state_write(task_id, status, data, record, app.clock.time() + kept, own)
+    if write is not None:
+        app.backend.write([write])
+
+
+def _state_write(
+    task_id: str, status: str, data: str, record: TaskRecord | None, expires_at: float, request: Context | None
 ) -> Write | None:
     """Return the write for a state that a task gives itself, open, or `None` where the record is past this run.
 
