@@ -9,18 +9,21 @@ is final, continuations have derived ids, and the broker is told last.
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import OperationalError, TimeLimitExceeded
 from dispatcher.execution import admission, invocation, recording, retrying, settling
-from dispatcher.execution.coroutines import Loop
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
+
+if TYPE_CHECKING:
+    from dispatcher.execution.coroutines import Loop
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -42,7 +45,6 @@ class Executor:
         self.env = env
         self.concurrency = concurrency
         self.flush_after = flush_after
-        self._loop = Loop()
 
     def process(self, deliveries: Sequence[Delivery], keep: Callable[[Delivery], bool] | None = None) -> list[Run]:
         """Take a batch through all steps and return its runs, settled.
@@ -89,6 +91,8 @@ class Executor:
 
     async def execute_async(self, run: Run) -> None:
         """Steps 3 to 5 for one coroutine run, in the running event loop."""
+        import asyncio
+
         begun = await asyncio.to_thread(self._begin, run) if self._begins_with_calls(run) else self._begin(run)
         if not begun:
             return
@@ -127,7 +131,15 @@ class Executor:
 
     def close(self) -> None:
         """Close the event loop."""
-        self._loop.close()
+        if "loop" in self.__dict__:
+            self.loop.close()
+
+    @functools.cached_property
+    def loop(self) -> Loop:
+        """The event loop of coroutine tasks; asyncio is a twentieth of a cold start, which others are spared."""
+        from dispatcher.execution.coroutines import Loop
+
+        return Loop()
 
     # -- parts of process()
 
@@ -135,11 +147,11 @@ class Executor:
         """Run one coroutine; one that never awaits is ended a moment after its hard limit, where those are kept."""
         _, hard = invocation.limits_of(self.env, run)
         if hard is None:
-            self._loop.run(invocation.perform_async(self.env, run))
+            self.loop.run(invocation.perform_async(self.env, run))
             return
         self.env.limits.start(None, hard + HARD_GRACE, run)
         try:
-            self._loop.run(invocation.perform_async(self.env, run))
+            self.loop.run(invocation.perform_async(self.env, run))
         finally:
             self.env.limits.stop()
 
@@ -224,12 +236,14 @@ class Executor:
         together = [run for run in todo if run.task is not None and run.task._is_async and run.delivery.order is None]
         if len(together) < 2:
             return list(todo)
-        self._loop.run(self._gather(together))
+        self.loop.run(self._gather(together))
         pending.extend(together)
         chosen = set(map(id, together))
         return [run for run in todo if id(run) not in chosen]
 
     async def _gather(self, runs: Sequence[Run]) -> None:
+        import asyncio
+
         slots = asyncio.Semaphore(self.concurrency)
 
         async def one(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 import time
@@ -160,6 +159,8 @@ class ThreadLimits:
         return self._fired
 
     def _raise_in(self, thread_id: int, soft: float) -> None:
+        import ctypes
+
         with self._lock:
             if self._timer is None:
                 return

@@ -77,6 +77,8 @@ class LambdaEnvironment:
             hostname=bootstrap.function().log_stream or bootstrap.function().name,
         )
         self._executor = Executor(self._env, concurrency=app.conf.lambda_concurrency)
+        if any(task._is_async for task in app.tasks.values()):
+            _ = self._executor.loop  # the first batch will need it
         self._margins = (app.conf.cleanup_margin, app.conf.settle_margin)
         self._checked = False
 
