@@ -404,7 +404,13 @@ _LAMBDA: Final = (
         2.0,
         "Seconds before the function's timeout that are kept for writing results and handing messages back.",
     ),
-    _option("metrics_namespace", Text(), "dispatcher", "The CloudWatch namespace of the metrics."),
+    _option(
+        "metrics_namespace",
+        Text(),
+        "dispatcher",
+        "The CloudWatch namespace of the metrics; `None` writes none.",
+        nullable=True,
+    ),
 )
 
 #: The settings by the title of their section in the documentation.

@@ -77,7 +77,7 @@ class Metrics:
     def __init__(self, namespace: str, service: str) -> None:
         self._namespace = json.dumps(namespace)
         self._service = json.dumps(service)
-        self._directives: dict[tuple[bool, bool], str] = {}
+        self._directives: dict[tuple[str, ...], str] = {}
 
     def write(self, queue: str, runs: Sequence[Run], now: float) -> None:
         """Write the line of a batch that arrived at ``now``, in epoch seconds, to where Lambda reads it: the output."""
@@ -85,31 +85,37 @@ class Metrics:
             sys.stdout.write(self.line(queue, len(runs), tally(runs, now), now))
 
     def line(self, queue: str, size: int, counts: Tally, now: float) -> str:
-        """Return the line of a batch; put together by hand, as the most of it is the same for each."""
-        durations = ",".join(counts.durations[:MAX_VALUES])
-        latencies = ",".join(counts.latencies[:MAX_VALUES])
-        values = "".join(
-            (
-                f'"TaskDuration":[{durations}],' if durations else "",
-                f'"QueueLatency":[{latencies}],' if latencies else "",
-            )
+        """Return the line of a batch.
+
+        A count of nothing is left out, as each byte is billed, and a metric without values must not be named. The line
+        is put together by hand, since most of it is the same for each batch.
+        """
+        values = {
+            "BatchSize": size,
+            "TasksStarted": counts.started,
+            "TasksSucceeded": counts.succeeded,
+            "TasksFailed": counts.failed,
+            "TasksRetried": counts.retried,
+            "TasksHandedBack": counts.handed_back,
+            "TaskDuration": ",".join(counts.durations[:MAX_VALUES]),
+            "QueueLatency": ",".join(counts.latencies[:MAX_VALUES]),
+        }
+        there = {name: value for name, value in values.items() if value}
+        members = ",".join(
+            [f'"{name}":{value}' if type(value) is int else f'"{name}":[{value}]' for name, value in there.items()]
         )
         return (
-            f'{{"_aws":{{"Timestamp":{int(now * 1000)},{self._directive(bool(durations), bool(latencies))}}},'
-            f'"service":{self._service},"queue":{json.dumps(queue)},{values}'
-            f'"BatchSize":{size},"TasksStarted":{counts.started},"TasksSucceeded":{counts.succeeded},'
-            f'"TasksFailed":{counts.failed},"TasksRetried":{counts.retried},"TasksHandedBack":{counts.handed_back}}}\n'
+            f'{{"_aws":{{"Timestamp":{int(now * 1000)},{self._directive(tuple(there))}}},'
+            f'"service":{self._service},"queue":{json.dumps(queue)},{members}}}\n'
         )
 
-    def _directive(self, durations: bool, latencies: bool) -> str:
-        """Return what tells CloudWatch which members are metrics; a metric without values must not be named."""
-        known = self._directives.get((durations, latencies))
+    def _directive(self, names: tuple[str, ...]) -> str:
+        """Return what tells CloudWatch which members are metrics."""
+        known = self._directives.get(names)
         if known is None:
-            absent = {name for name, there in (("TaskDuration", durations), ("QueueLatency", latencies)) if not there}
-            metrics = [{"Name": name, "Unit": unit} for name, unit in UNITS.items() if name not in absent]
-            known = (
+            metrics = [{"Name": name, "Unit": UNITS[name]} for name in names]
+            known = self._directives[names] = (
                 f'"CloudWatchMetrics":[{{"Namespace":{self._namespace},"Dimensions":[["service","queue"]],'
                 f'"Metrics":{json.dumps(metrics, separators=(",", ":"))}}}]'
             )
-            self._directives[durations, latencies] = known
         return known
