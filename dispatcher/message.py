@@ -230,7 +230,8 @@ def check_option(option: str, name: str, value: Any) -> None:
     predicate, wanted = _CHECKS[name]
     if not predicate(value) or (name == "id" and len(value) > MAX_ID_LENGTH):
         wanted = f"a text of 1 to {MAX_ID_LENGTH} characters" if name == "id" else wanted
-        error = ValueError if type(value) in (str, int, float) and predicate is not _is_text else TypeError
+        fits = isinstance(value, str) if predicate is _is_text else isinstance(value, int | float)
+        error = ValueError if fits else TypeError
         raise error(f"{option} must be {wanted}, not {value!r:.100}")
 
 
@@ -239,7 +240,9 @@ def _kind(value: Any) -> str:
         return "null"
     if type(value) in (str, bool, int, float):
         return f"{value!r:.40}"
-    return {dict: "an object", list: "a list"}.get(type(value), type(value).__name__)
+    if type(value) is dict:
+        return "an object"
+    return "a list" if type(value) is list else type(value).__name__
 
 
 def _is_text(value: Any) -> bool:

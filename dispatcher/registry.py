@@ -9,6 +9,13 @@ from typing import Any
 
 from dispatcher.exceptions import ImproperlyConfigured, NotRegistered
 from dispatcher.task import Task
+from dispatcher.task_options import HOOKS
+
+#: Methods and properties of `Task`; hooks may be given as options, and `backend` is refused with a reason of its own.
+_PARTS = frozenset(
+    part for part, value in vars(Task).items()
+    if (inspect.isfunction(value) or isinstance(value, property | classmethod)) and part not in {*HOOKS, "backend"}
+)  # fmt: skip
 
 
 class TaskRegistry(dict[str, Task[Any, Any]]):
@@ -55,12 +62,14 @@ def _script_module() -> str | None:
 
 
 def make_task(
-    function: Callable[..., Any], name: str, base: type[Task[Any, Any]], bind: bool, options: dict[str, Any]
+    function: Callable[..., Any], name: str, base: Any, bind: bool, options: dict[str, Any]
 ) -> Task[Any, Any]:
     """Return an instance of a new subclass of ``base`` whose ``run`` is the function.
 
     Raises `ImproperlyConfigured` for a misspelt option, naming the right one; other options become class attributes.
     """
+    if not (isinstance(base, type) and issubclass(base, Task)):
+        raise TypeError(f"task {name}: base= must be a subclass of Task, not {base!r}")
     check_option_names(name, base, options)
     attributes = {
         "run": function if bind else staticmethod(function),
@@ -81,13 +90,15 @@ def make_task(
 
 def check_option_names(name: str, base: type[Task[Any, Any]], options: dict[str, Any]) -> None:
     """Raise `ImproperlyConfigured` for an option that is one letter or two off a known one."""
-    import difflib
-
-    known = [option for option in dir(base) if not option.startswith("_")]
     for option in options:
+        if option in _PARTS:
+            raise ImproperlyConfigured(f"task {name}: {option!r} is a part of every task, not an option of one")
         if hasattr(base, option):
             continue
-        near = difflib.get_close_matches(option, known, 1, cutoff=0.85)
+        import difflib
+
+        known = [each for each in dir(base) if not each.startswith("_")]
+        near = difflib.get_close_matches(option, known, 1, cutoff=0.8)
         if near:
             raise ImproperlyConfigured(
                 f"task {name}: unknown option {option!r}; did you mean {near[0]!r}? "

@@ -153,16 +153,11 @@ class Sender:
     def _set_arguments(
         self, fields: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
-        if isinstance(args, str | bytes) or not isinstance(args, list | tuple):
-            if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
-                raise TypeError(f"task arguments must be a list or a tuple, not {type(args).__name__}")
-            args = tuple(args)
+        args = positional(args)
         if args:
-            fields["args"] = tuple(args)
+            fields["args"] = args
         if kwargs:
-            if not isinstance(kwargs, Mapping):
-                raise TypeError(f"task keyword arguments must be a mapping, not {type(kwargs).__name__}")
-            fields["kwargs"] = dict(kwargs)
+            fields["kwargs"] = _keywords(kwargs)
         serializer = options.get("serializer") or self._conf.task_serializer
         compression = options.get("compression") or self._conf.task_compression
         if (serializer != "json" or compression) and (args or kwargs):
@@ -296,6 +291,22 @@ _OWN_HEADERS = frozenset({
     "lang", "task", "id", "shadow", "eta", "expires", "group", "retries", "timelimit", "root_id", "parent_id", "origin",
     "ignore_result",
 })  # fmt: skip
+
+
+def positional(args: Any) -> tuple[Any, ...]:
+    """Return positional arguments as a tuple; raise `TypeError` for what is no sequence of them."""
+    if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
+        raise TypeError(f"task arguments must be a list or a tuple, not {type(args).__name__}")
+    return tuple(args)
+
+
+def _keywords(kwargs: Any) -> dict[str, Any]:
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(f"task keyword arguments must be a mapping, not {type(kwargs).__name__}")
+    for name in kwargs:
+        if not isinstance(name, str):
+            raise TypeError(f"the names of keyword arguments must be texts, not {name!r}")
+    return dict(kwargs)
 
 
 def set_options(fields: dict[str, Any], options: Mapping[str, Any], now: float, timezone: Any) -> float:

@@ -146,12 +146,15 @@ class Task(Generic[P, R]):
             if getattr(self, option, None) is None:
                 setattr(self, option, getattr(conf, key))
         check_options(self)
-        self.retry_policy = RetryPolicy.from_options(
-            autoretry_for=self.autoretry_for, dont_autoretry_for=self.dont_autoretry_for, max_retries=self.max_retries,
-            default_retry_delay=self.default_retry_delay, retry_kwargs=self.retry_kwargs,
-            retry_backoff=self.retry_backoff,
-            retry_backoff_max=self.retry_backoff_max, retry_jitter=self.retry_jitter,
-        )  # fmt: skip
+        try:
+            self.retry_policy = RetryPolicy.from_options(
+                autoretry_for=self.autoretry_for, dont_autoretry_for=self.dont_autoretry_for,
+                max_retries=self.max_retries, default_retry_delay=self.default_retry_delay,
+                retry_kwargs=self.retry_kwargs, retry_backoff=self.retry_backoff,
+                retry_backoff_max=self.retry_backoff_max, retry_jitter=self.retry_jitter,
+            )  # fmt: skip
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"task {self.name}: {error}") from error
         typing = self.typing if self.typing is not None else self._owner.strict_typing
         self._check_call = call_checker(self.run, self.name) if typing else None
         self._hooks = frozenset(

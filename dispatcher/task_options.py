@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
+from dispatcher.serialization import compression_name, get_codec
 
 #: Options of a task and the setting that gives their default.
 FROM_CONFIG: Mapping[str, str] = {
@@ -55,6 +56,8 @@ def check_options(task: Any) -> None:
                 f"task {task.name}: {option}=False cannot work: a failure is recorded once and its message settled; "
                 "use autoretry_for to run it again, or Reject(requeue=True) in the task"
             )
+    _check_send_options(task)
+    task.throws = _exception_classes(task)
     for option in ("time_limit", "soft_time_limit"):
         value = getattr(task, option)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
@@ -68,6 +71,30 @@ def check_options(task: Any) -> None:
         raise ImproperlyConfigured(
             f"task {task.name}: soft_time_limit={task.soft_time_limit:g} is over time_limit={task.time_limit:g}"
         )
+
+
+def _check_send_options(task: Any) -> None:
+    queue, priority = task.queue, task.priority
+    if queue is not None and not (isinstance(getattr(queue, "name", queue), str) and queue):
+        raise ImproperlyConfigured(f"task {task.name}: queue must be a queue's name, not {queue!r}")
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= 9):
+        raise ImproperlyConfigured(f"task {task.name}: priority must be a whole number from 0 to 9, not {priority!r}")
+    for option, look_up in (("serializer", get_codec), ("compression", compression_name)):
+        value = getattr(task, option)
+        if value is not None:
+            try:
+                look_up(value)
+            except ImproperlyConfigured as error:
+                raise ImproperlyConfigured(f"task {task.name}: {error}") from error
+
+
+def _exception_classes(task: Any) -> tuple[type[BaseException], ...]:
+    given = task.throws if isinstance(task.throws, list | tuple) else (task.throws,)
+    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in given):
+        raise ImproperlyConfigured(
+            f"task {task.name}: throws must be a tuple of exception classes, not {task.throws!r}"
+        )
+    return tuple(given)
 
 
 def call_checker(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:

@@ -25,7 +25,7 @@ from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
-from dispatcher.sending import ORIGIN, Call, Sender
+from dispatcher.sending import ORIGIN, Call, Sender, positional
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 
@@ -309,6 +309,7 @@ class Dispatcher:
         """Send a call to a task; `Task.apply_async` comes here."""
         if not self._finalized:
             self.finalize(auto=True)
+        args = positional(args)
         if task._check_call is not None:
             task._check_call(*args, **kwargs)
         if self.conf.task_always_eager:
