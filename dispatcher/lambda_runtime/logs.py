@@ -1,7 +1,7 @@
 """Log lines of a Lambda function: JSON with the fields of Powertools' Logger, and what task a line belongs to.
 
-Powertools itself would add about a sixth to the time of a cold start for these few lines. An app that uses its Logger
-gets the fields of the task by ``logger.addFilter(TaskFields())``.
+Powertools itself would make the package three times as large, and a cold start a twentieth longer, for these few lines.
+An app that uses its Logger gets the fields of the task by ``logger.addFilter(TaskFields())``.
 """
 
 from __future__ import annotations

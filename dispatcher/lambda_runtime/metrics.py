@@ -1,7 +1,6 @@
 """Metrics of a batch, as one line of CloudWatch's embedded metric format: no call, no agent.
 
-`docs/lambda.md` lists them. Powertools writes the same format, for about 25 ms more at a cold start and several times
-the time a batch.
+`docs/lambda.md` lists them. Powertools writes the same format, in thirty times the time a batch.
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
 
