@@ -113,7 +113,9 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
     A lean task on its first delivery needs no record.
     """
     open_runs = [run for run in runs if run.outcome is None or run.outcome.kind is Kind.FAILURE]
-    asked = [run for run in open_runs if not is_lean(run)]
+    buried = [run for run in runs if run.message is not None and run.outcome is not None
+              and run.outcome.kind is Kind.UNREADABLE]  # fmt: skip
+    asked = [run for run in open_runs if not is_lean(run)] + buried
     if asked:
         try:
             records = env.backend.read([run.id for run in asked])
@@ -124,6 +126,8 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
             records = {}
         for run in asked:
             run.record = records.get(run.id)
+        for run in buried:
+            _catch_up(run)
     now = env.clock.time()
     seen: set[str] = set()
     for run in open_runs:
@@ -136,6 +140,13 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
             # The same message twice in one batch: the second waits for what the first decides.
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
         seen.add(run.id)
+
+
+def _catch_up(run: Run) -> None:
+    """Let a message that cannot be run end the attempt its record is at: earlier ones may have been retried."""
+    message, record = run.message, run.record
+    if message is not None and record is not None and record.gen == message.gen:
+        run.attempt = run.retries = record.retries
 
 
 def is_lean(run: Run) -> bool:

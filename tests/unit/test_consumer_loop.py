@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher import Dispatcher, states
 from dispatcher.brokers.base import Delivery, Outgoing
-from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from dispatcher.exceptions import ImproperlyConfigured, NotRegistered, OperationalError
 from dispatcher.execution.run import ShutdownNow
 from tests.unit.consumers import Background, FaultyBackend, FaultyBroker, make_loop, memory_app, until
 
@@ -221,3 +221,27 @@ def test_slow_tasks_are_taken_one_at_a_time(setup: Setup) -> None:
         setup.quick.delay(number)
     until(lambda: len(setup.ran) == 5)
     assert taken[:3] == [1, 1, 1]
+
+
+def test_a_retry_that_no_worker_knows_any_more_fails(setup: Setup) -> None:
+    """A task that was retried, and whose release was rolled back, ends with the reason after the grace."""
+
+    @setup.app.task(name="withdrawn", bind=True)
+    def withdrawn(task: Any) -> None:
+        raise task.retry(countdown=0.05)
+
+    result = withdrawn.delay()
+    loop, background = setup.start()
+    until(lambda: result.state == states.RETRY)
+    loop.stop()
+    background.result()
+    older = memory_app(unknown_grace=0.0)
+    older._broker, older._backend = setup.broker, setup.backend
+    loop = make_loop(older)
+    background = Background(loop.run)
+    try:
+        with pytest.raises(NotRegistered):
+            result.get(timeout=30)
+    finally:
+        loop.stop()
+        background.result()
