@@ -1,0 +1,180 @@
+"""Step 5: what is written of an outcome, and whose write counts."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dispatcher.backends.base import Write
+from dispatcher.backends.memory import MemoryBackend
+from dispatcher.execution.recording import _state_write
+from dispatcher.execution.run import Kind
+from dispatcher.request import Context
+from tests.unit.bench import Bench
+
+KEY = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eA=="
+
+
+class SmallBackend(MemoryBackend):
+    """A backend whose records hold little, as DynamoDB's."""
+
+    max_data = 2000
+
+
+def _small(bench: Bench) -> None:
+    bench.app._backend = SmallBackend(bench.app.conf.result_backend, {}, bench.clock)
+
+
+def test_result_that_is_too_large_fails_the_task_with_advice() -> None:
+    """A result over the store's limit becomes a failure that says what to do."""
+    bench = Bench()
+    _small(bench)
+    result = bench.app.task(name="large")(lambda: "x" * 5000).delay()
+    bench.work()
+    assert result.state == "FAILURE"
+    assert "over the 2,000 that memory keeps" in str(result.result)
+
+
+def test_retry_with_a_large_error_is_still_a_retry() -> None:
+    """The details of an error may be too large to keep; that neither fails the task nor loses the count."""
+    bench = Bench()
+    _small(bench)
+
+    @bench.app.task(name="wordy", bind=True, autoretry_for=(ValueError,), default_retry_delay=1, max_retries=2)
+    def wordy(self: Any) -> int:
+        if self.request.retries < 2:
+            raise ValueError("x" * 5000)
+        return int(self.request.retries)
+
+    result = wordy.delay()
+    bench.step()
+    assert (result.state, bench.record(result.id).retries) == ("RETRY", 1)
+    assert "too large to keep" in str(result.result)
+    bench.work()
+    assert result.get() == 2
+
+
+def test_arguments_that_are_no_json_are_kept_as_text() -> None:
+    """``result_extended`` never turns a success into a failure: what JSON cannot take is shown."""
+    bench = Bench(
+        result_extended=True, task_serializer="pickle", accept_content=["json", "pickle"], signing_keys={"k": KEY}
+    )
+    result = bench.app.task(name="take")(lambda *args, **kwargs: 1).delay(complex(1, 2), 5, key=range(3))
+    bench.work()
+    assert result.get() == 1
+    assert (result.args, result.kwargs) == (["(1+2j)", "5"], {"key": "range(0, 3)"})
+
+
+def test_started_state_says_where() -> None:
+    """With ``track_started`` the state STARTED tells process and worker, as Celery's does."""
+    bench = Bench()
+    seen: list[Any] = []
+
+    @bench.app.task(name="tracked", track_started=True, bind=True)
+    def tracked(self: Any) -> None:
+        result = self.AsyncResult(self.request.id)
+        seen.append((result.state, result.info))
+
+    tracked.delay()
+    bench.work()
+    [(state, info)] = seen
+    assert state == "STARTED"
+    assert info["hostname"] == "bench"
+    assert isinstance(info["pid"], int)
+
+
+def test_record_of_a_long_retry_outlives_it() -> None:
+    """A record that waits for a retry is kept for as long as that takes, and the retention on top."""
+    bench = Bench(result_expires=60)
+
+    @bench.app.task(name="patient", bind=True)
+    def patient(self: Any) -> int:
+        if not self.request.retries:
+            self.retry(countdown=100 * 86400)
+        return int(self.request.retries)
+
+    result = patient.delay()
+    bench.work()
+    assert result.get() == 1
+
+
+def test_result_is_hidden_after_its_expiry() -> None:
+    """Readers stop seeing a result after ``result_expires``; the record still stops duplicates."""
+    bench = Bench(result_expires=60)
+    result = bench.app.task(name="one")(lambda: 1).delay()
+    bench.work()
+    bench.clock.advance(61)
+    assert bench.result(result.id).state == "PENDING"
+    assert bench.record(result.id).status == "SUCCESS"
+
+
+def test_ignored_result_of_a_linked_task_is_kept_for_its_callbacks() -> None:
+    """A callback that must be sent again after a crash gets the same value."""
+    bench = Bench()
+    quiet = bench.app.task(name="quiet", ignore_result=True)(lambda: [1, 2])
+    note = bench.app.task(name="note")(lambda *args: None)
+    linked, plain = quiet.apply_async(link=note.s()), quiet.delay()
+    bench.work()
+    assert json.loads(bench.record(linked.id).data)["result"] == [1, 2]
+    assert "result" not in json.loads(bench.record(plain.id).data)
+
+
+def test_lost_race_gives_way_to_the_record() -> None:
+    """An outcome that finds another in the record is dropped: final ones are repeated, other attempts waited for."""
+    bench = Bench()
+    kinds: list[Kind] = []
+    for stood in ({"final": True, "status": "SUCCESS"}, {"final": False, "status": "RETRY", "retries": 1}):
+        result = bench.app.task(name="racing")(lambda: 1).delay()
+        executor = bench.executor()
+        runs = executor.prepare(bench.receive())
+        executor.execute(runs[0])
+        write = {"gen": 0, "attempt": 0, "retries": 0, "token": "other", "expires_at": 4e9, **stood}
+        bench.app.backend.write([Write(result.id, **write)])  # type: ignore[arg-type]
+        executor.finish(runs)
+        executor.close()
+        assert runs[0].outcome is not None
+        kinds.append(runs[0].outcome.kind)
+        assert bench.record(result.id).token == "other"
+        bench.work()
+    assert kinds == [Kind.REPEATED, Kind.HANDED_BACK]
+
+
+def _request(gen: int, retries: int) -> Context:
+    return Context(None, id="a", gen=gen, retries=retries)
+
+
+@pytest.mark.parametrize(
+    ("record", "request_", "wanted"),
+    [
+        (None, (0, 0), (0, 0)),
+        (None, (2, 1), (2, 1)),
+        ((0, 0), (0, 0), (0, 0)),
+        ((0, 0), (0, 3), (0, 0)),
+        ((0, 5), (1, 2), (1, 2)),
+        ((1, 0), (0, 4), None),
+        ((0, 2), (0, 1), None),
+    ],
+)
+def test_state_of_a_stale_run_is_not_written(record: Any, request_: Any, wanted: Any) -> None:
+    """`update_state` of a run whose record has moved on changes nothing."""
+    stored = None
+    if record is not None:
+        stored = Write("a", "RETRY", record[0], 0, record[1], False, "t", 4e9).record()
+    write = _state_write("a", "PROGRESS", "", stored, 4e9, _request(*request_))
+    assert (write and (write.gen, write.attempt)) == wanted
+    if write is not None:
+        assert write.applies_to(stored)
+        assert not write.final
+
+
+def test_state_too_large_to_keep_is_the_task_s_error() -> None:
+    """A state whose meta cannot be stored raises in the task that gives it."""
+    bench = Bench()
+
+    @bench.app.task(name="states", bind=True)
+    def states(self: Any) -> None:
+        self.update_state(state="PROGRESS", meta=object())
+
+    result = states.delay()
+    bench.work()
+    assert "the result cannot be stored" in str(result.result)
