@@ -41,7 +41,8 @@ def make_app(broker: str, effects: Effects, **settings: Any) -> Dispatcher:
     """Return the app on a broker; its results are on the same server or in the same file unless told otherwise."""
     app = Dispatcher("faulty", broker=broker, set_as_current=False, **settings)
     _add_well_behaved(app, effects)
-    _add_ill_behaved(app, effects)
+    _add_stubborn(app, effects)
+    _add_deadly(app, effects)
     return app
 
 
@@ -95,7 +96,7 @@ def _add_well_behaved(app: Dispatcher, effects: Effects) -> None:
         return value
 
 
-def _add_ill_behaved(app: Dispatcher, effects: Effects) -> None:
+def _add_stubborn(app: Dispatcher, effects: Effects) -> None:
     @app.task(name="hold_gil", bind=True)
     def hold_gil(self: Any, seconds: float) -> float:
         """Keep every other thread of the process from running for a while."""
@@ -139,11 +140,22 @@ def _add_ill_behaved(app: Dispatcher, effects: Effects) -> None:
             sum(range(1000))
         return "done"
 
+
+def _add_deadly(app: Dispatcher, effects: Effects) -> None:
     @app.task(name="leave", bind=True)
     def leave(self: Any, code: int = 0) -> None:
         """End the process without a word."""
         effects.note("start", self.request)
         os._exit(code)
+
+    @app.task(name="leave_a_child", bind=True)
+    def leave_a_child(self: Any) -> None:
+        """Fork a process that goes on, and end."""
+        if os.fork() == 0:
+            time.sleep(60.0)
+            os._exit(0)
+        effects.note("start", self.request)
+        os._exit(1)
 
     @app.task(name="crash", bind=True)
     def crash(self: Any) -> None:

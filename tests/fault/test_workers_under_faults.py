@@ -125,6 +125,15 @@ def test_many_deadly_tasks_do_not_end_the_worker(sqlite_fleet: Fleet) -> None:
     assert worker.process.poll() is None
 
 
+def test_a_dead_child_is_noticed_although_what_it_forked_lives_on(sqlite_fleet: Fleet) -> None:
+    """A process that a task leaves behind keeps pipes of its child open; the worker starts another all the same."""
+    fleet = sqlite_fleet
+    fleet.start("prefork", 1, prefetch=1)
+    fleet.started(fleet.send("leave_a_child"))
+    alive_id = fleet.send("work", "alive")
+    assert fleet.get(alive_id) == "alive"
+
+
 def test_children_that_cannot_start_end_the_worker(sqlite_fleet: Fleet) -> None:
     """A worker whose children fail at their start gives up with an exit code that says so."""
     worker = sqlite_fleet.start("prefork", 2, broken_start=True)
@@ -201,6 +210,19 @@ def test_a_task_that_swallows_a_cold_shutdown_ends_the_worker(sqlite_fleet: Flee
     assert fleet.get(stubborn) == "done"
     assert fleet.starts(left) == 0
     assert fleet.app.broker.counts("default")[:3] == (1, 0, 0)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_busy_coroutine_is_handed_back_by_a_cold_shutdown(sqlite_fleet: Fleet, pool: str) -> None:
+    """A cold shutdown that strikes inside a coroutine is no failure of its task."""
+    fleet = sqlite_fleet
+    task_id = fleet.send("blocking_coroutine", 60.0)
+    worker = fleet.start(pool, 1)
+    fleet.started(task_id)
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert fleet.app.broker.counts("default")[:3] == (1, 0, 0)
+    assert fleet.app.AsyncResult(task_id).state == "PENDING"
 
 
 def test_a_child_that_ignores_a_cold_shutdown_is_killed(sqlite_fleet: Fleet) -> None:

@@ -210,7 +210,7 @@ def test_slow_tasks_are_taken_one_at_a_time(setup: Setup) -> None:
     """Once runs are known to be slow, no more is taken than can run before it would be given back anyway."""
     for number in range(2):
         setup.slow.delay(number)
-    loop, _ = setup.start(prefetch=2)
+    setup.start(prefetch=2)
     assert setup.started.wait(30)
     until(lambda: setup.broker.counts("default") == (1, 0, 1, 0), "the hand-back")
     taken: list[int] = []
@@ -245,3 +245,24 @@ def test_a_retry_that_no_worker_knows_any_more_fails(setup: Setup) -> None:
     finally:
         loop.stop()
         background.result()
+
+
+def test_a_cold_stop_keeps_what_was_acknowledged_early(setup: Setup) -> None:
+    """A run that was acknowledged before it and has ended is recorded, though a cold shutdown strikes right after."""
+
+    @setup.app.task(name="early", acks_late=False)
+    def early() -> str:
+        return "done"
+
+    @setup.app.task(name="strike")
+    def strike() -> None:
+        raise ShutdownNow
+
+    result, _ = early.delay(), strike.delay()
+    loop = make_loop(setup.app)
+    for name in ("early", "strike"):
+        loop.env.note_duration(name, 0.0)  # so that one outcome waits for the next
+    with pytest.raises(ShutdownNow):
+        loop.run()
+    assert result.get(timeout=30) == "done"
+    assert setup.broker.counts("default") == (1, 0, 0, 0)
