@@ -66,8 +66,10 @@ def backend_of(conf: Any, app_name: str | None, clock: Clock = SYSTEM) -> Result
     """Return the result backend that a configuration asks for."""
     url = backend_url_of(conf, app_name)
     options = dict(conf.result_backend_transport_options)
-    if _scheme(url) == "dynamodb" and conf.dynamodb_endpoint_url:
-        options.setdefault("endpoint_url", conf.dynamodb_endpoint_url)
+    if _scheme(url) == "dynamodb":
+        options["default_table"] = conf.dynamodb_table
+        if conf.dynamodb_endpoint_url:
+            options.setdefault("endpoint_url", conf.dynamodb_endpoint_url)
     return make_backend(url, options, clock)
 
 

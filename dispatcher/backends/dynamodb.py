@@ -63,6 +63,7 @@ _RETRIED: Final = frozenset(
 OPTIONS: Final[dict[str, Expected]] = {
     **COMMON,
     "table": TEXT,
+    "default_table": TEXT,
     "create_table": FLAG,
     "retry_timeout": number(0, 900),
 }
@@ -91,7 +92,7 @@ class DynamoDBBackend(ResultBackend):
         super().__init__(url, options, clock)
         parsed = parse_url(url)
         checked = read("dynamodb", {**parsed.options, **self.options}, OPTIONS, REFUSED)
-        self.table: str = checked.get("table") or parsed.name or DEFAULT_TABLE
+        self.table: str = checked.get("table") or parsed.name or checked.get("default_table") or DEFAULT_TABLE
         if not _TABLE_NAME.fullmatch(self.table):
             raise ImproperlyConfigured(
                 f"{self.table!r} is no name of a DynamoDB table: 3 to 255 letters, digits, '-', '_' and '.'"
