@@ -1,0 +1,81 @@
+"""template.yaml, built and deployed as it stands, runs the example app under the role it gives the function."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher import Dispatcher
+from tests.e2e import lambda_stack
+from tests.emulation.availability import unavailable
+from tests.emulation.endpoint import AwsEndpoint
+from tests.emulation.environments import EnvironmentUnavailable
+
+TIMEOUT = 40.0
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[AwsEndpoint]:
+    """An endpoint that enforces IAM."""
+    try:
+        endpoint = AwsEndpoint(auth=True).start()
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for the AWS emulator: {error}")
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the deployed stack gives out."""
+    return lambda_stack.deploy(aws, lambda_stack.build(tmp_path_factory.mktemp("built")))
+
+
+@pytest.fixture
+def shop(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
+    """A producer configured by the stack's outputs, as their descriptions say."""
+    variables = {
+        "DISPATCHER_BROKER_URL": "sqs://",
+        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["QueueUrl"],
+        "DISPATCHER_TABLE": outputs["Table"],
+    }
+    for name, value in {**aws.env(), **variables}.items():
+        monkeypatch.setenv(name, value)
+    with Dispatcher("shop", set_as_current=False) as app:
+        yield app
+
+
+def test_role_suffices_for_results(shop: Dispatcher) -> None:
+    """Batches of tasks are read and recorded: GetItem, BatchGetItem, UpdateItem and PartiQL are allowed."""
+    assert shop.send_task("shop.add", (1, 2)).get(timeout=TIMEOUT) == 3
+    results = [shop.send_task("shop.add", (number, 1)) for number in range(30)]
+    assert [result.get(timeout=TIMEOUT) for result in results] == list(range(1, 31))
+
+
+def test_role_suffices_for_retries(shop: Dispatcher) -> None:
+    """A retry changes its message's visibility, and so is back long before the queue's timeout of minutes."""
+    assert shop.send_task("shop.charge", (1,)).get(timeout=TIMEOUT) == "order 1 charged at try 2"
+
+
+def test_role_suffices_for_dead_letters(aws: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
+    """A failure's copy reaches the dead-letter queue."""
+    with pytest.raises(Exception, match="no funds"):
+        shop.send_task("shop.decline", (1,)).get(timeout=TIMEOUT)
+    answer = aws.client("sqs").receive_message(QueueUrl=outputs["DeadLetterQueueUrl"], WaitTimeSeconds=20)
+    assert len(answer["Messages"]) == 1
+
+
+def test_role_suffices_for_states(shop: Dispatcher) -> None:
+    """A task may record a state of its own."""
+    assert shop.send_task("shop.pack", (["book", "lamp"],)).get(timeout=TIMEOUT) == 2
+
+
+def test_no_call_was_denied(aws: AwsEndpoint, outputs: dict[str, str]) -> None:
+    """The log of the tests above speaks of no denied call, not even of one that was made up for."""
+    groups = aws.client("logs").describe_log_groups()["logGroups"]
+    lines = [
+        event["message"]
+        for group in groups
+        for event in aws.client("logs").filter_log_events(logGroupName=group["logGroupName"])["events"]
+    ]
+    assert any("BatchSize" in line for line in lines)
+    assert not [line for line in lines if "AccessDenied" in line]
