@@ -20,6 +20,14 @@ ROUTE_OPTIONS = frozenset({
 })  # fmt: skip
 
 
+def queue_name(wanted: Any) -> str:
+    """Return the name of a queue, given by it or by an object that has one; raise `TypeError` for anything else."""
+    name = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"queue must be a queue's name, or an object that has one, not {wanted!r}")
+    return str.__str__(name)
+
+
 class Routes:
     """``task_routes`` ready to ask; answers that depend on the name alone are remembered."""
 
@@ -47,10 +55,7 @@ class Routes:
 
         Raises `QueueNotFound` for a queue that is not declared, while ``task_create_missing_queues`` is off.
         """
-        named = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
-        if wanted is not None and not (isinstance(named, str) and named):
-            raise TypeError(f"queue must be a queue's name, or an object that has one, not {wanted!r}")
-        name = self._default if named is None else str.__str__(named)
+        name = self._default if wanted is None else queue_name(wanted)
         if not self._create_missing and name != self._default and name not in (self._queues or {}):
             raise QueueNotFound(
                 f"queue {name!r} is not declared in task_queues, and task_create_missing_queues is off; "

@@ -157,7 +157,7 @@ class Sender:
         if args:
             fields["args"] = args
         if kwargs:
-            fields["kwargs"] = _keywords(kwargs)
+            fields["kwargs"] = keywords(kwargs)
         serializer = options.get("serializer") or self._conf.task_serializer
         compression = options.get("compression") or self._conf.task_compression
         if (serializer != "json" or compression) and (args or kwargs):
@@ -300,7 +300,8 @@ def positional(args: Any) -> tuple[Any, ...]:
     return tuple(args)
 
 
-def _keywords(kwargs: Any) -> dict[str, Any]:
+def keywords(kwargs: Any) -> dict[str, Any]:
+    """Return keyword arguments as a dict; raise `TypeError` for what is no mapping of names."""
     if not isinstance(kwargs, Mapping):
         raise TypeError(f"task keyword arguments must be a mapping, not {type(kwargs).__name__}")
     for name in kwargs:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
-from dispatcher.sending import set_options
+from dispatcher.routing import queue_name
+from dispatcher.sending import keywords, positional, set_options
 from dispatcher.serialization import pack
 
 logger = logging.getLogger("dispatcher.worker")
@@ -66,15 +66,16 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
         raise UnsupportedOption(
             f"retry() cannot change {', '.join(sorted(unknown))}; it can: {', '.join(sorted(_CHANGEABLE))}"
         )
-    queue = changes.pop("queue", None) or run.delivery.queue
+    wanted = changes.pop("queue", None)
+    queue = run.delivery.queue if wanted is None else queue_name(wanted)
     fields: dict[str, Any] = {
         "gen": message.gen + 1,
         "retries": run.retries + 1,
         "eta": round(env.clock.time() + outcome.delay, 3) if outcome.delay > 0 else None,
     }
     if "args" in changes or "kwargs" in changes:
-        args = tuple(changes.pop("args", message.args))
-        kwargs: Mapping[str, Any] = dict(changes.pop("kwargs", message.kwargs))
+        args = positional(changes.pop("args", message.args))
+        kwargs = keywords(changes.pop("kwargs", message.kwargs))
         fields.update(args=args, kwargs=kwargs, packed=None, payload=None)
         packed = message.packed or message.payload
         if packed is not None and (packed["enc"] != "json" or "zip" in packed):

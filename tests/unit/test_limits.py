@@ -1,0 +1,112 @@
+"""Time limits: what interrupts a run, and that nothing is left armed."""
+
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.exceptions import SoftTimeLimitExceeded
+from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
+
+
+@pytest.fixture(autouse=True)
+def alarm() -> Iterator[None]:
+    """Put back the handler of the alarm."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def _spin() -> None:
+    while True:
+        sum(range(100))
+
+
+@pytest.fixture
+def limits() -> AlarmLimits:
+    """Installed alarm limits."""
+    made = AlarmLimits()
+    made.install()
+    return made
+
+
+def test_alarm_interrupts_loops_and_waits(limits: AlarmLimits) -> None:
+    """The soft limit ends a loop, a lock and a system call alike."""
+    for block in (_spin, lambda: threading.Event().wait(), lambda: signal.pause()):
+        limits.start(0.01, None, None)
+        with pytest.raises(SoftTimeLimitExceeded):
+            block()
+        assert limits.stop()
+
+
+def test_run_that_ends_in_time_is_not_interrupted(limits: AlarmLimits) -> None:
+    """Disarming says that nothing fired, and nothing fires later."""
+    limits.start(30, None, None)
+    assert not limits.stop()
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    limits.start(None, 5, None)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert not limits.stop()
+
+
+def test_late_signal_is_no_interruption(limits: AlarmLimits) -> None:
+    """An alarm that arrives after the run is over is dropped."""
+    limits.start(30, None, None)
+    limits.stop()
+    signal.raise_signal(signal.SIGALRM)
+
+
+def test_alarm_in_a_finalizer_comes_again(limits: AlarmLimits) -> None:
+    """An exception in ``__del__`` would be lost, so the limit waits until that is left."""
+
+    class Slow:
+        def __del__(self) -> None:
+            for _ in range(200_000):
+                pass
+            signal.raise_signal(signal.SIGALRM)
+
+    def finalize_and_spin() -> None:
+        slow = Slow()
+        del slow
+        gc.collect()
+        _spin()
+
+    limits.start(20, None, None)
+    with pytest.raises(SoftTimeLimitExceeded):
+        finalize_and_spin()
+    assert limits.stop()
+
+
+def test_thread_is_interrupted_in_python_code() -> None:
+    """`ThreadLimits` raise in the thread that runs; other threads are left alone."""
+    ends: list[str] = []
+
+    def work(soft: float | None) -> None:
+        limits = ThreadLimits()
+        limits.start(soft, None, None)
+        try:
+            if soft is None:
+                ends.append("fine")
+            else:
+                _spin()
+        except SoftTimeLimitExceeded:
+            ends.append("interrupted")
+        finally:
+            limits.stop()
+
+    threads = [threading.Thread(target=work, args=(soft,)) for soft in (0.01, None)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ends) == ["fine", "interrupted"]
+
+
+def test_nothing_keeps_limits_where_none_can_be_kept() -> None:
+    """`NoLimits` says so."""
+    limits = NoLimits()
+    limits.start(0.001, 0.001, None)
+    assert (limits.stop(), limits.keeps_soft, limits.keeps_hard) == (False, False, False)
