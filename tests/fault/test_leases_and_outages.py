@@ -63,14 +63,16 @@ def test_a_run_longer_than_its_lease_is_not_repeated(fleet: Fleet) -> None:
 
 
 def test_a_call_that_holds_the_gil_does_not_lose_the_lease(fleet: Fleet) -> None:
-    """A C call that stops every thread of the process for less than a lease costs no delivery."""
+    """A C call that stops every thread of the process for half a lease costs no delivery, its own included."""
     fleet.start("threads", 2, prefetch=1)
+    ids = [fleet.send("work", 1, 2.5), fleet.send("hold_gil", 1.0)]
+    for task_id in ids:
+        fleet.started(task_id)
     fleet.start("solo", prefetch=1)
-    ids = [fleet.send("work", 1, 2.5), fleet.send("hold_gil", 1.0), fleet.send("hold_gil", 1.0)]
     for task_id in ids:
         fleet.get(task_id)
     fleet.drained()
-    assert [fleet.starts(task_id) for task_id in ids] == [1, 1, 1]
+    assert [fleet.starts(task_id) for task_id in ids] == [1, 1]
 
 
 def test_what_waits_behind_a_slow_run_is_given_back(fleet: Fleet) -> None:
