@@ -220,7 +220,7 @@ def _main(plan: Mapping[str, Any]) -> int:
         worker_process_init.connect(_fail, weak=False)
     app = make_app(plan["broker"], Effects(Path(plan["effects"])), **plan["settings"])
     if plan["new_release"]:
-        app.task(_brand_new, name="brand_new")
+        app.task(name="brand_new")(_brand_new)
     if plan["largest_file"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (plan["largest_file"],) * 2)
     return Worker(app, **plan["worker"]).start()

@@ -63,7 +63,9 @@ class Storm:
 
     def _send(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
         app, tasks = self.fleet.app, self.fleet.app.tasks
-        followed, plain, failing = {}, {}, {}
+        followed: dict[str, int] = {}
+        plain: dict[str, int] = {}
+        failing: dict[str, int] = {}
         signatures = []
         for number in range(self.tasks):
             seconds = self.random.choice([0.0, 0.0, 0.01, 0.02, 0.05])
