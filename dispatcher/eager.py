@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from dispatcher.backends.base import ResultBackend
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.canvas.signature import maybe_signature
+from dispatcher.clock import Clock
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
@@ -36,16 +36,16 @@ _STATES = {
 
 
 class EagerClock:
-    """The wall clock, ahead by the delays that eager mode does not wait for."""
+    """The app's clock, ahead by the delays that eager mode does not wait for."""
 
-    monotonic = staticmethod(time.monotonic)
-
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._ahead = 0.0
+        self.monotonic = clock.monotonic
 
     def time(self) -> float:
         """Return the pretended time."""
-        return time.time() + self._ahead
+        return self._clock.time() + self._ahead
 
     def sleep(self, seconds: float) -> None:
         """Skip this much time."""
@@ -66,6 +66,15 @@ class EagerTransport:
     def longest_release(self, delivery: Delivery) -> float | None:
         """Any delay will do: none is waited for."""
         return None
+
+    @property
+    def retention(self) -> float | None:
+        """There is no queue to drop a message."""
+        return None
+
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Nothing is used up: there is no queue."""
+        return 0.0
 
 
 class EagerApp:
@@ -143,7 +152,7 @@ def run_eagerly(
         task.name, args, kwargs, {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}, task
     )
     message = call.message.replace(expires=None, eta=None)
-    clock, transport, eager_app = EagerClock(), EagerTransport(), EagerApp(app, task)
+    clock, transport, eager_app = EagerClock(app.clock), EagerTransport(), EagerApp(app, task)
     stored = app.conf.task_store_eager_result and not task.ignore_result
     backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
     env = Environment(

@@ -131,6 +131,7 @@ class Task(Generic[P, R]):
         self._app = app
         self._is_async = inspect.iscoroutinefunction(self.run)
         self._has_own_call = type(self).__call__ is not Task.__call__
+        self._hooks = self._find_hooks()
         self.on_bound(app)
         return self
 
@@ -157,10 +158,12 @@ class Task(Generic[P, R]):
             raise ImproperlyConfigured(f"task {self.name}: {error}") from error
         typing = self.typing if self.typing is not None else self._owner.strict_typing
         self._check_call = call_checker(self.run, self.name) if typing else None
-        self._hooks = frozenset(
-            name for name in HOOKS if getattr(type(self), name) is not getattr(Task, name) or name in self.__dict__
-        )
+        self._hooks = self._find_hooks()  # annotations may have added some
         self._lean = bool(self.ignore_result) and self.revocable is False and not self.track_started
+
+    def _find_hooks(self) -> frozenset[str]:
+        own = type(self)
+        return frozenset(name for name in HOOKS if getattr(own, name) is not getattr(Task, name) or name in vars(self))
 
     @classmethod
     def on_bound(cls, app: Any) -> None:

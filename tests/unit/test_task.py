@@ -1,0 +1,242 @@
+"""Tasks: their options, checked where they are defined; calling them; signatures of them."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dispatcher import Task, state
+from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
+from tests.unit.bench import Bench, Globals
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """Keep apps of one test from the next."""
+    with Globals():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"max_retry": 3}, ImproperlyConfigured, "unknown option 'max_retry'; did you mean 'max_retries'?"),
+        ({"soft_timelimit": 3}, ImproperlyConfigured, "did you mean 'soft_time_limit'?"),
+        ({"max_retries": "x"}, ImproperlyConfigured, "task t: max_retries must be a whole number"),
+        (
+            {"autoretry_for": OSError},
+            ImproperlyConfigured,
+            "task t: autoretry_for must be a tuple of exception classes",
+        ),
+        ({"retry_backoff": -1}, ImproperlyConfigured, "task t: retry_backoff must be a number"),
+        ({"default_retry_delay": "x"}, ImproperlyConfigured, "task t: default_retry_delay"),
+        ({"retry_kwargs": 5}, ImproperlyConfigured, "task t: retry_kwargs must be a dict"),
+        ({"time_limit": "x"}, ImproperlyConfigured, "task t: time_limit must be a number of seconds over 0, not 'x'"),
+        ({"soft_time_limit": 0}, ImproperlyConfigured, "task t: soft_time_limit must be a number of seconds over 0"),
+        ({"soft_time_limit": 9, "time_limit": 5}, ImproperlyConfigured, "soft_time_limit=9 is over time_limit=5"),
+        ({"throws": ["x"]}, ImproperlyConfigured, "throws must be a tuple of exception classes, not ['x']"),
+        ({"queue": 5}, ImproperlyConfigured, "task t: queue must be a queue's name, not 5"),
+        ({"priority": 99}, ImproperlyConfigured, "task t: priority must be a whole number from 0 to 9, not 99"),
+        ({"serializer": "nope"}, ImproperlyConfigured, "task t: unknown serializer 'nope'"),
+        ({"compression": "nope"}, ImproperlyConfigured, "task t: unknown compression 'nope'"),
+        ({"rate_limit": "10/s"}, UnsupportedOption, "task t: rate_limit='10/s' cannot work: "),
+        ({"pydantic": True}, UnsupportedOption, "task t: pydantic=True cannot work: "),
+        ({"unique": True}, UnsupportedOption, "task t: unique=True cannot work: "),
+        ({"exchange": "x"}, UnsupportedOption, "task t: exchange='x' cannot work: "),
+        ({"routing_key": "x"}, UnsupportedOption, "task t: routing_key='x' cannot work: "),
+        ({"backend": "x"}, UnsupportedOption, "task t: backend= cannot work: "),
+        ({"acks_on_failure_or_timeout": False}, UnsupportedOption, "acks_on_failure_or_timeout=False cannot work"),
+        ({"base": int}, TypeError, "task t: base= must be a subclass of Task, not <class 'int'>"),
+        ({"run": 5}, ImproperlyConfigured, "task t: 'run' is a part of every task, not an option of one"),
+        ({"request": 5}, ImproperlyConfigured, "task t: 'request' is a part of every task"),
+    ],
+)
+def test_options_that_cannot_work_are_named(options: Any, error: type[Exception], words: str) -> None:
+    """Each mistake names the task, the option, what belongs there or why it cannot work."""
+
+    def define() -> None:
+        app = Bench().app
+        app.task(name="t", **options)(lambda: 1)
+        app.finalize()
+
+    with pytest.raises(error) as caught:
+        define()
+    assert words in str(caught.value)
+
+
+def test_unknown_options_are_attributes() -> None:
+    """An option of the user's own becomes an attribute, as in Celery; one exception class stands for a tuple."""
+    app = Bench().app
+    task = app.task(name="t", owner="me", throws=KeyError, rate_limit=None)(lambda: 1)
+    app.finalize()
+    assert task.owner == "me"  # type: ignore[attr-defined]
+    assert task.throws == (KeyError,)
+
+
+def test_options_left_unset_come_from_the_configuration() -> None:
+    """A task's own option wins, a base class' next, the setting last."""
+
+    class Base(Task):
+        time_limit = 20
+
+    app = Bench(task_time_limit=10, task_ignore_result=True, task_track_started=True).app
+    plain = app.task(name="plain")(lambda: 1)
+    based = app.task(name="based", base=Base, ignore_result=False)(lambda: 1)
+    own = app.task(name="own", base=Base, time_limit=30)(lambda: 1)
+    app.finalize()
+    assert [task.time_limit for task in (plain, based, own)] == [10, 20, 30]
+    assert [task.ignore_result for task in (plain, based, own)] == [True, False, True]
+    assert plain.track_started
+
+
+def _every_kind(a: int, /, b: int, c: int = 3, *more: int, d: int, e: int = 5, **rest: int) -> None: ...
+
+
+def _keywords_only(*, x: int) -> None: ...
+
+
+def _positional_only(a: int, b: int = 2, /) -> None: ...
+
+
+@pytest.mark.parametrize("function", [_every_kind, _keywords_only, _positional_only, lambda: 1, lambda *a: a])
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((1,), {}),
+        ((1, 2), {"d": 4}),
+        ((1, 2, 3, 4), {"d": 4, "z": 9}),
+        ((), {"x": 1}),
+        ((1,), {"b": 2, "d": 4}),
+        ((1, 2), {"b": 2, "d": 4}),
+    ],
+)
+def test_arguments_are_checked_as_python_would(function: Any, args: Any, kwargs: Any) -> None:
+    """A call is refused if and only if calling the function would be, with Python's own words."""
+    app = Bench().app
+    task = app.task(name="module.function")(function)
+    app.finalize()
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(TypeError):
+            task.delay(*args, **kwargs)
+    else:
+        task.delay(*args, **kwargs)
+
+
+def test_checking_can_be_switched_off() -> None:
+    """``typing=False`` on the task or ``strict_typing=False`` on the app sends whatever is given."""
+    app = Bench().app
+    app.task(name="free", typing=False)(lambda: 1).delay(1, 2, 3)
+    loose = Bench(strict_typing=False)
+    loose.app.task(name="t")(lambda: 1).delay(5)
+    assert loose.left() == 1
+
+
+def test_bound_tasks_are_called_without_self() -> None:
+    """Neither the check nor the signature counts ``self``."""
+    app = Bench().app
+
+    @app.task(bind=True, name="t")
+    def bound(self: Any, x: int, y: int = 2) -> tuple[str, int, int]:
+        return self.name, x, y
+
+    assert bound(1) == ("t", 1, 2)
+    assert str(inspect.signature(bound)) in ("(x: 'int', y: 'int' = 2) -> 'tuple[str, int, int]'", "(x: int, y: int = 2) -> tuple[str, int, int]")  # fmt: skip # noqa: E501
+    with pytest.raises(TypeError, match=r"t\(\) missing 1 required positional argument: 'x'"):
+        bound.delay()
+
+
+def test_shadow_name_is_asked_for_each_call() -> None:
+    """`shadow_name` gives the message another name for logs, unless the call does."""
+
+    class Shadowed(Task):
+        def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str | None:
+            return f"t for {args[0]}" if args[0] else None
+
+    bench = Bench()
+    task = bench.app.task(name="t", base=Shadowed, bind=True)(lambda self, x: self.request.shadow)
+    results = [task.delay("x"), task.delay(""), task.apply_async(("x",), shadow="own")]
+    bench.work()
+    assert [result.get() for result in results] == ["t for x", None, "own"]
+
+
+def test_requests_can_be_pretended_for_tests() -> None:
+    """`push_request` and `pop_request` surround a direct call with a request."""
+    app = Bench().app
+    task = app.task(name="t", bind=True)(lambda self: (self.request.id, self.request.retries))
+    task.push_request(id="mine", retries=4)
+    try:
+        assert (task.request.id, task.request.called_directly) == ("mine", False)
+    finally:
+        task.pop_request()
+    assert task.request.id is None
+    assert task.request.called_directly
+    with pytest.raises(RuntimeError, match="no request of t is on top"):
+        task.pop_request()
+    assert state.current_frame() is None
+
+
+def test_direct_call_has_a_request_of_its_own() -> None:
+    """A task called directly by another has an idle request, and the other keeps its own."""
+    bench = Bench()
+    inner = bench.app.task(name="inner", bind=True)(lambda self: (self.request.id, self.request.called_directly))
+
+    @bench.app.task(name="outer", bind=True)
+    def outer(self: Any) -> list[Any]:
+        return [list(inner()), self.request.id]
+
+    result = outer.delay()
+    bench.work()
+    assert result.get() == [[None, True], result.id]
+
+
+def test_signature_from_request_runs_the_request_again() -> None:
+    """A running task can make the call that would run it again, with its lineage and links."""
+    bench = Bench()
+    seen: list[Any] = []
+
+    @bench.app.task(name="t", bind=True)
+    def t(self: Any, x: int) -> None:
+        seen.append(dict(self.signature_from_request(args=[x + 1], queue="other")))
+
+    result = t.apply_async((1,), headers={"h": 1}, link=t.s(0), expires=60)
+    bench.step()
+    [sig] = seen
+    assert (sig["task"], sig["args"], sig["options"]["queue"]) == ("t", (2,), "other")
+    assert (sig["options"]["task_id"], sig["options"]["headers"]) == (result.id, {"h": 1})
+
+
+def test_unbound_task_says_what_to_do() -> None:
+    """A task that belongs to no app cannot be sent, and says so."""
+
+    class Lonely(Task):
+        name = "lonely"
+
+    with pytest.raises(ImproperlyConfigured, match=r"the task lonely belongs to no app; use @app\.task or"):
+        Lonely().delay()
+    assert repr(Lonely()) == "<@task: lonely>"
+
+
+def test_events_are_refused() -> None:
+    """There is no event bus; progress has another way."""
+    task = Bench().app.task(name="t")(lambda: 1)
+    with pytest.raises(UnsupportedOption, match=r"send_event\('x'\) cannot work"):
+        task.send_event("x")
+    with pytest.raises(UnsupportedOption, match="no option traceback"):
+        task.update_state("id", "S", None, traceback="x")
+    with pytest.raises(ValueError, match="outside of a run needs the task_id"):
+        task.update_state(state="S")
+
+
+def test_state_of_another_task_can_be_set() -> None:
+    """With a task's id its state can be given from outside, and its outcome replaces that."""
+    bench = Bench()
+    task = bench.app.task(name="t")(lambda: 1)
+    result = task.apply_async(retries=2)
+    task.update_state(result.id, "QUEUED", {"place": 3})
+    assert (result.state, result.info) == ("QUEUED", {"place": 3})
+    runs = bench.work()
+    assert (result.get(), len(runs)) == (1, 1)
