@@ -99,6 +99,10 @@ class BrokerFeatures:
     max_release: float | None = None
     #: the largest body, in bytes of UTF-8
     max_body: int | None = None
+    #: after how many receipts the queue moves a message away by itself
+    max_receives: int | None = None
+    #: how long the queue keeps a message, in seconds
+    retention: float | None = None
     #: whether messages of one queue can overtake others by priority
     priorities: bool = True
     #: whether ``group_id`` and ``deduplication_id`` mean something
@@ -147,6 +151,17 @@ class Broker(ABC):
         Whoever sends with a longer one keeps the ETA in the message and lets admission release it until due.
         """
         return self.features.max_delay
+
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Return the share of its receipts or of its time in the queue that a message has used up, whichever is more.
+
+        At 1 the transport gives the message up: it moves or drops it.
+        """
+        most, kept = self.features.max_receives, self.features.retention
+        by_receipts = delivery.receive_count / most if most is not None else 0.0
+        if kept is None or delivery.sent_at is None:
+            return by_receipts
+        return max(by_receipts, (self.clock.time() - delivery.sent_at) / kept)
 
     def _check(self, message: Outgoing) -> None:
         limits = self.features

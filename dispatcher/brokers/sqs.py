@@ -7,6 +7,7 @@ What differs from other brokers: counts are approximate, a purge takes leased me
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 import re
@@ -19,10 +20,11 @@ from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery
 from dispatcher.brokers.sqs_batches import Calls, Entry, Job, delivery_of, entry_of, failure_of, jobs_of, letter_of
 from dispatcher.brokers.sqs_dead import COUNTERS, SYSTEM_ATTRIBUTES, Walk, message_of
 from dispatcher.brokers.sqs_letters import is_legal_body, size_of
-from dispatcher.brokers.sqs_queues import OPTIONS, REFUSED, Queues, is_fifo
+from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, OPTIONS, REFUSED, Queues, is_fifo
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, SendError, UnsupportedOption
 from dispatcher.quotas import (
+    SQS_DEFAULT_RETENTION,
     SQS_MAX_BATCH,
     SQS_MAX_DELAY,
     SQS_MAX_GROUP_ID_CHARS,
@@ -57,6 +59,8 @@ class SQSBroker(Broker):
         max_body=SQS_MAX_MESSAGE_BYTES,
         priorities=False,
         groups=True,
+        max_receives=MAX_RECEIVE_COUNT,
+        retention=SQS_DEFAULT_RETENTION,
     )
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
@@ -69,7 +73,14 @@ class SQSBroker(Broker):
             )
         checked = read("sqs", {**parsed.options, **self.options}, OPTIONS, REFUSED)
         self.visibility_timeout = checked.get("visibility_timeout", self.visibility_timeout)
+        self.features = dataclasses.replace(
+            type(self).features,
+            max_receives=int(checked.get("max_receive_count", MAX_RECEIVE_COUNT)),
+            retention=checked.get("message_retention", SQS_DEFAULT_RETENTION),
+        )
         self._longest_wait = int(checked.get("wait_time_seconds", SQS_MAX_WAIT))
+        # A shutdown waits for the poll under way, and each poll is billed.
+        self.poll_wait = min(5.0, self._longest_wait or self.poll_wait)
         self._pause: float = checked.get("polling_interval", 0.0 if self._longest_wait else 1.0)
         self._queues = Queues(checked)
         self._calls = Calls(self._queues, clock)

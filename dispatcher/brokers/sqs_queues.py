@@ -73,6 +73,8 @@ OPTIONS: Final[dict[str, Expected]] = {
     "create_missing_queues": FLAG,
     "sqs-creation-attributes": TEXTS,
     "queue_tags": TEXTS,
+    "max_receive_count": number(2, 1_000),
+    "message_retention": number(60, SQS_MAX_RETENTION),
 }
 _ADDRESS: Final = "name the address by the option endpoint_url, or in the URL: sqs://host:port"
 _PUBLISH: Final = "the setting task_publish_retry_policy says how sends are repeated"
@@ -110,6 +112,7 @@ class Queues:
         self._given: Callable[[str], str | None] = options.get("queue_urls", {}.get)
         self._create: bool | None = options.get("create_missing_queues")
         self._attributes: dict[str, str] = options.get("sqs-creation-attributes", {})
+        self._max_receives = int(options.get("max_receive_count", MAX_RECEIVE_COUNT))
         self._tags: dict[str, str] = options.get("queue_tags", {})
         self._predefined: dict[str, str] = {}
         self._own_settings: dict[str, ClientSettings] = {}
@@ -263,7 +266,7 @@ class Queues:
             url = self._create_queue(client, self.dead(queue), dead)
             target = f"queue {self.dead(queue)}"
             answer = aws.call(client, "get_queue_attributes", target, QueueUrl=url, AttributeNames=["QueueArn"])
-            policy = {"deadLetterTargetArn": answer["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVE_COUNT}
+            policy = {"deadLetterTargetArn": answer["Attributes"]["QueueArn"], "maxReceiveCount": self._max_receives}
             own["RedrivePolicy"] = json.dumps(policy)
         return self._create_queue(client, queue, own)
 

@@ -42,6 +42,15 @@ class BrokerTransport:
         """Return the broker's longest release delay."""
         return self._broker.features.max_release
 
+    @property
+    def retention(self) -> float | None:
+        """The broker's retention."""
+        return self._broker.features.retention
+
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Return the share of the broker's budget."""
+        return self._broker.budget_spent(delivery)
+
 
 class ConsumerLoop:
     """Takes deliveries from queues through an executor until told to stop.

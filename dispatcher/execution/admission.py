@@ -122,6 +122,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
         except (OperationalError, BackendError) as error:
             logger.error("the result backend cannot be read, %d messages go back: %s", len(asked), error)
             for run in asked:
+                run.unread = True
                 run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
             records = {}
         for run in asked:

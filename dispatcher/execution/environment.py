@@ -78,6 +78,15 @@ class Transport(Protocol):
         """Return the longest delay this delivery can be released with, in seconds; `None` for any."""
         ...
 
+    @property
+    def retention(self) -> float | None:
+        """How long the queue keeps a message, in seconds."""
+        ...
+
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Return the share of its transport budget that a message has used up; at 1 the queue gives it up."""
+        ...
+
 
 @dataclasses.dataclass(slots=True)
 class Environment:

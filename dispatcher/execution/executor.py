@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import OperationalError, TimeLimitExceeded
-from dispatcher.execution import admission, invocation, recording, retrying, settling
+from dispatcher.execution import admission, invocation, recording, renewal, retrying, settling
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -105,7 +105,10 @@ class Executor:
         if not runs:
             return
         for run in runs:
-            if retrying.needs_publishing(self.env, run):
+            worn = renewal.is_due(self.env, run)
+            if worn and run.outcome is not None and run.outcome.kind is Kind.HANDED_BACK:
+                renewal.renew(self.env, run)
+            elif retrying.needs_publishing(self.env, run, worn):
                 retrying.publish_retry(self.env, run)
                 republished = run.outcome is not None and run.outcome.kind is Kind.RETRY
                 recording.record(self.env, [run])

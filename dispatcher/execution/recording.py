@@ -48,7 +48,7 @@ def record_start(env: Environment, run: Run) -> bool:
     if not redelivered and not task.track_started:
         return True
     status = states.STARTED if task.track_started else run.record.status if run.record else states.PENDING
-    write = _write_of(env, run, status, env.clock.time())
+    write = write_of(env, run, status, env.clock.time())
     # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
     write.starts = (run.record.starts if run.record else 0) + (1 if redelivered else 0)
     if task.track_started:
@@ -140,7 +140,7 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
             signum=None,
             expired="expired" in str(outcome.error),
         )
-    write = _write_of(env, run, status, now)
+    write = write_of(env, run, status, now)
     write.final = True
     write.data = _final_data(env, run, now)
     if run.outcome is not outcome:  # the result could not be stored: the outcome became a failure
@@ -161,7 +161,7 @@ def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
     record = run.record
     if run.context is None or record is None or not record.starts or run.message is None:
         return None
-    write = _write_of(env, run, record.status, now)
+    write = write_of(env, run, record.status, now)
     write.starts, write.data, write.not_before = record.starts - 1, record.data, record.not_before
     return write
 
@@ -215,7 +215,7 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
 
 
 def _retry_write(env: Environment, run: Run, outcome: Outcome, now: float) -> Write:
-    write = _write_of(env, run, states.RETRY, now)
+    write = write_of(env, run, states.RETRY, now)
     write.retries = run.retries + 1
     write.not_before = now + outcome.delay if outcome.delay > 0 else None
     write.expires_at += outcome.delay
@@ -241,7 +241,8 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def _write_of(env: Environment, run: Run, status: str, now: float) -> Write:
+def write_of(env: Environment, run: Run, status: str, now: float) -> Write:
+    """Return an open write of a run's attempt, kept as long as its message may come."""
     message = run.message
     assert message is not None
     conf = env.app.conf

@@ -7,6 +7,7 @@ from typing import Any
 
 from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
 from dispatcher.execution.environment import Environment
+from dispatcher.execution.renewal import longest_wait
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
 from dispatcher.routing import queue_name
@@ -22,16 +23,18 @@ _CHANGEABLE = frozenset({
 })  # fmt: skip
 
 
-def needs_publishing(env: Environment, run: Run) -> bool:
-    """Say whether this retry cannot wait in the delivery: its arguments change, the transport cannot hide it that long,
-    or the delivery was acknowledged before the run.
+def needs_publishing(env: Environment, run: Run, worn: bool) -> bool:
+    """Say whether this retry cannot wait in the delivery.
+
+    Its arguments change, the transport cannot hide it that long or has handed it out too often (``worn``), or it was
+    acknowledged before the run.
     """
     outcome = run.outcome
     if outcome is None or outcome.kind is not Kind.RETRY:
         return False
-    if outcome.changes or run.settled_early:
+    if outcome.changes or run.settled_early or worn:
         return True
-    longest = env.transport.longest_release(run.delivery)
+    longest = longest_wait(env, run.delivery)
     return longest is not None and outcome.delay > longest
 
 

@@ -80,6 +80,7 @@ class Run:
         "settlement",
         "task",
         "uncontinued",
+        "unread",
         "write",
     )
 
@@ -99,6 +100,8 @@ class Run:
         self._token: str | None = None
         self.duration = 0.0
         self.settled_early = False
+        #: whether the record could not be read
+        self.unread = False
         #: why a callback of the recorded outcome can never be sent
         self.uncontinued: Exception | None = None
 

@@ -13,6 +13,7 @@ from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import DispatcherError, OperationalError, Reject
 from dispatcher.execution.environment import Environment
+from dispatcher.execution.renewal import longest_wait
 from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
 
@@ -117,7 +118,7 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
     if kind is Kind.SUCCESS:
         return Settlement(delivery, "ack")
     if kind in (Kind.HANDED_BACK, Kind.RETRY):
-        longest = env.transport.longest_release(delivery)
+        longest = longest_wait(env, delivery)
         delay = outcome.delay if longest is None else min(outcome.delay, longest)
         return Settlement(delivery, "release", delay)
     if kind is Kind.UNREADABLE:

@@ -24,6 +24,10 @@ class Queue(Protocol):
         """Delete messages, or change their visibility."""
         ...
 
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Return the share of its transport budget that a message has used up."""
+        ...
+
     def bury(self, settlements: Sequence[Settlement]) -> tuple[list[Delivery], OperationalError | None]:
         """Copy messages to their dead-letter queues."""
         ...
@@ -87,6 +91,16 @@ class LambdaTransport:
             return None
         received: float = delivery.attributes.get("received_at", self._clock.time())
         return max(0.0, longest - (self._clock.time() - received))
+
+    @property
+    def retention(self) -> float | None:
+        """The queue's retention, in seconds."""
+        kept: float | None = self._broker.features.retention
+        return kept
+
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Return the share of its receipts or its retention that a message has used up."""
+        return self._broker.budget_spent(delivery)
 
     def response(self, deliveries: Sequence[Delivery]) -> Response:
         """Return the partial batch response: every id that is not done with, once."""
