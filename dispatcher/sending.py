@@ -57,6 +57,8 @@ REFUSED_OPTIONS: Mapping[str, str] = {
     "chain": "chains are not available in this release; use link=",
     "rate_limit": "rate limits are not available in this release",
     "unique": "unique tasks are not available in this release",
+    "task_type": "tasks are found by their name; leave it out",
+    "app": "a task belongs to one app; leave it out",
     "timeout": "it limits nothing in Celery either; use time_limit=, or expires=",
 }
 #: Options that carry over to the message under a name of their own.
@@ -80,8 +82,7 @@ _PLAIN = {
 #: Options that are understood elsewhere.
 _HANDLED = {
     "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error",
-    "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "task_type",
-    "app",
+    "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls",
 }  # fmt: skip
 ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
@@ -124,7 +125,7 @@ class Sender:
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
         defaults = task._send_options if task is not None else {}
-        route = self._routes.route(name, args, kwargs, options, task)
+        route = self._routes.route(options.get("route_name") or name, args, kwargs, options, task)
         if defaults or route:
             # The call wins over the task's own options, those over the route.
             given = {option: value for option, value in options.items() if value is not None}

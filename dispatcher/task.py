@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from dispatcher import state
 from dispatcher.canvas.signature import Signature
@@ -18,7 +18,15 @@ from dispatcher.exceptions import (
 from dispatcher.request import Context, idle_request
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.retry import RetryPolicy
-from dispatcher.task_options import FROM_CONFIG, HOOKS, NOT_YET, SEND_OPTIONS, call_checker, check_options
+from dispatcher.task_options import (
+    FROM_CONFIG,
+    HOOKS,
+    NOT_YET,
+    SEND_OPTIONS,
+    TaskOwner,
+    call_checker,
+    check_options,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec
@@ -29,42 +37,6 @@ if TYPE_CHECKING:
 else:
     P = ParamSpec("P")
     R = TypeVar("R")
-
-
-class TaskOwner(Protocol):
-    """What a task needs of its app."""
-
-    strict_typing: bool
-
-    @property
-    def conf(self) -> Any:
-        """The configuration."""
-        ...
-
-    @property
-    def backend(self) -> Any:
-        """The result backend."""
-        ...
-
-    def send_call(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> AsyncResult[Any]:
-        """Send a message that asks for a run of the task."""
-        ...
-
-    def run_eagerly(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> EagerResult[Any]:
-        """Run the task in this process, through the executor."""
-        ...
-
-    def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
-        """Write a state that a task gave itself."""
-        ...
-
-    def AsyncResult(self, task_id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
-        """Return a handle on a task."""
-        ...
 
 
 class Task(Generic[P, R]):
@@ -427,6 +399,13 @@ class Task(Generic[P, R]):
     def __name__(self) -> str:
         """The name of the function, or of the class."""
         return type(self).__name__  # type: ignore[return-value] # the class has one of its own
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in NOT_YET:
+                raise AttributeError(f"Task.{name} is not available in this release; {NOT_YET[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     if not TYPE_CHECKING:
 

@@ -4,11 +4,50 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
+from dispatcher.request import Context
+from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.serialization import compression_name, get_codec
+
+
+class TaskOwner(Protocol):
+    """What a task needs of its app."""
+
+    strict_typing: bool
+
+    @property
+    def conf(self) -> Any:
+        """The configuration."""
+        ...
+
+    @property
+    def backend(self) -> Any:
+        """The result backend."""
+        ...
+
+    def send_call(
+        self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Send a message that asks for a run of the task."""
+        ...
+
+    def run_eagerly(
+        self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        """Run the task in this process, through the executor."""
+        ...
+
+    def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
+        """Write a state that a task gave itself."""
+        ...
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """Return a handle on a task."""
+        ...
+
 
 #: Options of a task and the setting that gives their default.
 FROM_CONFIG: Mapping[str, str] = {
@@ -23,6 +62,14 @@ FROM_CONFIG: Mapping[str, str] = {
     "acks_late": "task_acks_late",
 }
 HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
+#: Methods of a Celery task that are not here, with what to do instead.
+NOT_YET: Mapping[str, str] = {
+    "replace": "call the other task and return its result's id, or link it",
+    "add_to_chord": "chords are not there yet",
+    "chunks": "use app.send_many(signatures)",
+    "map": "use app.send_many(signatures)",
+    "starmap": "use app.send_many(signatures)",
+}
 #: Options of the task that go into each message it sends, unless the call overrides them.
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
 #: Celery's methods that are not here, with what to do instead.

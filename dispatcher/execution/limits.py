@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -49,7 +51,8 @@ class AlarmLimits:
     """Keeps the soft limit by SIGALRM in the main thread: interrupts loops, sleeps, locks and system calls alike.
 
     Code inside a C call that does not look at signals is interrupted when the call returns. An exception raised in
-    ``__del__`` would be lost, so the alarm waits until such a frame is left.
+    ``__del__`` would be lost, so the alarm waits until such a frame is left; where one was lost all the same, in a
+    callback of the garbage collector for instance, the alarm comes again.
     """
 
     keeps_soft = True
@@ -59,10 +62,24 @@ class AlarmLimits:
         self._limit = 0.0
         self._armed = False
         self._fired = False
+        self._raised: SoftTimeLimitExceeded | None = None
+        self._hook_before: Callable[[Any], Any] = sys.unraisablehook
 
     def install(self) -> None:
         """Take over SIGALRM; call it in the main thread."""
         signal.signal(signal.SIGALRM, self._on_alarm)
+        self._watch_for_loss()
+
+    def _watch_for_loss(self) -> None:
+        self._hook_before = sys.unraisablehook
+        sys.unraisablehook = self._on_loss
+
+    def _on_loss(self, unraisable: Any) -> None:
+        if self._raised is not None and unraisable.exc_value is self._raised:
+            if self._armed:
+                signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            self._hook_before(unraisable)
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
         """Arm the alarm; a limit that is over already fires at once."""
@@ -77,6 +94,7 @@ class AlarmLimits:
         if self._armed:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
+            self._raised = None
         return self._fired
 
     def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
@@ -86,7 +104,8 @@ class AlarmLimits:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
             return
         self._fired = True
-        raise SoftTimeLimitExceeded(self._limit)
+        self._raised = SoftTimeLimitExceeded(self._limit)
+        raise self._raised
 
 
 class BorrowedAlarm(AlarmLimits):
@@ -103,6 +122,7 @@ class BorrowedAlarm(AlarmLimits):
             left = signal.getitimer(signal.ITIMER_REAL)[0]
             self._due = time.monotonic() + left if left else None
             self._before = signal.signal(signal.SIGALRM, self._on_alarm) or signal.SIG_DFL
+            self._watch_for_loss()
         super().start(soft, hard, run)
 
     def stop(self) -> bool:
@@ -111,6 +131,7 @@ class BorrowedAlarm(AlarmLimits):
         if self._before is not None:
             signal.signal(signal.SIGALRM, self._before)
             self._before = None
+            sys.unraisablehook = self._hook_before
             if self._due is not None:
                 signal.setitimer(signal.ITIMER_REAL, max(self._due - time.monotonic(), 0.000_001))
         return fired

@@ -2,7 +2,9 @@
 
 import gc
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -14,10 +16,11 @@ from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
     """Put back the handler of the alarm."""
-    before = signal.getsignal(signal.SIGALRM)
+    before, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+    sys.unraisablehook = hook
 
 
 def _spin() -> None:
@@ -77,6 +80,25 @@ def test_alarm_in_a_finalizer_comes_again(limits: AlarmLimits) -> None:
     limits.start(20, None, None)
     with pytest.raises(SoftTimeLimitExceeded):
         finalize_and_spin()
+    assert limits.stop()
+
+
+def test_limit_lost_in_a_callback_comes_again(limits: AlarmLimits) -> None:
+    """An exception in a weak reference's callback goes nowhere; the limit is raised again where it is heard."""
+
+    class Thing:
+        pass
+
+    def lose_and_spin() -> None:
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGALRM))
+        del thing
+        assert reference() is None
+        _spin()
+
+    limits.start(20, None, None)
+    with pytest.raises(SoftTimeLimitExceeded):
+        lose_and_spin()
     assert limits.stop()
 
 

@@ -224,3 +224,11 @@ def test_receiver_of_the_publishing_signal_sees_and_changes_the_headers() -> Non
         signals.before_task_publish.disconnect(before)
     assert seen == [("t", "mine", "t", "mine", "default")]
     assert (message.id, message.headers) == ("mine", {"own": 2, "added": 1})
+
+
+def test_route_name_asks_the_routes_by_another_name() -> None:
+    """A call may be routed as if its task had another name."""
+    bench = Bench(task_routes={"reports.*": "slow"})
+    task = bench.app.task(name="t")(lambda: 1)
+    task.apply_async(route_name="reports.daily")
+    assert bench.app.broker.counts("slow").ready == 1

@@ -1,0 +1,27 @@
+"""What Celery has and this release has not says so by name."""
+
+from __future__ import annotations
+
+import pytest
+
+import dispatcher
+from dispatcher import Dispatcher
+from dispatcher.task_options import NOT_YET
+
+
+@pytest.mark.parametrize("name", sorted(NOT_YET))
+def test_absent_task_methods_name_the_alternative(name: str) -> None:
+    """A method of Celery's tasks that is missing is an attribute error which says what to do instead."""
+    task = Dispatcher("not_yet", broker="memory://not_yet", set_as_current=False).task(name="t")(lambda: None)
+    with pytest.raises(AttributeError, match="not available in this release"):
+        getattr(task, name)
+    assert not hasattr(task, "no_such_method")
+
+
+def test_absent_names_of_app_and_package_name_the_alternative() -> None:
+    """So are names of the app and of the package."""
+    app = Dispatcher("not_yet", broker="memory://not_yet", set_as_current=False)
+    with pytest.raises(AttributeError, match=r"app\.control is not available in this release"):
+        app.control  # noqa: B018
+    with pytest.raises(AttributeError, match=r"dispatcher\.group is not available in this release"):
+        dispatcher.group  # noqa: B018
