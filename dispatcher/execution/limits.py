@@ -71,8 +71,9 @@ class AlarmLimits:
         self._watch_for_loss()
 
     def _watch_for_loss(self) -> None:
-        self._hook_before = sys.unraisablehook
-        sys.unraisablehook = self._on_loss
+        if sys.unraisablehook != self._on_loss:
+            self._hook_before = sys.unraisablehook
+            sys.unraisablehook = self._on_loss
 
     def _on_loss(self, unraisable: Any) -> None:
         if self._raised is not None and unraisable.exc_value is self._raised:

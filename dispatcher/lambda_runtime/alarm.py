@@ -50,6 +50,7 @@ class BatchAlarm(AlarmLimits):
     def stop(self) -> bool:
         """Let the alarm ring in vain from here on."""
         self._armed = False
+        self._raised = None
         return self._fired
 
     def _ring_in(self, seconds: float) -> None:
