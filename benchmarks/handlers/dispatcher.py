@@ -6,7 +6,6 @@ import uuid
 from typing import Final
 
 from dispatcher.lambda_runtime.worker import handler
-
 from dispatcher.message import Message, encode
 
 __all__ = ["ABOUT", "body", "handler"]

@@ -714,7 +714,8 @@ def test_request_has_celery_s_fields() -> None:
         assert request.get("nothing", 5) == 5
         names = (
             "id root_id parent_id correlation_id args kwargs retries eta expires group group_index chord chain "
-            "callbacks errbacks timelimit time_limit soft_time_limit headers hostname delivery_info reply_to origin is_eager "
+            "callbacks errbacks timelimit time_limit soft_time_limit headers hostname delivery_info reply_to origin "
+            "is_eager "
             "called_directly ignore_result properties shadow replaced_task_nesting stamped_headers stamps children utc "
             "logfile loglevel task tenant"
         )
@@ -1318,7 +1319,8 @@ def test_task_loggers_are_ordinary_loggers(caplog: pytest.LogCaptureFixture) -> 
             "dispatcher.exceptions",
             (
                 "CeleryError Retry Ignore Reject ImproperlyConfigured SecurityError TaskError QueueNotFound "
-                "IncompleteStream NotRegistered AlreadyRegistered TimeoutError MaxRetriesExceededError TaskRevokedError "
+                "IncompleteStream NotRegistered AlreadyRegistered TimeoutError MaxRetriesExceededError "
+                "TaskRevokedError "
                 "InvalidTaskError ChordError BackendError BackendGetMetaError BackendStoreError SoftTimeLimitExceeded "
                 "TimeLimitExceeded WorkerLostError Terminated OperationalError AlwaysEagerIgnored NotConfigured "
                 "SecurityWarning FixupWarning DuplicateNodenameWarning TaskPredicate"
