@@ -82,10 +82,11 @@ class Bench:
 
 
 class Globals:
-    """Puts back what apps and shared tasks leave behind in the process."""
+    """Hides the apps and shared tasks of the process, and removes what the block adds."""
 
     def __enter__(self) -> None:
         self._app, self._finalizers = state._current_app, list(state._on_app_finalizers)
+        state._on_app_finalizers.clear()
 
     def __exit__(self, *exc_info: object) -> None:
         state.set_current_app(self._app)
