@@ -266,3 +266,16 @@ def test_same_message_twice_in_a_batch_runs_once() -> None:
     assert kinds == [Kind.SUCCESS, Kind.HANDED_BACK, Kind.HANDED_BACK]
     bench.work()
     assert len(runs) == 1
+
+
+def test_message_of_a_newer_release_runs_when_it_is_brought_back() -> None:
+    """What this release buried unread is FAILURE for who waits, and still runs where it can be read."""
+    bench, runs = _bench(unknown_grace=0)
+    _put(bench, f'{{"v":1,"id":"{ID}","task":"note","args":[7],"critical":["tenancy"],"tenancy":1}}')
+    bench.work()
+    assert bench.result(ID).state == "FAILURE"
+    [letter] = bench.dead()
+    assert '"tenancy":1' in letter.body
+    _put(bench, letter.body.replace(',"critical":["tenancy"]', ""))
+    bench.work()
+    assert (runs, bench.result(ID).get()) == ([(0, 0, 7)], 7)
