@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -84,7 +82,6 @@ _HANDLED = {
     "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error",
     "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls",
 }  # fmt: skip
-ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
 
 class Sender:
@@ -97,7 +94,6 @@ class Sender:
         routes: Routes,
         clock: Clock,
         seal: Callable[[str, str], str] | None,
-        sender_name: str,
         payloads: Callable[[], PayloadStore | None],
     ) -> None:
         self._conf = conf
@@ -105,7 +101,6 @@ class Sender:
         self._routes = routes
         self._clock = clock
         self._seal = seal
-        self._name = sender_name
         self._payloads = payloads if conf.payload_bucket is not None else None
         self._priority = conf.task_default_priority
 

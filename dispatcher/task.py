@@ -407,13 +407,6 @@ class Task(Generic[P, R]):
                 raise AttributeError(f"Task.{name} is not available in this release; {NOT_YET[name]}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name in NOT_YET:
-                raise AttributeError(f"Task.{name} is not available in this release; {NOT_YET[name]}")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     def __repr__(self) -> str:
         return f"<@task: {self.name}>"
 

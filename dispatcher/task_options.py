@@ -62,14 +62,6 @@ FROM_CONFIG: Mapping[str, str] = {
     "acks_late": "task_acks_late",
 }
 HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
-#: Methods of a Celery task that are not here, with what to do instead.
-NOT_YET: Mapping[str, str] = {
-    "replace": "call the other task and return its result's id, or link it",
-    "add_to_chord": "chords are not there yet",
-    "chunks": "use app.send_many(signatures)",
-    "map": "use app.send_many(signatures)",
-    "starmap": "use app.send_many(signatures)",
-}
 #: Options of the task that go into each message it sends, unless the call overrides them.
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
 #: Celery's methods that are not here, with what to do instead.
@@ -103,6 +95,11 @@ def check_options(task: Any) -> None:
                 f"task {task.name}: {option}=False cannot work: a failure is recorded once and its message settled; "
                 "use autoretry_for to run it again, or Reject(requeue=True) in the task"
             )
+    if task.reject_on_worker_lost is False:
+        raise UnsupportedOption(
+            f"task {task.name}: reject_on_worker_lost=False cannot work: a run whose worker dies is repeated, at most "
+            "max_worker_losses times; leave it out, or set acks_late=False to run at most once"
+        )
     _check_send_options(task)
     task.throws = _exception_classes(task)
     for option in ("time_limit", "soft_time_limit"):

@@ -1,6 +1,7 @@
 """Servers for tests, started when the first test asks, and the guard that nothing we started outlives the run."""
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -161,3 +162,12 @@ def _survivors(tag: str) -> dict[int, str]:
     found = {pid: processes.command(pid) for pid in (*processes.tagged(tag), *processes.descendants(os.getpid()))}
     # Without a command line it is a zombie: it has ended, only its parent does not know yet.
     return {pid: line for pid, line in found.items() if line and not any(name in line for name in _ALLOWED)}
+
+
+@pytest.fixture(autouse=True)
+def _no_client_of_an_earlier_endpoint() -> Iterator[None]:
+    """Let no test use a client that an earlier one made: clients remember the endpoint their environment named."""
+    yield
+    aws = sys.modules.get("dispatcher.aws")
+    if aws is not None:
+        aws._process.clients.clear()

@@ -25,7 +25,7 @@ from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
-from dispatcher.sending import ORIGIN, Call, Sender, positional
+from dispatcher.sending import Call, Sender, positional
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 AnyTask = Task[Any, Any]
+#: How long a revocation is remembered, in seconds.
+REVOCATION_KEPT = 366 * 86_400.0
 
 
 class Dispatcher:
@@ -251,7 +253,7 @@ class Dispatcher:
             conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
         )
         seal = wire.seal if wire.signs else None
-        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, ORIGIN, lambda: wire.payloads)
+        self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, lambda: wire.payloads)
 
     # -- connections
 
@@ -430,9 +432,8 @@ class Dispatcher:
         record_state(self, task_id, status, meta, request)
 
     def revoke_tasks(self, ids: list[str]) -> None:
-        """Flag tasks so that no worker starts them any more."""
-        kept = max(self.conf.result_expires or 0.0, self.conf.record_retention)
-        self.backend.revoke(ids, self.clock.time() + kept)
+        """Flag tasks so that no worker starts them any more, for a year: their ETAs are not known here."""
+        self.backend.revoke(ids, self.clock.time() + max(REVOCATION_KEPT, self.conf.record_retention))
 
     # -- results and signatures
 

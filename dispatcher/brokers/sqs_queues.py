@@ -112,6 +112,7 @@ class Queues:
         self._given: Callable[[str], str | None] = options.get("queue_urls", {}.get)
         self._create: bool | None = options.get("create_missing_queues")
         self._attributes: dict[str, str] = options.get("sqs-creation-attributes", {})
+        self._retention = int(options["message_retention"]) if "message_retention" in options else None
         self._max_receives = int(options.get("max_receive_count", MAX_RECEIVE_COUNT))
         self._tags: dict[str, str] = options.get("queue_tags", {})
         self._predefined: dict[str, str] = {}
@@ -261,7 +262,13 @@ class Queues:
         dead = {"MessageRetentionPeriod": str(SQS_MAX_RETENTION), **shared}
         if _source_of(queue):
             return self._create_queue(client, queue, dead)
-        own = {"VisibilityTimeout": str(LAMBDA_VISIBILITY_FACTOR * LAMBDA_MAX_TIMEOUT), **shared, **self._attributes}
+        kept = {} if self._retention is None else {"MessageRetentionPeriod": str(self._retention)}
+        own = {
+            **kept,
+            "VisibilityTimeout": str(LAMBDA_VISIBILITY_FACTOR * LAMBDA_MAX_TIMEOUT),
+            **shared,
+            **self._attributes,
+        }
         if "RedrivePolicy" not in own:
             url = self._create_queue(client, self.dead(queue), dead)
             target = f"queue {self.dead(queue)}"

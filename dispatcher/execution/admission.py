@@ -98,8 +98,9 @@ def _wait_for_newer_worker(env: Environment, run: Run, error: BaseException, tas
     """Hand a message back that a newer release may know, until the grace for rolling deploys is over."""
     sent_at = run.delivery.sent_at
     age = env.clock.time() - sent_at if sent_at is not None else 0.0
-    # A broker that keeps no sending time is given the grace by hand-backs, which grow to a minute each.
-    waited = age if sent_at is not None else env.backoff(run.delivery.receive_count) * run.delivery.receive_count
+    # Hand-backs grow to a minute each. A message that waited long, for its ETA or behind others, has its grace too.
+    handed_back = env.backoff(run.delivery.receive_count) * run.delivery.receive_count
+    waited = handed_back if sent_at is None else min(age, handed_back)
     if waited < env.app.conf.unknown_grace and not env.eager:
         logger.warning("handing back %s: %s", task_id or run.delivery.message_id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
@@ -122,7 +123,6 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
         except (OperationalError, BackendError) as error:
             logger.error("the result backend cannot be read, %d messages go back: %s", len(asked), error)
             for run in asked:
-                run.unread = True
                 run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
             records = {}
         for run in asked:
@@ -140,6 +140,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
         elif run.outcome is None and run.id in seen:
             # The same message twice in one batch: the second waits for what the first decides.
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
+            run.ours = False
         seen.add(run.id)
 
 

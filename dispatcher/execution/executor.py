@@ -105,16 +105,14 @@ class Executor:
         if not runs:
             return
         for run in runs:
-            worn = renewal.is_due(self.env, run)
-            if worn and run.outcome is not None and run.outcome.kind is Kind.HANDED_BACK:
-                renewal.renew(self.env, run)
-            elif retrying.needs_publishing(self.env, run, worn):
+            if retrying.needs_new_generation(run):
                 retrying.publish_retry(self.env, run)
                 republished = run.outcome is not None and run.outcome.kind is Kind.RETRY
                 recording.record(self.env, [run])
                 if republished:
                     self._replaced(run)
         recording.record(self.env, [run for run in runs if run.write is None])
+        renewal.renew(self.env, runs)
         settling.continue_(self.env, runs)
         settling.settle(self.env, runs)
         for run in runs:
@@ -126,9 +124,8 @@ class Executor:
         [run] = self.prepare([delivery])
         if run.outcome is None:
             error = TimeLimitExceeded(limit)
-            invocation.start(self.env, run)
             run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
-            invocation.tell(self.env, run)
+            invocation.tell_unrun(self.env, run)
         self.finish([run])
         return run
 
@@ -270,4 +267,5 @@ class Executor:
         for run in unsettled:
             if run.outcome is None:
                 run.outcome = Outcome(Kind.HANDED_BACK)
+                run.ours = False  # it may have been given back already
         self.finish(unsettled)

@@ -208,7 +208,10 @@ def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) 
     if isinstance(error, Ignore):
         return Outcome(Kind.IGNORED, error=error)
     if isinstance(error, Reject):
-        return Outcome(Kind.REJECTED, error=error)
+        # A requeued message rests: whatever is in its way is rarely gone at once, and each receipt counts.
+        return Outcome(
+            Kind.REJECTED, error=error, delay=env.backoff(run.delivery.receive_count) if error.requeue else 0.0
+        )
     raised = error
     if fired and not isinstance(error, SoftTimeLimitExceeded):
         # The limit was reached and some library turned its exception into one of its own.

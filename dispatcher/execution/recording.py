@@ -63,7 +63,7 @@ def record_start(env: Environment, run: Run) -> bool:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(delivery.receive_count))
         return False
     if stood is not None:
-        _lost_to(env, run, stood)
+        lost_to(env, run, stood)
         return False
     run.record = write.record(run.record.revoked if run.record else False)
     run.attempt = write.retries
@@ -97,12 +97,12 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
         return
     for (run, write), stood in zip(writes, losers, strict=True):
         if stood is not None:
-            _lost_to(env, run, stood)
+            lost_to(env, run, stood)
         else:
             run.write = write
 
 
-def _lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
+def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
     """Give up a run's own outcome for the one that stands in the record."""
     assert run.message is not None
     run.record = stood
@@ -114,6 +114,7 @@ def _lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
     elif stood.final:
         run.outcome = Outcome(Kind.REPEATED)
     else:
+        run.attempt = run.retries = stood.retries
         # Another attempt is under way: this delivery must not remove a message that attempt may still need.
         wait = 1.0 if stood.not_before is None else max(1.0, stood.not_before - env.clock.time())
         run.outcome = Outcome(Kind.HANDED_BACK, delay=wait)
@@ -127,7 +128,7 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
         return None
     if outcome.kind is Kind.RETRY:
         return _retry_write(env, run, outcome, now)
-    if _goes_back(outcome):
+    if goes_back(outcome):
         return _end_of_start(env, run, now)
     status = _FINAL.get(outcome.kind)
     if status is None:
@@ -150,7 +151,7 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
     return write
 
 
-def _goes_back(outcome: Outcome) -> bool:
+def goes_back(outcome: Outcome) -> bool:
     """Say whether the message returns to its queue without an outcome: handed back, or rejected with ``requeue``."""
     error = outcome.error
     return outcome.kind is Kind.HANDED_BACK or (isinstance(error, Reject) and error.requeue)

@@ -1,25 +1,26 @@
-"""Renewal: a message that has used up half of its transport budget is published anew before the queue gives it up.
+"""Renewal: a message that cannot wait in its delivery any longer is sent once more, and the old copy acknowledged.
 
 Receipts and age are the transport's figures: hand-backs, throttles and long waits use them up without any fault of the
-task. SQS moves a message away after ``maxReceiveCount`` receipts and drops it after its retention.
+task. SQS moves a message away after ``maxReceiveCount`` receipts and drops it after its retention; it hides none for
+more than 12 hours. The new copy is the same message of the same generation, so that whatever the record says holds for
+it as well: what is recorded comes first, and a crash in between leaves both copies, of which one finds the outcome.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
-from dispatcher import states
 from dispatcher.brokers.base import Delivery
-from dispatcher.exceptions import BackendError, OperationalError
+from dispatcher.exceptions import DispatcherError
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.recording import write_of
-from dispatcher.execution.run import Kind, Outcome, Run
+from dispatcher.execution.recording import goes_back
+from dispatcher.execution.run import Kind, Run
 
 logger = logging.getLogger("dispatcher.worker")
 
-#: The share of a budget at which a message is renewed, and at which it is even if its record could not be read: then
-#: the new message may not know of all its retries.
-RENEW_AT, RENEW_BLINDLY_AT = 0.5, 0.8
+#: The share of its budget at which a message is renewed; later on FIFO queues, where it loses its place by that.
+RENEW_AT, RENEW_ORDERED_AT = 0.5, 0.8
 
 
 def longest_wait(env: Environment, delivery: Delivery) -> float | None:
@@ -33,46 +34,46 @@ def longest_wait(env: Environment, delivery: Delivery) -> float | None:
     return left if longest is None else min(longest, left)
 
 
-def is_due(env: Environment, run: Run) -> bool:
-    """Say whether a delivery that would go back to its queue has used up so much of its budget that it must not."""
-    outcome, message = run.outcome, run.message
-    if outcome is None or message is None or run.task is None or run.settled_early:
-        return False
-    if outcome.kind is not Kind.HANDED_BACK and outcome.kind is not Kind.RETRY:
-        return False
-    return env.transport.budget_spent(run.delivery) >= (RENEW_BLINDLY_AT if run.unread else RENEW_AT)
+def renew(env: Environment, runs: Sequence[Run]) -> None:
+    """Send on the messages among these that go back to their queue and have waited too long, or must wait too long.
 
-
-def renew(env: Environment, run: Run) -> None:
-    """Publish the next generation of a message that waits, and drop this delivery; no retry is counted.
-
-    Where it cannot be sent the delivery goes back after all, and is renewed the next time.
+    One that cannot be sent on goes back after all.
     """
-    outcome, message = run.outcome, run.message
-    assert outcome is not None
+    for run in runs:
+        delay = _waits(env, run)
+        if delay is None:
+            continue
+        try:
+            _send_on(env, run, delay)
+        except DispatcherError as error:
+            logger.warning("%s cannot be renewed, it goes back: %s", run.id, error)
+        else:
+            logger.info("renewed %s after %d receipts", run.id, run.delivery.receive_count)
+            run.sent_on = True
+
+
+def _waits(env: Environment, run: Run) -> float | None:
+    """Return for how long a message that must be renewed waits, in seconds; `None` for one that need not be."""
+    outcome, delivery = run.outcome, run.delivery
+    if outcome is None or run.message is None or run.task is None or run.settled_early or not run.ours:
+        return None
+    if outcome.kind is not Kind.RETRY and not goes_back(outcome):
+        return None
+    ordered = delivery.order is not None
+    if env.transport.budget_spent(delivery) >= (RENEW_ORDERED_AT if ordered else RENEW_AT):
+        return outcome.delay
+    longest = longest_wait(env, delivery)
+    return outcome.delay if outcome.kind is Kind.RETRY and longest is not None and outcome.delay > longest else None
+
+
+def _send_on(env: Environment, run: Run, delay: float) -> None:
+    message, now = run.message, env.clock.time()
     assert message is not None
-    now = env.clock.time()
-    due = round(now + outcome.delay, 3) if outcome.delay > 0 else None
-    following = message.replace(gen=message.gen + 1, retries=run.retries, eta=due)
-    try:
-        env.app.publish(following, run.delivery.queue, outcome.delay)
-    except OperationalError as error:
-        logger.warning("%s cannot be renewed, it goes back: %s", run.id, error)
-        return
-    logger.info("renewed %s after %d receipts", run.id, run.delivery.receive_count)
-    run.message = following
-    try:
-        _record(env, run, now)
-    except (OperationalError, BackendError) as error:
-        # The new message takes over all the same; only a duplicate of the old one could still run beside it.
-        logger.warning("the renewal of %s cannot be recorded: %s", run.id, error)
-    run.outcome = Outcome(Kind.SUPERSEDED)
-
-
-def _record(env: Environment, run: Run, now: float) -> None:
-    """Let the record know of the new generation, so that duplicates of the old message do not run."""
-    record = run.record
-    write = write_of(env, run, record.status if record is not None else states.PENDING, now)
-    if record is not None:
-        write.data, write.starts = record.data, record.starts
-    env.backend.write([write])
+    following = message.replace(
+        retries=run.write.retries if run.write is not None else max(run.retries, message.retries),
+        eta=round(now + delay, 3) if delay > 0 else None,
+    )
+    if run.delivery.order is not None:
+        # A FIFO queue swallows what it has seen within five minutes.
+        following = following.replace(deduplication_id=f"{message.id}~{int(now * 1000)}")
+    env.app.publish(following, run.delivery.queue, delay)

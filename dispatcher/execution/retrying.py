@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
+from dispatcher.backends.base import TaskRecord
+from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, UnsupportedOption
+from dispatcher.execution import recording
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.renewal import longest_wait
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
 from dispatcher.routing import queue_name
@@ -23,19 +24,13 @@ _CHANGEABLE = frozenset({
 })  # fmt: skip
 
 
-def needs_publishing(env: Environment, run: Run, worn: bool) -> bool:
-    """Say whether this retry cannot wait in the delivery.
+def needs_new_generation(run: Run) -> bool:
+    """Say whether a retry is another message: its arguments or options change, or the old one is acknowledged already.
 
-    Its arguments change, the transport cannot hide it that long or has handed it out too often (``worn``), or it was
-    acknowledged before the run.
+    Any other retry waits in its delivery, or is sent on as it is (`renewal`).
     """
     outcome = run.outcome
-    if outcome is None or outcome.kind is not Kind.RETRY:
-        return False
-    if outcome.changes or run.settled_early or worn:
-        return True
-    longest = longest_wait(env, run.delivery)
-    return longest is not None and outcome.delay > longest
+    return outcome is not None and outcome.kind is Kind.RETRY and bool(outcome.changes or run.settled_early)
 
 
 def publish_retry(env: Environment, run: Run) -> None:
@@ -47,8 +42,13 @@ def publish_retry(env: Environment, run: Run) -> None:
     assert outcome is not None and message is not None
     try:
         queue, following = next_generation(env, run, message, outcome)
+        stood = env.backend.read([run.id]).get(run.id)
+        if stood is not None and not _is_still_ours(stood, run, message):
+            # A newer generation beats a final record: it must not be made of an attempt that somebody else has ended.
+            recording.lost_to(env, run, stood)
+            return
         env.app.publish(following, queue, outcome.delay)
-    except OperationalError as error:
+    except (OperationalError, BackendError) as error:
         logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, error)
         if run.settled_early:  # there is nothing left to hand back
             run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
@@ -59,6 +59,10 @@ def publish_retry(env: Environment, run: Run) -> None:
     else:
         run.message = following
         run.attempt = following.retries
+
+
+def _is_still_ours(stood: TaskRecord, run: Run, message: Message) -> bool:
+    return stood.gen < message.gen or (stood.gen == message.gen and not stood.final and stood.retries == run.attempt)
 
 
 def next_generation(env: Environment, run: Run, message: Message, outcome: Outcome) -> tuple[str, Message]:

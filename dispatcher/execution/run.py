@@ -73,14 +73,15 @@ class Run:
         "delivery",
         "duration",
         "message",
+        "ours",
         "outcome",
         "record",
         "retries",
+        "sent_on",
         "settled_early",
         "settlement",
         "task",
         "uncontinued",
-        "unread",
         "write",
     )
 
@@ -100,8 +101,10 @@ class Run:
         self._token: str | None = None
         self.duration = 0.0
         self.settled_early = False
-        #: whether the record could not be read
-        self.unread = False
+        #: whether the delivery is surely still leased to us
+        self.ours = True
+        #: whether a copy of the message is on its way, so that this one can go
+        self.sent_on = False
         #: why a callback of the recorded outcome can never be sent
         self.uncontinued: Exception | None = None
 

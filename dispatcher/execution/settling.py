@@ -115,7 +115,7 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
     """Return what becomes of a delivery by its run's outcome."""
     outcome, delivery = run.outcome or Outcome(Kind.HANDED_BACK), run.delivery
     kind = outcome.kind
-    if kind is Kind.SUCCESS:
+    if kind is Kind.SUCCESS or run.sent_on:
         return Settlement(delivery, "ack")
     if kind in (Kind.HANDED_BACK, Kind.RETRY):
         longest = longest_wait(env, delivery)
@@ -126,7 +126,7 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
     if kind is Kind.REJECTED:
         error = outcome.error
         if isinstance(error, Reject) and error.requeue:
-            return Settlement(delivery, "release", 1.0)
+            return Settlement(delivery, "release", outcome.delay)
         return Settlement(delivery, "dead", reason=_reason("rejected", run, outcome), body=_next_body(env, run))
     if kind is Kind.REPEATED:
         reason = _unburied(env, run)

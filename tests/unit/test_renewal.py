@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,8 @@ from dispatcher.brokers.base import Delivery
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport
-from dispatcher.exceptions import OperationalError
+from dispatcher.exceptions import MessageTooLarge, OperationalError, Reject
+from dispatcher.execution import recording
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import Run
@@ -60,8 +62,7 @@ class Bench:
 
     def work(self, until: Callable[[], bool], cycles: int = 2_000) -> list[Run]:
         """Run what comes, and let time pass where nothing does."""
-        env = Environment(self.app, self.backend, BrokerTransport(self.broker), clock=self.clock)
-        executor = Executor(env)
+        executor = self.executor()
         seen: list[Run] = []
         for _ in range(cycles):
             if until():
@@ -71,6 +72,10 @@ class Bench:
             if not deliveries:
                 self.clock.advance(self._quiet())
         raise AssertionError("it never came to that")
+
+    def executor(self) -> Executor:
+        """Return what a worker runs deliveries with."""
+        return Executor(Environment(self.app, self.backend, BrokerTransport(self.broker), clock=self.clock))
 
     def _quiet(self) -> float:
         return 600.0
@@ -91,9 +96,10 @@ class Bench:
 def bench() -> Iterator[Bench]:
     """A bench with a clock that only the test moves."""
     clock = ManualClock()
-    app = Dispatcher("renewal", broker="memory://renewal", clock=clock)
-    broker = StrictBroker("memory://renewal", {}, clock)
-    backend = DeafBackend("memory://renewal", {}, clock)
+    url = f"memory://{uuid.uuid4()}"
+    app = Dispatcher("renewal", broker=url, clock=clock)
+    broker = StrictBroker(url, {}, clock)
+    backend = DeafBackend(url, {}, clock)
     app._broker, app._backend = broker, backend
     yield Bench(app, clock, broker, backend)
     broker.close()
@@ -124,6 +130,14 @@ def test_an_eta_beyond_the_retention_is_kept(bench: Bench) -> None:
     assert bench.clock.time() >= due.timestamp()
 
 
+def test_a_revoked_task_with_a_distant_eta_does_not_run(bench: Bench) -> None:
+    """The flag outlives the longest wait of a message."""
+    result = bench.task().apply_async((1,), countdown=40 * 86_400)
+    result.revoke()
+    bench.work(lambda: bench.broker.counts("default")[:3] == (0, 0, 0), cycles=20_000)
+    assert (bench.backend.read([result.id])[result.id].status, bench.runs) == ("REVOKED", 0)
+
+
 def test_messages_survive_hours_without_a_backend(bench: Bench) -> None:
     """While records cannot be read messages go round without a run and without being lost."""
     result = bench.task().delay(1)
@@ -137,16 +151,73 @@ def test_messages_survive_hours_without_a_backend(bench: Bench) -> None:
 
 
 def test_a_duplicate_of_a_renewed_message_does_not_run(bench: Bench) -> None:
-    """The record knows of the new generation, so that a late duplicate of the old message is dropped."""
+    """The copy is of the same generation, so that a late duplicate of the old message finds the outcome."""
     result = bench.task(autoretry_for=(ValueError,), max_retries=None, default_retry_delay=60).delay(8)
     old = bench.broker.receive(["default"], 1)[0]
-    bench.broker.settle([])
     bench.work(result.ready)
     before = bench.runs
-    env = Environment(bench.app, bench.backend, BrokerTransport(bench.broker), clock=bench.clock)
     copy = Delivery(queue="default", body=old.body, receipt=old.receipt, message_id="copy", sent_at=old.sent_at)
-    Executor(env).process([copy])
+    bench.executor().process([copy])
     assert bench.runs == before
+
+
+def test_an_outcome_that_was_not_settled_survives_a_blind_renewal(bench: Bench) -> None:
+    """A worker died between record and settlement: however long records cannot be read, the task runs no more."""
+    result = bench.task().delay(1)
+    [delivery] = bench.broker.receive(["default"], 1)
+    executor = bench.executor()
+    [run] = executor.prepare([delivery])
+    executor.execute(run)
+    recording.record(executor.env, [run])
+    bench.backend.deaf = True
+    end = bench.clock.time() + 0.7 * RETENTION
+    bench.work(lambda: bench.clock.time() > end)
+    bench.backend.deaf = False
+    bench.work(lambda: bench.broker.counts("default")[:3] == (0, 0, 0))
+    assert (bench.backend.read([result.id])[result.id].status, bench.runs) == ("SUCCESS", 1)
+
+
+def test_a_message_that_cannot_be_sent_on_disturbs_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal that fails for good, as of a message grown too large, leaves the rest of its batch alone."""
+    waiting = bench.task(autoretry_for=(ValueError,), max_retries=None, default_retry_delay=60).delay(1_000)
+    other = bench.app.task(name="other")(lambda: "fine")
+
+    def too_large(*args: Any) -> None:
+        raise MessageTooLarge("it has grown")
+
+    monkeypatch.setattr(bench.app, "publish", too_large)
+    for _ in range(BUDGET - 1):
+        bench.executor().process(bench.broker.receive(["default"], 10))
+        bench.clock.advance(120)
+    result = other.delay()
+    runs = bench.executor().process(bench.broker.receive(["default"], 10))
+    assert (len(runs), result.get(), waiting.state) == (2, "fine", "RETRY")
+
+
+def test_a_requeued_message_is_renewed(bench: Bench) -> None:
+    """A task that is not ready to run for long, and says so by Reject, is not lost by it."""
+    seen: list[int] = []
+
+    def busy() -> str:
+        seen.append(1)
+        if len(seen) < 5 * BUDGET:
+            raise Reject("busy", requeue=True)
+        return "done"
+
+    result = bench.app.task(name="busy")(busy).delay()
+    bench.work(result.ready)
+    assert (result.get(), len(seen)) == ("done", 5 * BUDGET)
+
+
+def test_the_same_message_twice_in_a_batch_runs_once(bench: Bench) -> None:
+    """Of two copies in one batch, both worn, one runs and the other finds its outcome."""
+    result = bench.task().delay(1)
+    [delivery] = bench.broker.receive(["default"], 1)
+    copies = [dataclasses.replace(delivery, receive_count=BUDGET - 1, message_id=str(number)) for number in range(2)]
+    bench.executor().process(copies)
+    bench.clock.advance(120)
+    bench.work(lambda: bench.broker.counts("default")[:3] == (0, 0, 0))
+    assert (result.get(), bench.runs) == (1, 1)
 
 
 def test_a_renewal_that_cannot_be_sent_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

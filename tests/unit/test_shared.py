@@ -35,7 +35,7 @@ def test_shared_task_made_before_or_after_the_app() -> None:
     def after(self: Any) -> str:
         return str(self.name)
 
-    assert set(bench.app.tasks) == {"before", "between", "after"}
+    assert {"before", "between", "after"} <= set(bench.app.tasks)
     results = [task.delay() for task in (before, between, after)]
     bench.work()
     assert [result.get() for result in results] == ["before", "between", "after"]
