@@ -32,7 +32,7 @@ Version = tuple[int, int]
 OPTIONS: Final = ("timeout", "synchronous")
 
 _APPLICATION_ID: Final = 0x64737074  # "dspt", so that a foreign database is recognised and left alone
-_SCHEMA_VERSION: Final = 2
+_SCHEMA_VERSION: Final = 3
 _SCHEMA: Final = (
     "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     # `rank` is the priority of a ready message and the time at which another becomes ready. With the row's id, which
@@ -72,17 +72,17 @@ _SCHEMA: Final = (
         starts INTEGER NOT NULL,
         revoked INTEGER NOT NULL,
         not_before REAL,
+        started_at REAL,
         expires_at REAL NOT NULL,
         data TEXT NOT NULL
     )""",
     "CREATE INDEX records_by_expiry ON records (expires_at)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
-#: what makes a file of version 1 one of version 2
-_UPGRADE: Final = (
+#: what makes a file of version 1 one of version 2, and so on
+_UPGRADES: Final = (
     "ALTER TABLE dead_letters ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
-    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+    "ALTER TABLE records ADD COLUMN started_at REAL",
 )
 
 #: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds
@@ -389,8 +389,9 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Another process may have been quicker.
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    for statement in {0: _SCHEMA, 1: _UPGRADE}.get(version, ()):
+    for statement in _SCHEMA if version == 0 else _UPGRADES[version - 1 :]:
         connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
 

@@ -21,8 +21,8 @@ class TaskRecord:
 
     ``gen`` and ``retries`` say which attempt the record speaks of; ``final`` closes that generation, which is -1 where
     the message could not be read: it comes before any that can. ``starts`` counts
-    recorded starts without an outcome. ``not_before`` is when a retry is due. ``data`` is JSON text (result, traceback
-    …).
+    recorded starts without an outcome; ``started_at`` is when the last start was recorded. ``not_before`` is when a
+    retry is due. ``data`` is JSON text (result, traceback …).
     """
 
     id: str
@@ -35,6 +35,7 @@ class TaskRecord:
     revoked: bool = False
     not_before: float | None = None
     data: str = ""
+    started_at: float | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,6 +60,7 @@ class Write:
     not_before: float | None = None
     data: str = ""
     exists: bool | None = None
+    started_at: float | None = None
 
     def applies_to(self, record: TaskRecord | None) -> bool:
         """Say whether this write may replace the record."""
@@ -76,6 +78,7 @@ class Write:
         return TaskRecord(
             id=self.id, status=self.status, gen=self.gen, retries=self.retries, final=self.final, token=self.token,
             starts=self.starts, revoked=revoked, not_before=self.not_before, data=self.data,
+            started_at=self.started_at,
         )  # fmt: skip
 
 

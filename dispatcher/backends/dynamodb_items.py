@@ -1,8 +1,8 @@
 """The items of the DynamoDB backend: how a record is laid out in one, and what an item says about a write.
 
 A record is the item ``pk = TASK#<id>``, ``sk = META``. The attributes' names are short because DynamoDB bills them:
-``s`` status, ``g`` gen, ``r`` retries, ``f`` final, ``t`` token, ``n`` starts, ``b`` not before, ``d`` data, ``v``
-revoked, ``ttl`` the epoch second from which on the item counts as absent.
+``s`` status, ``g`` gen, ``r`` retries, ``f`` final, ``t`` token, ``n`` starts, ``b`` not before, ``a`` started
+at, ``d`` data, ``v`` revoked, ``ttl`` the epoch second from which on the item counts as absent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SORT_KEY: Final = "META"
 TTL: Final = "ttl"
 
 # Columns in the order of `values`; the key and the revoked flag ("v") come beside them.
-COLUMNS: Final = ("s", "g", "r", "f", "t", "n", "b", "d", TTL)
+COLUMNS: Final = ("s", "g", "r", "f", "t", "n", "b", "a", "d", TTL)
 ASSIGNMENTS: Final = ", ".join(f"#{name} = :{name}" for name in COLUMNS)
 NAMES: Final = {f"#{name}": name for name in COLUMNS}
 
@@ -46,10 +46,15 @@ def values(write: Write) -> list[dict[str, Any]]:
         {"BOOL": write.final},
         {"S": write.token},
         {"N": str(write.starts)},
-        {"NULL": True} if write.not_before is None else {"N": repr(float(write.not_before))},
+        _time(write.not_before),
+        _time(write.started_at),
         {"S": write.data},
         {"N": str(math.ceil(write.expires_at))},
     ]
+
+
+def _time(seconds: float | None) -> dict[str, Any]:
+    return {"NULL": True} if seconds is None else {"N": repr(float(seconds))}
 
 
 def insert_statement(table: str, write: Write) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def _literals(write: Write) -> tuple[list[str], list[dict[str, str]]]:
 
 def record_of(item: Item) -> TaskRecord:
     """Read an item."""
-    due = item["b"].get("N")
+    due, started = item["b"].get("N"), item.get("a", {}).get("N")
     return TaskRecord(
         id=item["pk"]["S"][len(KEY_PREFIX) :],
         status=item["s"]["S"],
@@ -103,6 +108,7 @@ def record_of(item: Item) -> TaskRecord:
         revoked=item.get("v", {}).get("BOOL", False),
         not_before=None if due is None else float(due),
         data=item["d"]["S"],
+        started_at=None if started is None else float(started),
     )
 
 

@@ -1,7 +1,8 @@
 """Records in Redis: one string per task, conditional writes in one script, and waiting that the server ends.
 
-A record is kept as ``revoked gen retries final starts not_before len(status) len(token)`` and, after one more space,
-status, token and data without anything between them. `docs/redis.md` describes keys and guarantees.
+A record is kept as ``revoked gen retries final starts times len(status) len(token)`` and, after one more space,
+status, token and data without anything between them; ``times`` is when a retry is due and, after a comma, when a run
+was started, as far as there are any. `docs/redis.md` describes keys and guarantees.
 """
 
 from __future__ import annotations
@@ -112,15 +113,18 @@ class RedisBackend(ResultBackend):
 
 
 def _dump(record: TaskRecord) -> str:
-    not_before = "-" if record.not_before is None else repr(record.not_before)
+    times = "-" if record.not_before is None else repr(record.not_before)
+    if record.started_at is not None:
+        times += f",{record.started_at!r}"
     return (
-        f"{record.revoked:d} {record.gen} {record.retries} {record.final:d} {record.starts} {not_before} "
+        f"{record.revoked:d} {record.gen} {record.retries} {record.final:d} {record.starts} {times} "
         f"{len(record.status)} {len(record.token)} {record.status}{record.token}{record.data}"
     )
 
 
 def _load(task_id: str, value: bytes) -> TaskRecord:
-    revoked, gen, retries, final, starts, not_before, status, token, rest = value.decode().split(" ", 8)
+    revoked, gen, retries, final, starts, times, status, token, rest = value.decode().split(" ", 8)
+    not_before, _, started_at = times.partition(",")
     status_end = int(status)
     token_end = status_end + int(token)
     return TaskRecord(
@@ -134,6 +138,7 @@ def _load(task_id: str, value: bytes) -> TaskRecord:
         revoked=revoked == "1",
         not_before=None if not_before == "-" else float(not_before),
         data=rest[token_end:],
+        started_at=float(started_at) if started_at else None,
     )
 
 

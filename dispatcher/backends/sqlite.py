@@ -14,13 +14,13 @@ from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
 from dispatcher.utils.options import check_options
 
-_COLUMNS: Final = "id, status, gen, retries, final, token, starts, revoked, not_before, data, expires_at"
+_COLUMNS: Final = "id, status, gen, retries, final, token, starts, revoked, not_before, started_at, data, expires_at"
 _PUT: Final = f"""
-    INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET
         status = excluded.status, gen = excluded.gen, retries = excluded.retries, final = excluded.final,
         token = excluded.token, starts = excluded.starts, revoked = excluded.revoked,
-        not_before = excluded.not_before, data = excluded.data, expires_at = excluded.expires_at
+        not_before = excluded.not_before, started_at = excluded.started_at, data = excluded.data, expires_at = excluded.expires_at
 """
 _FORGET: Final = "DELETE FROM records WHERE id = ?"
 _SWEEP: Final = """
@@ -138,13 +138,15 @@ class SQLiteBackend(ResultBackend):
 
 
 def _record(row: sqlite_store.Row) -> TaskRecord:
-    task_id, status, gen, retries, final, token, starts, revoked, not_before, data, _ = row
-    return TaskRecord(task_id, status, gen, retries, bool(final), token, starts, bool(revoked), not_before, data)
+    task_id, status, gen, retries, final, token, starts, revoked, not_before, started_at, data, _ = row
+    return TaskRecord(
+        task_id, status, gen, retries, bool(final), token, starts, bool(revoked), not_before, data, started_at
+    )
 
 
 def _row(life: Life) -> sqlite_store.Row:
     record, expires_at = life
     return (
         record.id, record.status, record.gen, record.retries, record.final, record.token, record.starts,
-        record.revoked, record.not_before, record.data, expires_at,
+        record.revoked, record.not_before, record.started_at, record.data, expires_at,
     )  # fmt: skip

@@ -51,6 +51,7 @@ def record_start(env: Environment, run: Run) -> bool:
     write = write_of(env, run, status, env.clock.time())
     # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
     write.starts = (run.record.starts if run.record else 0) + (1 if redelivered else 0)
+    write.started_at = env.clock.time()
     if task.track_started:
         where = {"pid": os.getpid(), "hostname": env.hostname}
         write.data = ResultMeta(result=where, worker=env.hostname, parent_id=run.message.parent_id).encode()
@@ -293,7 +294,8 @@ def _state_write(
     if record is not None and (request is None or (record.gen == gen and record.retries <= retries)):
         return Write(
             id=task_id, status=status, gen=record.gen, attempt=record.retries, retries=record.retries, final=False,
-            token=record.token, starts=record.starts, not_before=record.not_before, expires_at=expires_at, data=data,
+            token=record.token, starts=record.starts, not_before=record.not_before,
+            expires_at=expires_at, data=data, started_at=record.started_at,
         )  # fmt: skip
     if record is not None and record.gen >= gen:
         return None

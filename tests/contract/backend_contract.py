@@ -45,7 +45,7 @@ class BackendContract:
         task_id = harness.task_id()
         write = make_write(
             harness, task_id, status="PROGRESS", gen=2, attempt=3, retries=4, final=False, token="token-é",
-            starts=5, not_before=1_900_000_000.25, data='{"text":"Grüße, 世界, 🚀","n":[1,2.5,null]}',
+            starts=5, not_before=1_900_000_000.25, started_at=1_800_000_000.5, data='{"text":"Grüße, 世界, 🚀","n":[1,2.5,null]}',
         )  # fmt: skip
         assert harness.open().write([write]) == [None]
         assert harness.open().read([task_id]) == {task_id: write.record()}
@@ -57,6 +57,18 @@ class BackendContract:
         record = backend.read([task_id])[task_id]
         assert record == TaskRecord(task_id, PENDING)
         assert (record.final, record.revoked) == (False, False)
+
+    @pytest.mark.parametrize("times", [(None, 7.5), (7.5, None), (None, None), (1.25, 2.5)])
+    def test_times_are_kept_apart(
+        self, harness: Harness[ResultBackend], times: tuple[float | None, float | None]
+    ) -> None:
+        """When a retry is due and when a run was started are two things; each write says both anew."""
+        backend, task_id = harness.open(), harness.task_id()
+        for token, (due, started) in {"one": (9.0, 9.5), "two": times}.items():
+            write = make_write(harness, task_id, final=False, token=token, not_before=due, started_at=started)
+            assert backend.write([write]) == [None]
+        record = backend.read([task_id])[task_id]
+        assert (record.not_before, record.started_at) == times
 
     def test_ids_may_be_any_text(self, harness: Harness[ResultBackend]) -> None:
         """Ids are chosen by users: spaces, colons, quotes and letters beyond ASCII are kept apart."""

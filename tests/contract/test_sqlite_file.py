@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -167,12 +168,18 @@ def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
     broker.close()
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE dead_letters DROP COLUMN priority")
+        connection.execute("ALTER TABLE records DROP COLUMN started_at")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     broker = recipe.open()
     assert [broker.redrive(page) for page in broker.walk_dead_letters(QUEUE)] == [1]
     assert sorted(delivery.body for delivery in broker.receive([QUEUE], 10)) == ["dead", "waiting"]
     broker.close()
+    backend = SQLiteBackend(broker.url)
+    write = Write("t", "STARTED", 0, 0, 0, final=False, token="", expires_at=time.time() + 60, started_at=1.5)
+    assert backend.write([write]) == [None]
+    assert backend.read(["t"]) == {"t": write.record()}
+    backend.close()
 
 
 def test_a_foreign_database_is_left_alone(path: Path, recipe: Recipe) -> None:

@@ -291,3 +291,6 @@ def test_a_record_is_read_back_as_written() -> None:
     write = make(3, gen=2, retries=4, starts=1, not_before=1_900_000_000.25)
     assert record_of(item(write, v={"BOOL": True})) == write.record(revoked=True)
     assert record_of(item(make(3, token="", data=""))) == TaskRecord("t3", "SUCCESS", final=True)
+    of_an_older_release = item(write)
+    del of_an_older_release["a"]
+    assert record_of(of_an_older_release) == write.record()

@@ -7,6 +7,7 @@ import pytest
 
 from dispatcher.backends.base import Write
 from dispatcher.backends.memory import MemoryBackend
+from dispatcher.brokers.base import Settlement
 from dispatcher.execution.recording import _state_write
 from dispatcher.execution.run import Kind
 from dispatcher.request import Context
@@ -81,6 +82,25 @@ def test_started_state_says_where() -> None:
     assert state == "STARTED"
     assert info["hostname"] == "bench"
     assert isinstance(info["pid"], int)
+
+
+def test_start_of_a_redelivery_is_timed() -> None:
+    """The record says when a run was started until it has an outcome; what is handed back was not started."""
+    bench = Bench()
+    seen: list[Any] = []
+
+    @bench.app.task(name="late", bind=True, max_retries=1)
+    def late(self: Any) -> None:
+        seen.append(bench.record(self.request.id))
+        raise self.retry(countdown=30)
+
+    result = late.delay()
+    [delivery] = bench.receive()
+    bench.app.broker.settle([Settlement(delivery, "release", 10.0)])
+    bench.clock.advance(10.0)
+    bench.step()
+    assert (seen[0].starts, seen[0].started_at) == (1, bench.clock.time())
+    assert (bench.record(result.id).starts, bench.record(result.id).started_at) == (0, None)
 
 
 def test_record_of_a_long_retry_outlives_it() -> None:
