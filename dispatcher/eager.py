@@ -101,9 +101,9 @@ class EagerApp:
         """Return the message as it is: what never left this process has its arguments."""
         return message
 
-    def write_meta(self, meta: Any, backend: ResultBackend, what: str) -> str:
+    def write_meta(self, meta: Any, backend: ResultBackend, what: str, task_id: str) -> str:
         """Encode a record's data."""
-        data: str = self._app.write_meta(meta, backend, what)
+        data: str = self._app.write_meta(meta, backend, what, task_id)
         return data
 
     def read_meta(self, record: Any) -> Any:

@@ -45,6 +45,10 @@ _TOGETHER: Final = 8
 _READS: Final = 3
 
 
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
 class PayloadElsewhere(DecodeError):
     """A reference leads to another store than the one configured here."""
 
@@ -65,7 +69,9 @@ class PayloadStore(ABC):
 
     def holds(self, reference: Mapping[str, Any]) -> bool:
         """Say whether a reference leads here."""
-        return reference.get("ref") == f"{self.base}/{reference.get('sha256')}"
+        digest = reference.get("sha256")
+        # Else a "digest" with slashes and dots could lead to any other object of the bucket, or file of the machine.
+        return _is_digest(digest) and reference.get("ref") == f"{self.base}/{digest}"
 
     def put(self, payloads: Sequence[tuple[Mapping[str, Any], bytes]]) -> None:
         """Store payloads under their references; one that is there already is as if newly stored."""
@@ -95,7 +101,7 @@ class PayloadStore(ABC):
         ref, size, digest = reference.get("ref"), reference.get("size"), reference.get("sha256")
         if type(ref) is not str or type(size) is not int or size < 0 or type(digest) is not str:
             raise DecodeError("a reference to a payload needs the texts 'ref' and 'sha256' and the number 'size'")
-        if _SHA256.fullmatch(digest) is None:
+        if not _is_digest(digest):
             raise DecodeError("the 'sha256' of a reference to a payload must be 64 hexadecimal digits")
         # Only what was stored here is read: else a message could make a worker read whatever its role can.
         if not self.holds(reference):

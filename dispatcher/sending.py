@@ -224,6 +224,11 @@ class Sender:
                 f"{broker.describe()} takes; {remedy}"
             )
         if delay > 0:
+            if self._seal is not None and delay > self._conf.signing_max_age and broker.features.retention is None:
+                raise UnsupportedOption(
+                    f"a delay of {delay:,.0f} s cannot work: the message would be older than a signature may be; "
+                    f"raise signing_max_age, now {self._conf.signing_max_age:,.0f} s, where messages are read"
+                )
             longest = broker.longest_delay(queue)
             if longest is not None and delay > longest:
                 delay = longest

@@ -396,9 +396,9 @@ class Dispatcher:
         """Fetch arguments from the payload store; raises `DecodeError` or `OperationalError`."""
         return self.wire.load_arguments(message)
 
-    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
+    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str, task_id: str) -> str:
         """Encode a record's data, or store them where they are too large for it; ``what`` names them for people."""
-        return self.wire.write_meta(meta, backend, what)
+        return self.wire.write_meta(meta, backend, what, task_id)
 
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dispatcher import connections
 from dispatcher.backends.base import ResultBackend, TaskRecord
-from dispatcher.backends.meta import ResultMeta
+from dispatcher.backends.meta import ResultMeta, Seal
 from dispatcher.brokers.base import Delivery
 from dispatcher.clock import Clock
 from dispatcher.exceptions import DecodeError, MessageTooLarge
 from dispatcher.message import Message, UnsupportedMessage, decode, encode
 from dispatcher.security import Signer
-from dispatcher.serialization import unpack_bytes
+from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, unpack_bytes
 
 if TYPE_CHECKING:
     from dispatcher.payloads import PayloadStore
@@ -92,25 +93,42 @@ class Wire:
 
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""
-        meta = ResultMeta.decode(record.data, self._accept_results, self._limit)
+        check = None if self._signer is None else functools.partial(self._check_result, self._signer, record.id)
+        meta = ResultMeta.decode(record.data, self._accept_results, self._limit, check)
         if meta.payload is not None:
-            meta.source = self._fetch_meta
+            meta.source = functools.partial(self._fetch_meta, check)
         return meta
 
-    def _fetch_meta(self, reference: Mapping[str, Any]) -> ResultMeta:
+    def _fetch_meta(
+        self, check: Callable[[Mapping[str, Any]], None] | None, reference: Mapping[str, Any]
+    ) -> ResultMeta:
         content = self._fetch(reference, "the contents of this record")
         try:
-            return ResultMeta.decode(content.decode("ascii"), self._accept_results, self._limit)
+            return ResultMeta.decode(content.decode("ascii"), self._accept_results, self._limit, check)
         except UnicodeDecodeError as error:
             raise DecodeError(f"{reference.get('ref')} is not a stored result: {error}") from error
 
-    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
+    @staticmethod
+    def _check_result(signer: Signer, task_id: str, packed: Mapping[str, Any]) -> None:
+        """Raise `SecurityError` for a result whose decoding could do harm and that none of our workers wrote."""
+        if packed.get("enc") not in DEFAULT_ACCEPT_CONTENT:
+            signer.verify_result(task_id, _sealed_part(packed), packed.get("sig"))
+
+    def _sealing(self, task_id: str) -> Seal | None:
+        """Return what signs a task's result, where its serializer is one that could do harm to its reader."""
+        signer = self._signer
+        if signer is None or self._serializer in DEFAULT_ACCEPT_CONTENT:
+            return None
+        return lambda packed: {**packed, "sig": signer.seal_result(task_id, _sealed_part(packed))}
+
+    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str, task_id: str) -> str:
         """Encode what a record keeps besides its columns; what is too large for one goes to the payload store.
 
-        ``what`` names it for people. Raises `EncodeError`, `MessageTooLarge`, and `OperationalError` where the store
-        cannot be reached.
+        ``what`` names it for people, ``task_id`` is whose record it is. Raises `EncodeError`, `MessageTooLarge`, and
+        `OperationalError` where the store cannot be reached.
         """
-        data = meta.encode(self._serializer, self._compression, self._accept_results)
+        seal = self._sealing(task_id)
+        data = meta.encode(self._serializer, self._compression, self._accept_results, seal)
         limit = backend.max_data
         if self._conf.payload_bucket is None:
             if limit is not None and len(data) > limit:
@@ -125,7 +143,7 @@ class Wire:
         most = inline_limit(limit, self._conf.payload_threshold)
         if most is None or len(data) <= most:
             return data
-        stored = meta.large_part().encode(self._serializer, self._compression, self._accept_results)
+        stored = meta.large_part().encode(self._serializer, self._compression, self._accept_results, seal)
         check_size(f"{what} has", len(stored), self._limit)
         store, content = self.payloads, stored.encode("ascii")
         assert store is not None
@@ -137,3 +155,7 @@ class Wire:
         """Close connections; they open again when needed."""
         if self._payloads is not None:
             self._payloads.close()
+
+
+def _sealed_part(packed: Mapping[str, Any]) -> str:
+    return "\0".join(str(packed.get(name, "")) for name in ("enc", "zip", "data"))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dispatcher.exceptions import EncodeError
+from dispatcher.exceptions import DecodeError, EncodeError
 from dispatcher.serialization import (
     DEFAULT_ACCEPT_CONTENT,
     compress_json,
@@ -17,6 +17,9 @@ from dispatcher.serialization import (
     pack,
     unpack,
 )
+
+#: Returns a packed value with a seal, where it needs one.
+Seal = Callable[[dict[str, str]], dict[str, str]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,16 +67,19 @@ class ResultMeta:
         serializer: str = "json",
         compression: str | None = None,
         accept_content: frozenset[str] = DEFAULT_ACCEPT_CONTENT,
+        seal: Seal | None = None,
     ) -> str:
         """Return the JSON text; a result that is not JSON, or shorter compressed, is packed inside it.
 
-        Raises `EncodeError` for a result that the serializer cannot take.
+        A packed result is put through ``seal``. Raises `EncodeError` for a result that the serializer cannot take.
         """
         body: dict[str, Any] = {}
         if self.error is not None:
             body["error"] = exception_to_wire(self.error)
         elif self.result is not None:
             packed = self._packed(serializer, compression, accept_content)
+            if packed is not None and seal is not None:
+                packed = seal(packed)
             body.update({"result": self.result} if packed is None else {"packed": packed})
         for name in _PLAIN:
             value = getattr(self, name)
@@ -102,17 +108,30 @@ class ResultMeta:
         return compress_json(json_encode(self.result), compression) if compression is not None else None
 
     @classmethod
-    def decode(cls, text: str, accept_content: frozenset[str], max_bytes: int) -> ResultMeta:
-        """Read the JSON text; raises `DecodeError` or `ContentDisallowed`."""
+    def decode(
+        cls,
+        text: str,
+        accept_content: frozenset[str],
+        max_bytes: int,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> ResultMeta:
+        """Read the JSON text; raises `DecodeError` or `ContentDisallowed`, and what ``check`` does of a packed result.
+
+        ``check`` is called before the result is decoded.
+        """
         if not text:
             return cls()
         body = json_decode(text, max_bytes=max_bytes)
+        if type(body) is not dict or type(body.get("packed", {})) is not dict:
+            raise DecodeError("what the record keeps is not what a worker writes: an object, 'packed' an object too")
         meta = cls(**{name: body[name] for name in _PLAIN if name in body})
         if "error" in body:
             meta.error = exception_from_wire(body["error"])
         elif "packed" in body and "ref" in body["packed"]:
             meta.payload = body["packed"]
         elif "packed" in body:
+            if check is not None:
+                check(body["packed"])
             meta.result = unpack(body["packed"], accept_content, max_bytes)
         else:
             meta.result = body.get("result")

@@ -43,8 +43,9 @@ class ExecutorApp(Protocol):
         """
         ...
 
-    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str) -> str:
-        """Encode a record's data, or store them where they are too large for it; ``what`` names them for people.
+    def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str, task_id: str) -> str:
+        """Encode a record's data, or store them where they are too large for it; ``what`` names them for people,
+        ``task_id`` is whose record it is.
 
         Raises `EncodeError`, `MessageTooLarge`, and `OperationalError` where the payload store cannot be reached.
         """

@@ -183,7 +183,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     elif not ignored or (run.message is not None and run.message.link):  # callbacks may have to be sent again
         meta.result = outcome.value
     try:
-        data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}")
+        data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}", run.id)
     except (EncodeError, ImproperlyConfigured, MessageTooLarge) as error:
         logger.error("%s[%s]: %s", task.name if task else "?", run.id, error)
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
@@ -276,7 +276,7 @@ def record_state(app: StateApp, task_id: str, status: str, meta: Any, request: C
             return
     record = app.backend.read([task_id]).get(task_id)
     result = ResultMeta(result=meta, worker=request.hostname if request is not None else None)
-    data = app.write_meta(result, app.backend, f"the state {status} of task {task_id}")
+    data = app.write_meta(result, app.backend, f"the state {status} of task {task_id}", task_id)
     kept = max(app.conf.result_expires or 0.0, app.conf.record_retention)
     write = _state_write(task_id, status, data, record, app.clock.time() + kept, own)
     if write is not None:

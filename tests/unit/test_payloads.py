@@ -115,6 +115,20 @@ class TestReferences:
             store.get(reference, LIMIT)
 
     @pytest.mark.parametrize(
+        "digest", ["../outside", "/etc/passwd", "", None, 5, "A" * 64, "a" * 64 + "/../../outside"]
+    )
+    def test_only_payloads_are_refreshed(self, store: DirectoryPayloads, tmp_path: Path, digest: Any) -> None:
+        """A message cannot make a worker touch another file, or copy another object onto itself."""
+        import os
+
+        kept(store)
+        outside = tmp_path / "outside"
+        outside.touch()
+        os.utime(outside, (1, 1))
+        store.refresh({"ref": f"{store.base}/{digest}", "sha256": digest, "size": 0, "enc": "json"})
+        assert outside.stat().st_mtime == 1
+
+    @pytest.mark.parametrize(
         "url",
         [
             "s3://B_ad/x",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -95,9 +96,15 @@ class Bench:
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     """A bench with a clock that only the test moves."""
+    with _bench() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _bench(**settings: Any) -> Iterator[Bench]:
     clock = ManualClock()
     url = f"memory://{uuid.uuid4()}"
-    app = Dispatcher("renewal", broker=url, clock=clock)
+    app = Dispatcher("renewal", broker=url, clock=clock, **settings)
     broker = StrictBroker(url, {}, clock)
     backend = DeafBackend(url, {}, clock)
     app._broker, app._backend = broker, backend
@@ -128,6 +135,14 @@ def test_an_eta_beyond_the_retention_is_kept(bench: Bench) -> None:
     bench.work(result.ready, cycles=20_000)
     assert bench.runs == 1
     assert bench.clock.time() >= due.timestamp()
+
+
+def test_what_is_renewed_is_signed_anew() -> None:
+    """A message may wait longer than a signature may be old, where its queue has it renewed."""
+    with _bench(signing_keys={"k1": bytes(32)}, signing_max_age=3 * 86_400) as bench:
+        result = bench.task().apply_async((1,), countdown=30 * 86_400)
+        bench.work(result.ready, cycles=20_000)
+        assert (result.get(), bench.runs) == (1, 1)
 
 
 def test_a_revoked_task_with_a_distant_eta_does_not_run(bench: Bench) -> None:

@@ -232,3 +232,12 @@ def test_route_name_asks_the_routes_by_another_name() -> None:
     task = bench.app.task(name="t")(lambda: 1)
     task.apply_async(route_name="reports.daily")
     assert bench.app.broker.counts("slow").ready == 1
+
+
+def test_a_delay_that_outlives_the_signature_is_refused() -> None:
+    """It would be found too old when it is due; where the queue has messages renewed, they are signed anew."""
+    bench = Bench(signing_keys={"k1": bytes(32)}, signing_max_age=86_400)
+    task = bench.app.task(name="later")(lambda: None)
+    task.apply_async(countdown=86_000)
+    with pytest.raises(UnsupportedOption, match="signing_max_age, now 86,400 s"):
+        task.apply_async(countdown=86_500)
