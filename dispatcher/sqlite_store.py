@@ -32,7 +32,9 @@ Version = tuple[int, int]
 OPTIONS: Final = ("timeout", "synchronous")
 
 _APPLICATION_ID: Final = 0x64737074  # "dspt", so that a foreign database is recognised and left alone
-_SCHEMA_VERSION: Final = 3
+_SCHEMA_VERSION: Final = 4
+#: the next slot of each rate limit, in microseconds since the epoch
+_RATES: Final = "CREATE TABLE rates (bucket TEXT PRIMARY KEY NOT NULL, next INTEGER NOT NULL)"
 _SCHEMA: Final = (
     "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     # `rank` is the priority of a ready message and the time at which another becomes ready. With the row's id, which
@@ -77,12 +79,14 @@ _SCHEMA: Final = (
         data TEXT NOT NULL
     )""",
     "CREATE INDEX records_by_expiry ON records (expires_at)",
+    _RATES,
     f"PRAGMA application_id = {_APPLICATION_ID}",
 )
 #: what makes a file of version 1 one of version 2, and so on
 _UPGRADES: Final = (
     "ALTER TABLE dead_letters ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE records ADD COLUMN started_at REAL",
+    _RATES,
 )
 
 #: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
+
+MICROSECONDS: Final = 1_000_000
 
 
 @dataclasses.dataclass(slots=True)
@@ -120,6 +122,32 @@ class ResultBackend(ABC):
             None if loser is not None and write.stands_in(loser) else loser
             for write, loser in zip(writes, losers, strict=True)
         ]
+
+    def reserve(
+        self, bucket: str, count: int, interval: float, burst: int = 1, latest: float | None = None
+    ) -> list[float]:
+        """Reserve the next ``count`` slots of a rate limit; return their times, in epoch seconds and in order.
+
+        A bucket hands out a slot every ``interval`` seconds, to all who share the store. One that was not asked for a
+        while has up to ``burst`` slots for now, whose times may have passed. Where the next slot is after ``latest``,
+        none is taken and none returned. A reservation whose caller dies, or that the network repeats, is lost.
+
+        The generic cell rate algorithm: all there is to a bucket is when its next slot is. "Now" is our own clock, as
+        everywhere: a worker whose clock is fast takes slots early by as much, and none twice.
+        Raises `OperationalError` where the store cannot be reached or is too busy.
+        """
+        step = round(interval * MICROSECONDS)
+        floor = int(self.clock.time() * MICROSECONDS) - (burst - 1) * step
+        bound = None if latest is None else int(latest * MICROSECONDS)
+        first = self._advance(bucket, floor, count * step, bound)
+        return [] if first is None else [(first + number * step) / MICROSECONDS for number in range(count)]
+
+    @abstractmethod
+    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+        """Return when the bucket's next slot is, not before ``floor``, and put that off by ``step``, atomically.
+
+        Times are in microseconds since the epoch. Where it is after ``latest``, return `None` and change nothing.
+        """
 
     @abstractmethod
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:

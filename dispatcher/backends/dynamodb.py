@@ -20,6 +20,7 @@ from dispatcher.backends.dynamodb_items import (
     COLUMNS,
     KEY_PREFIX,
     NAMES,
+    SORT_KEY,
     TTL,
     UNDECIDED,
     Item,
@@ -32,6 +33,7 @@ from dispatcher.backends.dynamodb_items import (
     update_statement,
     values,
 )
+from dispatcher.backends.dynamodb_rates import Rates
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import BackendStoreError, ImproperlyConfigured, OperationalError
 from dispatcher.quotas import (
@@ -100,6 +102,7 @@ class DynamoDBBackend(ResultBackend):
         self._settings = client_settings("dynamodb", checked)
         self._create: bool | None = checked.get("create_table")
         self._patience: float = checked.get("retry_timeout", 10.0)
+        self._rates = Rates(self.table, SORT_KEY, self._call, self._attempts)
 
     def describe(self) -> str:
         """Name the backend for people."""
@@ -249,6 +252,9 @@ class DynamoDBBackend(ResultBackend):
             item: Item = error.response.get("Item", {})
             return item
         return None
+
+    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+        return self._rates.advance(bucket, floor, step, latest)
 
     # Revoking and forgetting
 

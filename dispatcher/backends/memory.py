@@ -24,6 +24,8 @@ class _Store:
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[TaskRecord, float]] = {}
+        #: the next slot of each rate limit
+        self.slots: dict[str, int] = {}
         #: an entry for each life a row was ever given, so that the oldest is found without a search
         self.expiries: list[tuple[float, str]] = []
         self.changed = threading.Condition()
@@ -97,6 +99,14 @@ class MemoryBackend(ResultBackend):
             store.sweep(now, _SWEEP + len(writes))
             store.changed.notify_all()
         return losers
+
+    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+        with self._store.changed:
+            following = max(self._store.slots.get(bucket, floor), floor)
+            if latest is not None and following > latest:
+                return None
+            self._store.slots[bucket] = following + step
+        return following
 
     def revoke(self, ids: Sequence[str], expires_at: float) -> None:
         """Set the ``revoked`` flag; see `ResultBackend.revoke`."""

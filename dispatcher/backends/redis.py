@@ -63,6 +63,12 @@ class RedisBackend(ResultBackend):
             ]
         return losers
 
+    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+        key = f"{self._settings.key_prefix}rate:{{{bucket}}}"
+        bound = "" if latest is None else latest
+        (reply,) = self._connections.run([scripts.ADVANCE.call((key,), (floor, step, bound))])
+        return None if reply is None else int(reply)
+
     def revoke(self, ids: Sequence[str], expires_at: float) -> None:
         """Set the ``revoked`` flag; see `ResultBackend.revoke`."""
         unknown = _dump(TaskRecord("", PENDING, revoked=True))

@@ -73,6 +73,20 @@ end
 """
 )
 
+#: Keys: a rate limit's next slot. Arguments, in microseconds: the earliest it can be, how far to put it off, the latest
+#: it may be or nothing. Returns it, or nil and changes nothing.
+ADVANCE: Final = Script(
+    """
+local floor, step, latest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local following = math.max(tonumber(redis.call('GET', KEYS[1]) or ARGV[1]), floor)
+if latest and following > latest then return false end
+-- It may go once it has passed, which nobody can tell then; an hour more, because clocks differ.
+local life = math.ceil((following + step - floor) / 1000) + 3600000
+redis.call('SET', KEYS[1], string.format('%.0f', following + step), 'PX', string.format('%.0f', life))
+return string.format('%.0f', following)
+"""
+)
+
 #: Keys: the record. Arguments: the list that wants the final record, how long to remember that in milliseconds.
 #: Returns the record if it is final.
 WATCH: Final = Script(

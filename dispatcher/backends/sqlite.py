@@ -26,6 +26,8 @@ _FORGET: Final = "DELETE FROM records WHERE id = ?"
 _SWEEP: Final = """
     DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
 """
+_NEXT_SLOT: Final = "SELECT next FROM rates WHERE bucket = ?"
+_PUT_SLOT: Final = "INSERT INTO rates (bucket, next) VALUES (?, ?) ON CONFLICT DO UPDATE SET next = excluded.next"
 #: ids in one query; SQLite allows 999 parameters at least
 _CHUNK: Final = 500
 #: More rows than a write can add, so that expired rows cannot pile up, and few enough to go unnoticed.
@@ -85,6 +87,17 @@ class SQLiteBackend(ResultBackend):
             connection.executemany(_PUT, map(_row, changed.values()))
             connection.execute(_SWEEP, (self.clock.time(), _SWEEP_STEP + len(writes)))
             return losers
+
+        return self._store.write(work)
+
+    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+        def work(connection: sqlite3.Connection) -> int | None:
+            row = connection.execute(_NEXT_SLOT, (bucket,)).fetchone()
+            following = floor if row is None else max(row[0], floor)
+            if latest is not None and following > latest:
+                return None
+            connection.execute(_PUT_SLOT, (bucket, following + step))
+            return following
 
         return self._store.write(work)
 

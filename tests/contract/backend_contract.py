@@ -340,6 +340,61 @@ class BackendContract:
         assert backend.wait(task_id, timeout=60.0).status == SUCCESS
         assert child.result() == [True]
 
+    # Rate limits
+
+    def test_slots_follow_each_other(self, harness: Harness[ResultBackend]) -> None:
+        """Each call gets the next ones, an interval apart, the first at once; buckets do not know each other."""
+        backend, bucket, now = harness.open(), harness.task_id(), harness.clock.time()
+        slots = backend.reserve(bucket, 3, 10.0) + harness.open().reserve(bucket, 2, 10.0)
+        assert now - 1e-5 <= slots[0] <= harness.clock.time()
+        assert [round(slot - slots[0], 4) for slot in slots] == [0, 10, 20, 30, 40]
+        [other] = backend.reserve(harness.task_id(), 1, 10.0)
+        assert other < slots[1]
+
+    def test_a_bucket_at_rest_fills_to_its_burst(self, harness: Harness[ResultBackend]) -> None:
+        """However long nobody asked, so many may start at once, and the next have to wait."""
+        backend, bucket = harness.open(), harness.task_id()
+        backend.reserve(bucket, 2, 0.1, 3)
+        harness.clock.sleep(1.0)
+        slots, now = backend.reserve(bucket, 5, 0.1, 3), harness.clock.time()
+        assert [slot <= now for slot in slots[:3]] == [True] * 3
+        assert slots[3] > now - 0.5
+        assert [round(later - slot, 4) for slot, later in itertools.pairwise(slots)] == [0.1] * 4
+
+    def test_a_slot_that_is_too_late_is_not_taken(self, harness: Harness[ResultBackend]) -> None:
+        """Where the next slot is after ``latest`` the bucket stays as it is."""
+        backend, bucket = harness.open(), harness.task_id()
+        first = backend.reserve(bucket, 6, 10.0, latest=harness.clock.time() + 5.0)[0]
+        assert backend.reserve(bucket, 1, 10.0, latest=first + 59.0) == []
+        assert harness.open().reserve(bucket, 1, 10.0, latest=first + 59.0) == []
+        assert backend.reserve(bucket, 2, 10.0, latest=first + 60.001) == pytest.approx([first + 60, first + 70])
+        assert backend.reserve(bucket, 1, 10.0) == pytest.approx([first + 80])
+
+    def test_threads_get_every_slot_once(self, harness: Harness[ResultBackend]) -> None:
+        """Of eight threads that reserve in batches, none gets another's slot, and no slot is left out."""
+        bucket, backends = harness.task_id(), [harness.open() for _ in range(8)]
+
+        def take(backend: ResultBackend) -> list[float]:
+            return [slot for size in (1, 2, 3) for slot in backend.reserve(bucket, size, 100.0)]
+
+        with ThreadPoolExecutor(8) as pool:
+            taken = list(pool.map(take, backends))
+        assert all(slots == sorted(slots) for slots in taken)
+        slots = sorted(itertools.chain(*taken))
+        assert [round(slot - slots[0], 3) for slot in slots] == [100.0 * number for number in range(48)]
+
+    def test_processes_never_exceed_the_rate(self, shared: Harness[ResultBackend]) -> None:
+        """Of what three processes reserve while time passes, no window holds more than burst and rate allow.
+
+        That follows from slots an interval apart, of which none is older than a burst when it is reserved.
+        """
+        bucket, interval, burst = shared.task_id(), 0.02, 2
+        takers = [children.Child(children.reserve, shared.recipe, bucket, interval, burst) for _ in range(3)]
+        taken = sorted(itertools.chain(*(taker.result() for taker in takers)))
+        assert len(taken) == 90
+        assert all(later - slot > interval - 1e-5 for (slot, _), (later, _) in itertools.pairwise(taken))
+        assert all(slot >= asked - (burst - 1) * interval - 1e-5 for slot, asked in taken)
+
     # Connections
 
     def test_a_closed_backend_opens_again(self, harness: Harness[ResultBackend]) -> None:

@@ -162,3 +162,17 @@ def use_inherited_backend(backend: ResultBackend, write: Write, other: str) -> l
     """Write and read with a backend object that the parent has used before the fork."""
     backend.write([write])
     return sorted(backend.read([write.id, other]))
+
+
+def reserve(recipe: Recipe, bucket: str, interval: float, burst: int) -> list[tuple[float, float]]:
+    """Reserve 30 slots by ones and twos; return each with the time it was asked for."""
+    backend: ResultBackend = recipe.open()
+    taken = []
+    for size in (1, 2) * 10:
+        asked = backend.clock.time()
+        taken += [
+            (slot, asked + number * interval)
+            for number, slot in enumerate(backend.reserve(bucket, size, interval, burst))
+        ]
+    backend.close()
+    return taken

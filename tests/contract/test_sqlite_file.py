@@ -169,6 +169,7 @@ def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE dead_letters DROP COLUMN priority")
         connection.execute("ALTER TABLE records DROP COLUMN started_at")
+        connection.execute("DROP TABLE rates")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     broker = recipe.open()
@@ -179,6 +180,7 @@ def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
     write = Write("t", "STARTED", 0, 0, 0, final=False, token="", expires_at=time.time() + 60, started_at=1.5)
     assert backend.write([write]) == [None]
     assert backend.read(["t"]) == {"t": write.record()}
+    assert len(backend.reserve("b", 2, 1.0)) == 2
     backend.close()
 
 

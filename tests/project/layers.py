@@ -24,6 +24,7 @@ LAYERS = {
     "serialization": 1,
     "security": 1,
     "retry": 1,
+    "rates": 1,
     "schedules": 1,
     # 2: the envelope, and what is current
     "message": 2,
