@@ -20,7 +20,8 @@ _PUT: Final = f"""
     ON CONFLICT (id) DO UPDATE SET
         status = excluded.status, gen = excluded.gen, retries = excluded.retries, final = excluded.final,
         token = excluded.token, starts = excluded.starts, revoked = excluded.revoked,
-        not_before = excluded.not_before, started_at = excluded.started_at, data = excluded.data, expires_at = excluded.expires_at
+        not_before = excluded.not_before, started_at = excluded.started_at,
+        data = excluded.data, expires_at = excluded.expires_at
 """
 _FORGET: Final = "DELETE FROM records WHERE id = ?"
 _SWEEP: Final = """

@@ -45,7 +45,8 @@ class BackendContract:
         task_id = harness.task_id()
         write = make_write(
             harness, task_id, status="PROGRESS", gen=2, attempt=3, retries=4, final=False, token="token-é",
-            starts=5, not_before=1_900_000_000.25, started_at=1_800_000_000.5, data='{"text":"Grüße, 世界, 🚀","n":[1,2.5,null]}',
+            starts=5, not_before=1_900_000_000.25, started_at=1_800_000_000.5,
+            data='{"text":"Grüße, 世界, 🚀","n":[1,2.5,null]}',
         )  # fmt: skip
         assert harness.open().write([write]) == [None]
         assert harness.open().read([task_id]) == {task_id: write.record()}
