@@ -67,8 +67,7 @@ class EagerTransport:
         """Any delay will do: none is waited for."""
         return None
 
-    @property
-    def retention(self) -> float | None:
+    def retention_of(self, delivery: Delivery) -> float | None:
         """There is no queue to drop a message."""
         return None
 

@@ -28,6 +28,9 @@ SQS_MAX_WAIT: Final = 20
 SQS_MAX_RETENTION: Final = 1_209_600
 #: The ``MessageRetentionPeriod`` of a queue that names none; same page.
 SQS_DEFAULT_RETENTION: Final = 345_600
+#: The largest ``maxReceiveCount`` of a redrive policy.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
+SQS_MAX_RECEIVE_COUNT: Final = 1_000
 #: Characters of ``MessageGroupId`` and ``MessageDeduplicationId``.
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 SQS_MAX_GROUP_ID_CHARS: Final = 128

@@ -152,6 +152,17 @@ class Broker(ABC):
         """
         return self.features.max_delay
 
+    def retention_of(self, queue: str) -> float | None:
+        """Return how long a queue keeps a message, in seconds; `None` for ever."""
+        return self.features.retention
+
+    def lost_queues(self, queues: Sequence[str]) -> list[str]:
+        """Name the queues that the transport moves messages of these to when it gives them up.
+
+        What they hold is for whoever decides on lost messages, beside these queues' own consumers.
+        """
+        return []
+
     def budget_spent(self, delivery: Delivery) -> float:
         """Return the share of its receipts or of its time in the queue that a message has used up, whichever is more.
 

@@ -7,7 +7,6 @@ What differs from other brokers: counts are approximate, a purge takes leased me
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import random
 import re
@@ -18,9 +17,10 @@ from dispatcher import aws
 from dispatcher.aws_options import parse_url, read
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
 from dispatcher.brokers.sqs_batches import Calls, Entry, Job, delivery_of, entry_of, failure_of, jobs_of, letter_of
+from dispatcher.brokers.sqs_budget import Budgets
 from dispatcher.brokers.sqs_dead import COUNTERS, SYSTEM_ATTRIBUTES, Walk, message_of
 from dispatcher.brokers.sqs_letters import is_legal_body, size_of
-from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, OPTIONS, REFUSED, Queues, is_fifo
+from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, OPTIONS, REFUSED, Queues, is_fifo, is_lost, is_missing
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, SendError, UnsupportedOption
 from dispatcher.quotas import (
@@ -73,17 +73,13 @@ class SQSBroker(Broker):
             )
         checked = read("sqs", {**parsed.options, **self.options}, OPTIONS, REFUSED)
         self.visibility_timeout = checked.get("visibility_timeout", self.visibility_timeout)
-        self.features = dataclasses.replace(
-            type(self).features,
-            max_receives=int(checked.get("max_receive_count", MAX_RECEIVE_COUNT)),
-            retention=checked.get("message_retention", SQS_DEFAULT_RETENTION),
-        )
         self._longest_wait = int(checked.get("wait_time_seconds", SQS_MAX_WAIT))
         # A shutdown waits for the poll under way, and each poll is billed.
         self.poll_wait = min(5.0, self._longest_wait or self.poll_wait)
         self._pause: float = checked.get("polling_interval", 0.0 if self._longest_wait else 1.0)
         self._queues = Queues(checked)
         self._calls = Calls(self._queues, clock)
+        self._budgets = Budgets(self._calls, checked)
         self._skips: dict[tuple[str, ...], int] = {}
 
     def describe(self) -> str:
@@ -101,6 +97,18 @@ class SQSBroker(Broker):
     def longest_delay(self, queue: str) -> float | None:
         """Return the longest delay of a message: none on a FIFO queue, where only the queue can have one."""
         return 0.0 if is_fifo(queue) else self.features.max_delay
+
+    def budget_spent(self, delivery: Delivery) -> float:
+        """Return the share of its receipts or its retention that a message has used up; see `Broker.budget_spent`."""
+        return self._budgets.spent(delivery, self.clock.time())
+
+    def retention_of(self, queue: str) -> float | None:
+        """Return how long a queue keeps a message, in seconds; the queue is asked once unless an option says it."""
+        return self._budgets.of(queue).seconds
+
+    def lost_queues(self, queues: Sequence[str]) -> list[str]:
+        """Return those lost queues of these queues that exist."""
+        return [lost for queue in queues if (lost := self._queues.find_lost(queue)) is not None]
 
     def local_name(self, sqs_name: str, known: Iterable[str] = ()) -> str:
         """Return what a queue is called here by its SQS name: one of those known, else that name without the prefix."""
@@ -376,20 +384,27 @@ class SQSBroker(Broker):
     # Looking at queues
 
     def counts(self, queue: str) -> QueueCounts:
-        """Count a queue's messages, as SQS knows them: a minute late at times."""
+        """Count a queue's messages, as SQS knows them: a minute late at times. Lost ones count as the queue's own."""
         own, dead = self._count(queue), self._count(self._queues.dead(queue))
+        if (lost := self._queues.find_lost(queue)) is not None:
+            own = QueueCounts(*(mine + more for mine, more in zip(own, self._count(lost), strict=True)))
         return own._replace(dead=dead.ready + dead.delayed + dead.in_flight)
 
     def _count(self, queue: str) -> QueueCounts:
         """Count one queue; a missing one is empty."""
         if self._queues.find(queue) is None:
             return QueueCounts(0, 0, 0, 0)
-        answer = self._calls.call(queue, "get_queue_attributes", AttributeNames=COUNTERS)
+        try:
+            answer = self._calls.call(queue, "get_queue_attributes", AttributeNames=COUNTERS)
+        except aws.ServiceError as error:
+            if not (is_lost(queue) and is_missing(error)):  # a configured URL may be of a queue that was never made
+                raise
+            return QueueCounts(0, 0, 0, 0)
         ready, delayed, in_flight = (int(answer["Attributes"].get(name, 0)) for name in COUNTERS)
         return QueueCounts(ready, delayed, in_flight, 0)
 
     def purge(self, queue: str) -> int:
-        """Remove every message of a queue, leased ones too, within a minute; return about how many.
+        """Remove every message of a queue, leased and lost ones too, within a minute; return about how many.
 
         Raises `OperationalError` for a second purge within a minute.
         """
@@ -399,12 +414,15 @@ class SQSBroker(Broker):
         try:
             self._calls.call(queue, "purge_queue")
         except aws.ServiceError as error:
+            if is_lost(queue) and is_missing(error):
+                return 0
             if not error.code.endswith("PurgeQueueInProgress"):
                 raise
             raise OperationalError(
                 f"queue {queue!r} was purged less than {SQS_PURGE_INTERVAL} s ago; SQS allows one purge in that time"
             ) from error
-        return counts.ready + counts.delayed
+        lost = None if is_lost(queue) else self._queues.find_lost(queue)
+        return counts.ready + counts.delayed + (0 if lost is None else self.purge(lost))
 
     def queues(self) -> list[str]:
         """Name the predefined queues, or all queues of the account and region that have the prefix."""

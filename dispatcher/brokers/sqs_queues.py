@@ -1,7 +1,8 @@
 """Which SQS queue a name means: options, legal names, URLs, and queues made where that is allowed.
 
-A queue's URL comes from ``queue_urls``, else from ``predefined_queues``, else from GetQueueUrl. The dead letters of
-``orders`` are in ``orders-dead``, those of ``orders.fifo`` in ``orders-dead.fifo``; so such names mean dead letters.
+A queue's URL comes from ``queue_urls``, else from ``predefined_queues``, else from GetQueueUrl. SQS moves a message of
+``orders`` that it gives up to ``orders-lost``, whose reader decides what becomes of it; the dead letters are in
+``orders-dead``. Those of ``orders.fifo`` are ``orders-lost.fifo`` and ``orders-dead.fifo``. No task queue is called so.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 from dispatcher.quotas import (
     LAMBDA_MAX_TIMEOUT,
     LAMBDA_VISIBILITY_FACTOR,
+    SQS_DEFAULT_RETENTION,
     SQS_MAX_QUEUE_NAME_CHARS,
+    SQS_MAX_RECEIVE_COUNT,
     SQS_MAX_RETENTION,
     SQS_MAX_VISIBILITY,
     SQS_MAX_WAIT,
 )
+from dispatcher.security import home_queue
 
 FIFO: Final = ".fifo"
 DEAD: Final = "-dead"
@@ -41,11 +45,13 @@ LOST: Final = "-lost"
 
 #: The transport budget of a queue made here (at most 1,000): time-outs, throttles and hand-backs use it up too.
 MAX_RECEIVE_COUNT: Final = 100
+#: That of its lost queue. Well above the other, because receives may be counted on across queues.
+LOST_MAX_RECEIVE_COUNT: Final = SQS_MAX_RECEIVE_COUNT
 
 _LEGAL_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 # As Celery names its queues, so that both find the same ones.
 _TRANSLATION: Final = {ord(char): "_" for char in string.punctuation if char not in "-_"} | {ord("."): "-"}
-#: Of ``sqs-creation-attributes``, those that a dead-letter queue shares.
+#: Of ``sqs-creation-attributes``, those that the lost and the dead-letter queue share.
 _ENCRYPTION: Final = ("KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds", "SqsManagedSseEnabled")
 #: High throughput: groups do not wait for one another.
 _FIFO_ATTRIBUTES: Final = {
@@ -73,7 +79,7 @@ OPTIONS: Final[dict[str, Expected]] = {
     "create_missing_queues": FLAG,
     "sqs-creation-attributes": TEXTS,
     "queue_tags": TEXTS,
-    "max_receive_count": number(2, 1_000),
+    "max_receive_count": number(2, SQS_MAX_RECEIVE_COUNT),
     "message_retention": number(60, SQS_MAX_RETENTION),
 }
 _ADDRESS: Final = "name the address by the option endpoint_url, or in the URL: sqs://host:port"
@@ -135,8 +141,8 @@ class Queues:
     # Clients and names
 
     def client(self, queue: str) -> Any:
-        """Return the client whose keys and region are meant for a queue, and for its dead letters."""
-        settings = self._own_settings.get(queue) or self._own_settings.get(_source_of(queue), self.settings)
+        """Return the client whose keys and region are meant for a queue, and for its lost and dead letters."""
+        settings = self._own_settings.get(queue) or self._own_settings.get(home_queue(queue), self.settings)
         return aws.client("sqs", settings)
 
     def release(self) -> None:
@@ -146,8 +152,13 @@ class Queues:
 
     @staticmethod
     def dead(queue: str) -> str:
-        """Name the queue that keeps a queue's dead letters."""
-        return queue.removesuffix(FIFO) + DEAD + FIFO if is_fifo(queue) else queue + DEAD
+        """Name the queue that keeps the dead letters of a queue, or of the one whose lost messages it holds."""
+        return _twin(home_queue(queue), DEAD)
+
+    @staticmethod
+    def lost(queue: str) -> str:
+        """Name the queue that SQS moves a queue's messages to when it gives them up."""
+        return _twin(home_queue(queue), LOST)
 
     def sqs_name(self, queue: str) -> str:
         """Return the name a queue has at SQS; raises `ImproperlyConfigured` where it can have none.
@@ -183,7 +194,7 @@ class Queues:
     def listed(self) -> list[str]:
         """Return the names of predefined queues, or else of all queues with the prefix, dead and lost letters aside."""
         if self._predefined:
-            return sorted(self._predefined)
+            return sorted(name for name in self._predefined if home_queue(name) == name)
         client, names, token = aws.client("sqs", self.settings), list[str](), None
         prefix = self._prefix.translate(_TRANSLATION)
         while True:
@@ -235,6 +246,16 @@ class Queues:
             self._urls[queue] = url
         return url
 
+    def find_lost(self, queue: str) -> str | None:
+        """Return the name of a queue's lost queue, or `None` where there is none that we may know of."""
+        lost = self.lost(queue)
+        try:
+            return lost if self.find(lost) is not None else None
+        except aws.ServiceError as error:
+            if not is_denied(error):
+                raise
+            return None
+
     def _known(self, queue: str) -> str | None:
         """Return a configured URL."""
         url = self._given(queue)
@@ -243,10 +264,13 @@ class Queues:
         return url or self._predefined.get(queue)
 
     def _wanted(self, queue: str) -> str:
-        """Return the SQS name to look up; the dead letters of a configured URL are named after that queue."""
-        source = _source_of(queue)
-        url = self._known(source) if source else None
-        return self.dead(url.rsplit("/", 1)[1]) if url else self.sqs_name(queue)
+        """Return the SQS name to look up; what belongs to a queue with a configured URL is named after that queue."""
+        home = home_queue(queue)
+        url = self._known(home) if home != queue else None
+        if url is None:
+            return self.sqs_name(queue)
+        name = url.rsplit("/", 1)[1]
+        return self.lost(name) if is_lost(queue) else self.dead(name)
 
     # Making queues
 
@@ -255,27 +279,32 @@ class Queues:
         return not aws.is_aws(client.meta.endpoint_url) if self._create is None else self._create
 
     def _make(self, client: Any, queue: str) -> str:
-        """Make a queue and its dead-letter queue as the template would."""
+        """Make a queue, its lost queue and its dead-letter queue as the template would."""
         shared: dict[str, str] = {name: self._attributes[name] for name in _ENCRYPTION if name in self._attributes}
         if is_fifo(queue):
             shared |= _FIFO_ATTRIBUTES
-        dead = {"MessageRetentionPeriod": str(SQS_MAX_RETENTION), **shared}
-        if _source_of(queue):
-            return self._create_queue(client, queue, dead)
+        read = {"VisibilityTimeout": str(LAMBDA_VISIBILITY_FACTOR * LAMBDA_MAX_TIMEOUT), **shared}
+        # A message that SQS moves keeps the time it was first sent at, so each queue keeps messages longer than the one
+        # before it.
         kept = {} if self._retention is None else {"MessageRetentionPeriod": str(self._retention)}
-        own = {
-            **kept,
-            "VisibilityTimeout": str(LAMBDA_VISIBILITY_FACTOR * LAMBDA_MAX_TIMEOUT),
-            **shared,
-            **self._attributes,
-        }
-        if "RedrivePolicy" not in own:
-            url = self._create_queue(client, self.dead(queue), dead)
-            target = f"queue {self.dead(queue)}"
-            answer = aws.call(client, "get_queue_attributes", target, QueueUrl=url, AttributeNames=["QueueArn"])
-            policy = {"deadLetterTargetArn": answer["Attributes"]["QueueArn"], "maxReceiveCount": self._max_receives}
-            own["RedrivePolicy"] = json.dumps(policy)
+        between = ((self._retention or SQS_DEFAULT_RETENTION) + SQS_MAX_RETENTION) // 2
+        if home_queue(queue) == queue:
+            own = {**kept, **read, **self._attributes}
+            if "RedrivePolicy" not in own:
+                own["RedrivePolicy"] = self._policy(client, self._make(client, self.lost(queue)), self._max_receives)
+        elif is_lost(queue):
+            dead = self._make(client, self.dead(queue))
+            policy = self._policy(client, dead, LOST_MAX_RECEIVE_COUNT)
+            own = {"MessageRetentionPeriod": str(between), **read, "RedrivePolicy": policy}
+        else:
+            own = {"MessageRetentionPeriod": str(SQS_MAX_RETENTION), **shared}
         return self._create_queue(client, queue, own)
+
+    @staticmethod
+    def _policy(client: Any, url: str, receives: int) -> str:
+        """Return a redrive policy to the queue with this URL."""
+        answer = aws.call(client, "get_queue_attributes", url, QueueUrl=url, AttributeNames=["QueueArn"])
+        return json.dumps({"deadLetterTargetArn": answer["Attributes"]["QueueArn"], "maxReceiveCount": receives})
 
     def _create_queue(self, client: Any, queue: str, attributes: Mapping[str, str]) -> str:
         name = self._wanted(queue)
@@ -296,15 +325,23 @@ def is_fifo(queue: str) -> bool:
     return queue.endswith(FIFO)
 
 
+def is_lost(queue: str) -> bool:
+    """Say whether a queue is one that SQS moves messages to which it gives up."""
+    return home_queue(queue) != queue and queue.removesuffix(FIFO).endswith(LOST)
+
+
+def is_denied(error: aws.ServiceError) -> bool:
+    """Say whether an error means that we may not do what we asked for."""
+    return "AccessDenied" in error.code
+
+
 def is_missing(error: aws.ServiceError) -> bool:
     """Say whether an error means that the queue does not exist."""
     return error.code.endswith(("NonExistentQueue", "QueueDoesNotExist"))
 
 
-def _source_of(queue: str) -> str:
-    """Return the queue whose dead letters this one keeps, or an empty text."""
-    stem = queue.removesuffix(FIFO)
-    return stem.removesuffix(DEAD) + queue[len(stem) :] if stem.endswith(DEAD) else ""
+def _twin(queue: str, suffix: str) -> str:
+    return queue.removesuffix(FIFO) + suffix + FIFO if is_fifo(queue) else queue + suffix
 
 
 def _check_kinds(queue: str, url: str) -> None:

@@ -42,10 +42,9 @@ class BrokerTransport:
         """Return the broker's longest release delay."""
         return self._broker.features.max_release
 
-    @property
-    def retention(self) -> float | None:
-        """The broker's retention."""
-        return self._broker.features.retention
+    def retention_of(self, delivery: Delivery) -> float | None:
+        """Return the retention of a delivery's queue."""
+        return self._broker.retention_of(delivery.queue)
 
     def budget_spent(self, delivery: Delivery) -> float:
         """Return the share of the broker's budget."""

@@ -79,9 +79,8 @@ class Transport(Protocol):
         """Return the longest delay this delivery can be released with, in seconds; `None` for any."""
         ...
 
-    @property
-    def retention(self) -> float | None:
-        """How long the queue keeps a message, in seconds."""
+    def retention_of(self, delivery: Delivery) -> float | None:
+        """Return how long the delivery's queue keeps a message, in seconds; `None` for ever."""
         ...
 
     def budget_spent(self, delivery: Delivery) -> float:

@@ -25,7 +25,7 @@ RENEW_AT, RENEW_ORDERED_AT = 0.5, 0.8
 
 def longest_wait(env: Environment, delivery: Delivery) -> float | None:
     """Return the longest release of a delivery, in seconds: what the transport can, and in time for its renewal."""
-    longest, kept = env.transport.longest_release(delivery), env.transport.retention
+    longest, kept = env.transport.longest_release(delivery), env.transport.retention_of(delivery)
     if kept is None or delivery.sent_at is None:
         return longest
     left = RENEW_AT * kept - (env.clock.time() - delivery.sent_at)

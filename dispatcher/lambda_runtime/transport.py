@@ -28,6 +28,10 @@ class Queue(Protocol):
         """Return the share of its transport budget that a message has used up."""
         ...
 
+    def retention_of(self, queue: str) -> float | None:
+        """Return how long a queue keeps a message, in seconds."""
+        ...
+
     def bury(self, settlements: Sequence[Settlement]) -> tuple[list[Delivery], OperationalError | None]:
         """Copy messages to their dead-letter queues."""
         ...
@@ -92,11 +96,9 @@ class LambdaTransport:
         received: float = delivery.attributes.get("received_at", self._clock.time())
         return max(0.0, longest - (self._clock.time() - received))
 
-    @property
-    def retention(self) -> float | None:
-        """The queue's retention, in seconds."""
-        kept: float | None = self._broker.features.retention
-        return kept
+    def retention_of(self, delivery: Delivery) -> float | None:
+        """Return how long a delivery's queue keeps a message, in seconds."""
+        return self._broker.retention_of(delivery.queue)
 
     def budget_spent(self, delivery: Delivery) -> float:
         """Return the share of its receipts or its retention that a message has used up."""

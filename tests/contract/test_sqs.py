@@ -6,8 +6,7 @@ import contextlib
 
 import pytest
 
-from dispatcher.brokers.base import Broker, Settlement
-from dispatcher.brokers.sqs_letters import REDRIVEN
+from dispatcher.brokers.base import Broker, Delivery, Settlement
 from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT
 from dispatcher.exceptions import DispatcherWarning
 from tests.contract.broker_contract import BrokerContract, bodies, bury, walked
@@ -96,12 +95,39 @@ class TestSQSBroker(BrokerContract):
         assert harness.take_one(broker, queue).group_id == "tenant-7"
 
     def test_the_redrive_policy_of_a_made_queue_works(self, harness: Harness[Broker]) -> None:
-        """A message received too often ends among the dead letters, with that as its reason."""
+        """A message received too often is kept for the reader of lost messages, and counts as one of its queue."""
         policy = {"sqs-creation-attributes": {"VisibilityTimeout": "1"}}
         broker, queue = harness.open(**policy), harness.queue()
         broker.send([harness.outgoing(queue, "poison")])
         for _ in range(MAX_RECEIVE_COUNT):
             broker.settle([Settlement(harness.take_one(broker, queue), "release")])
         assert broker.receive([queue], 1) == []
+        (lost,) = broker.lost_queues([queue])
+        (delivery,) = harness.eventually(lambda: broker.receive([lost], 1))
+        assert (delivery.queue, delivery.body) == (f"{queue}-lost", "poison")
+        assert broker.counts(queue) == (0, 0, 1, 0)
+        assert broker.budget_spent(delivery) < 0.01
+        broker.settle([Settlement(delivery, "dead", reason={"reason": "failed"})])
         (letter,) = harness.eventually(lambda: broker.dead_letters(queue))
-        assert (letter.body, dict(letter.reason)) == ("poison", {"reason": REDRIVEN})
+        assert (letter.queue, letter.body, dict(letter.reason)) == (queue, "poison", {"reason": "failed"})
+        assert broker.counts(queue) == (0, 0, 0, 1)
+
+    def test_a_purge_takes_lost_messages_too(self, harness: Harness[Broker]) -> None:
+        """What waits for the reader of lost messages would come back to the queue."""
+        broker, queue = harness.open(), harness.queue()
+        broker.send([harness.outgoing(queue, "one")])
+        (lost,) = broker.lost_queues([queue])
+        broker.send([harness.outgoing(lost, "two")])
+        assert broker.purge(queue) == 2
+        assert broker.counts(queue) == (0, 0, 0, 0)
+
+    def test_a_queue_says_what_it_gives_a_message(self, harness: Harness[Broker]) -> None:
+        """Receipts and age are measured by the queue's own attributes unless options say them."""
+        harness.open(max_receive_count=4, message_retention=1000).send(
+            [harness.outgoing(queue := harness.queue(), "one")]
+        )
+        for options, receipts, age in (({}, 4, 1000), ({"max_receive_count": 8, "message_retention": 500}, 8, 500)):
+            broker, now = harness.open(**options), harness.clock.time()
+            assert broker.budget_spent(Delivery(queue, "", "", 2, sent_at=now)) == pytest.approx(2 / receipts, abs=0.01)
+            assert broker.budget_spent(Delivery(queue, "", "", 1, sent_at=now - age)) == pytest.approx(1, abs=0.01)
+            assert broker.retention_of(queue) == age

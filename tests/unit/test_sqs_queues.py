@@ -108,6 +108,8 @@ def test_two_names_for_one_queue_are_refused() -> None:
 def test_dead_letters_have_a_queue_of_the_same_kind() -> None:
     """FIFO queues need FIFO dead-letter queues."""
     assert (Queues.dead("orders"), Queues.dead("orders.fifo")) == ("orders-dead", "orders-dead.fifo")
+    assert (Queues.lost("orders"), Queues.lost("orders.fifo")) == ("orders-lost", "orders-lost.fifo")
+    assert (Queues.dead("orders-lost"), Queues.dead("orders-lost.fifo")) == ("orders-dead", "orders-dead.fifo")
 
 
 # URLs
@@ -143,7 +145,18 @@ def test_dead_letters_of_a_configured_queue_go_by_its_name(wire: Wire) -> None:
     queues = Queues({**AWS, "queue_urls": {"o.fifo": "https://x/1/stack-o-1A.fifo"}.get})
     wire.script("GetQueueUrl", {"QueueUrl": "https://x/1/stack-o-1A-dead.fifo"})
     assert queues.url("o-dead.fifo") == "https://x/1/stack-o-1A-dead.fifo"
-    assert wire.of("GetQueueUrl") == [{"QueueName": "stack-o-1A-dead.fifo"}]
+    assert queues.find_lost("o.fifo") == "o-lost.fifo"
+    assert wire.of("GetQueueUrl") == [{"QueueName": "stack-o-1A-dead.fifo"}, {"QueueName": "stack-o-1A-lost.fifo"}]
+
+
+def test_lost_queues_that_we_may_not_know_of_do_not_exist(wire: Wire) -> None:
+    """A role from before there were lost queues goes on working."""
+    for refusal in (MISSING, Refused("AccessDenied", status=403)):
+        wire.script("GetQueueUrl", refusal)
+        assert SQSBroker("sqs://", AWS).lost_queues(["orders"]) == []
+    wire.script("GetQueueUrl", Refused("InternalError", status=500))
+    with pytest.raises(OperationalError):
+        SQSBroker("sqs://", AWS).lost_queues(["orders"])
 
 
 def test_a_missing_queue_on_aws_is_a_clear_error(wire: Wire) -> None:
@@ -200,19 +213,24 @@ def test_wrong_predefined_queues_are_refused(entry: dict[str, Any], error: type[
 
 
 def test_a_missing_queue_is_made_on_an_emulator(emulator: Wire) -> None:
-    """As the template would: long visibility, a dead-letter queue that keeps letters longest, a redrive policy."""
+    """As the template would: each queue redrives to the next, which keeps messages longer."""
     send(EMULATOR)
-    dead, own = emulator.of("CreateQueue")
+    dead, lost, own = emulator.of("CreateQueue")
     assert dead == {"QueueName": "orders-dead", "Attributes": {"MessageRetentionPeriod": "1209600"}}
-    assert own["QueueName"] == "orders"
-    assert own["Attributes"]["VisibilityTimeout"] == "5400"
+    assert (lost["QueueName"], own["QueueName"]) == ("orders-lost", "orders")
+    assert own["Attributes"]["VisibilityTimeout"] == lost["Attributes"]["VisibilityTimeout"] == "5400"
     policy = json.loads(own["Attributes"]["RedrivePolicy"])
-    assert policy == {"deadLetterTargetArn": "arn:orders-dead", "maxReceiveCount": 100}
+    assert policy == {"deadLetterTargetArn": "arn:orders-lost", "maxReceiveCount": 100}
+    policy = json.loads(lost["Attributes"]["RedrivePolicy"])
+    assert policy == {"deadLetterTargetArn": "arn:orders-dead", "maxReceiveCount": 1000}
+    assert lost["Attributes"]["MessageRetentionPeriod"] == "777600"
 
 
 def test_a_fifo_queue_is_made_with_its_attributes(emulator: Wire) -> None:
-    """Both queues are FIFO, of the kind whose groups do not wait for one another."""
+    """All three are FIFO, of the kind whose groups do not wait for one another."""
     send(EMULATOR, "orders.fifo")
+    names = [call["QueueName"] for call in emulator.of("CreateQueue")]
+    assert names == ["orders-dead.fifo", "orders-lost.fifo", "orders.fifo"]
     for call in emulator.of("CreateQueue"):
         assert call["QueueName"].endswith(".fifo")
         assert call["Attributes"]["FifoQueue"] == "true"
@@ -220,16 +238,17 @@ def test_a_fifo_queue_is_made_with_its_attributes(emulator: Wire) -> None:
 
 
 def test_creation_attributes_and_tags_are_the_users(emulator: Wire) -> None:
-    """Encryption goes to both queues, the rest to the queue; the user's value wins."""
+    """Encryption goes to all queues, the rest to the queue; the user's value wins."""
     options = {
         "sqs-creation-attributes": {"KmsMasterKeyId": "alias/k", "VisibilityTimeout": "60"},
         "queue_tags": {"team": "backend"},
     }
     send({**EMULATOR, **options})
-    dead, own = emulator.of("CreateQueue")
+    dead, lost, own = emulator.of("CreateQueue")
+    assert lost["Attributes"]["KmsMasterKeyId"] == "alias/k"
     assert dead["Attributes"] == {"KmsMasterKeyId": "alias/k", "MessageRetentionPeriod": "1209600"}
     assert (own["Attributes"]["KmsMasterKeyId"], own["Attributes"]["VisibilityTimeout"]) == ("alias/k", "60")
-    assert dead["tags"] == own["tags"] == {"team": "backend"}
+    assert dead["tags"] == lost["tags"] == own["tags"] == {"team": "backend"}
 
 
 def test_making_queues_can_be_forbidden(emulator: Wire) -> None:
