@@ -63,6 +63,11 @@ class EagerTransport:
         for settlement in settlements:
             self.settled = settlement
 
+    @property
+    def lease(self) -> float | None:
+        """Nobody else asks for the message."""
+        return None
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Any delay will do: none is waited for."""
         return None
@@ -179,7 +184,7 @@ def _run_to_the_end(
     while True:
         [run] = executor.process([delivery])
         following = eager_app.next_generation()
-        if following is not None:
+        if following is not None and run.sent_on:
             if eager_app.message is not None:
                 eager_app.message, body = following, ""
             else:

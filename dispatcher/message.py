@@ -80,6 +80,7 @@ class Message:
     reply_to: str | None = None
     deduplication_id: str | None = None
     group_id: str | None = None
+    handover: str | None = None
 
     @classmethod
     def make(cls, fields: Mapping[str, Any]) -> Message:
@@ -309,4 +310,5 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "reply_to": _TEXT,
     "deduplication_id": _TEXT,
     "group_id": _TEXT,
+    "handover": _TEXT,
 }

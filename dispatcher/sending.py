@@ -235,6 +235,8 @@ class Sender:
         deduplication = message.deduplication_id
         if queue.endswith(".fifo"):
             deduplication = f"{deduplication or message.id}:{message.gen}"
+            if message.handover is not None:  # of two attempts that publish, the record chooses, not the queue
+                deduplication += f":{message.handover}"
         return Outgoing(queue, body, message.id, delay, message.priority, message.group_id, deduplication)
 
     def seal(self, body: str, queue: str) -> str:

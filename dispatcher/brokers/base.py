@@ -54,7 +54,7 @@ class Settlement(NamedTuple):
 
     ``ack`` removes it; ``release`` makes it visible again after ``delay`` seconds; ``dead`` moves it to the queue's
     dead letters with ``reason`` (texts: ``reason``, ``task``, ``task_id``, ``exception``, ``retries``, ``traceback``),
-    as ``body`` if given. ``early`` marks an ``ack`` that must be carried out before the run starts.
+    as ``body`` if given.
     """
 
     delivery: Delivery
@@ -62,7 +62,6 @@ class Settlement(NamedTuple):
     delay: float = 0.0
     reason: Mapping[str, str] | None = None
     body: str | None = None
-    early: bool = False
 
 
 class DeadLetter(NamedTuple):

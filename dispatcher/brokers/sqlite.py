@@ -182,7 +182,7 @@ class SQLiteBroker(Broker):
         """
         now = self.clock.time()
         acks, releases, later, dead = [], [], [], []
-        for delivery, action, delay, reason, body, _ in settlements:
+        for delivery, action, delay, reason, body in settlements:
             if action == "ack":
                 acks.append(delivery.receipt)
             elif action == "dead":

@@ -286,7 +286,7 @@ _TASK: Final = (
         "task_acks_late",
         Bool(),
         None,
-        "`False` acks before the run: a task whose worker dies is lost.",
+        "`False` runs a task at most once: one whose worker dies fails with `WorkerLostError`.",
         differs="unset acks after the run, as `True` does; there it acks before.",
     ),
     _option("task_ignore_result", Bool(), False, "Keep no results unless a task asks for it."),

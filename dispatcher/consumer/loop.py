@@ -38,6 +38,11 @@ class BrokerTransport:
         """Carry out settlements."""
         self._broker.settle(settlements)
 
+    @property
+    def lease(self) -> float | None:
+        """The broker's visibility timeout."""
+        return self._broker.visibility_timeout
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Return the broker's longest release delay."""
         return self._broker.features.max_release

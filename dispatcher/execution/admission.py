@@ -17,6 +17,7 @@ from dispatcher.exceptions import (
     TaskRevokedError,
     WorkerLostError,
 )
+from dispatcher.execution import handover
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message, UnsupportedMessage
@@ -165,6 +166,13 @@ def is_lean(run: Run) -> bool:
 def _admit_one(env: Environment, run: Run, now: float) -> Outcome | None:
     message, record = run.message, run.record
     assert message is not None
+    claim = handover.claim_of(message, record)
+    if claim is handover.Claim.VOID:
+        return Outcome(Kind.SUPERSEDED)
+    if claim is handover.Claim.OPEN:
+        receipts = run.delivery.receive_count
+        if not handover.has_waited(receipts, env.transport.budget_spent(run.delivery)):
+            return Outcome(Kind.HANDED_BACK, delay=handover.pause(receipts))
     if record is not None:
         by_record = _admit_by_record(env, run, message, record, now)
         if by_record is not None:
@@ -184,17 +192,32 @@ def _admit_by_record(env: Environment, run: Run, message: Message, record: TaskR
         run.retries = max(record.retries, message.retries)
         if record.final:
             return Outcome(Kind.REPEATED)
+        if handover.successor(record) is not None:
+            return Outcome(Kind.SUPERSEDED)
         if record.not_before is not None and record.not_before > now:
             return Outcome(Kind.HANDED_BACK, delay=record.not_before - now)
-        if record.starts >= env.app.conf.max_worker_losses:
-            lost = WorkerLostError(
-                f"the worker died {record.starts} times while it ran {message.task}[{message.id}]; "
-                "is it out of memory, or does it crash the interpreter?"
-            )
+        if record.starts >= (1 if runs_once(run) else env.app.conf.max_worker_losses):
+            lost = _lost(run, message, record.starts)
             return Outcome(Kind.FAILURE, error=lost, traceback=str(lost))
     if record.revoked:
         return Outcome(Kind.REVOKED, error=TaskRevokedError("revoked"))
     return None
+
+
+def _lost(run: Run, message: Message, times: int) -> WorkerLostError:
+    if runs_once(run):
+        return WorkerLostError(
+            f"the worker died while it ran {message.task}[{message.id}]; acks_late=False keeps it from being run again"
+        )
+    return WorkerLostError(
+        f"the worker died {times} times while it ran {message.task}[{message.id}]; "
+        "is it out of memory, or does it crash the interpreter?"
+    )
+
+
+def runs_once(run: Run) -> bool:
+    """Say whether a run is lost with its worker: its task has ``acks_late=False``."""
+    return run.task is not None and run.task.acks_late is False
 
 
 def suspect(run: Run) -> bool:

@@ -75,6 +75,11 @@ class Transport(Protocol):
         """Carry out settlements."""
         ...
 
+    @property
+    def lease(self) -> float | None:
+        """How long a delivery is held without being extended, in seconds; `None` where the place's own end counts."""
+        ...
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Return the longest delay this delivery can be released with, in seconds; `None` for any."""
         ...

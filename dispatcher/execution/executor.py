@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dispatcher.brokers.base import Delivery, Settlement
-from dispatcher.exceptions import OperationalError, TimeLimitExceeded
+from dispatcher.brokers.base import Delivery
+from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
 from dispatcher.execution import admission, invocation, recording, renewal, retrying, settling
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
@@ -107,10 +107,6 @@ class Executor:
         for run in runs:
             if retrying.needs_new_generation(run):
                 retrying.publish_retry(self.env, run)
-                republished = run.outcome is not None and run.outcome.kind is Kind.RETRY
-                recording.record(self.env, [run])
-                if republished:
-                    self._replaced(run)
         recording.record(self.env, [run for run in runs if run.write is None])
         renewal.renew(self.env, runs)
         settling.continue_(self.env, runs)
@@ -156,7 +152,7 @@ class Executor:
             self.env.limits.stop()
 
     def _begin(self, run: Run) -> bool:
-        """Start a run: settle it early if its task asks for that, record the start where it must be known."""
+        """Start a run: fetch its arguments, record the start where it must be known."""
         task, message = run.task, run.message
         assert task is not None and message is not None
         if message.payload is not None and not admission.load(self.env, run):
@@ -165,20 +161,12 @@ class Executor:
             return False
         if not recording.record_start(self.env, run):
             return False
-        if task.acks_late is False and not self.env.eager:
-            try:
-                self.env.transport.settle([Settlement(run.delivery, "ack", early=True)])
-            except OperationalError as error:
-                logger.error("%s cannot be acknowledged before its run, it goes back: %s", run.id, error)
-                run.outcome = Outcome(Kind.HANDED_BACK, delay=self.env.backoff(run.delivery.receive_count))
-                return False
-            run.settled_early = True
         invocation.start(self.env, run)
         return True
 
     @staticmethod
     def _begins_with_calls(run: Run) -> bool:
-        """Say whether beginning a run fetches arguments, writes or settles, which would block the event loop."""
+        """Say whether beginning a run fetches arguments or writes, which would block the event loop."""
         task, message = run.task, run.message
         assert task is not None and message is not None
         return (
@@ -255,17 +243,16 @@ class Executor:
 
         await asyncio.gather(*(one(run) for run in runs))
 
-    def _replaced(self, run: Run) -> None:
-        """The next generation is on its way: this delivery is done with, whatever its record says."""
-        if run.outcome is not None and run.outcome.kind in (Kind.RETRY, Kind.HANDED_BACK, Kind.REPEATED):
-            run.outcome = Outcome(Kind.SUPERSEDED)
-
     def _hand_back(self, runs: Sequence[Run]) -> None:
         """Settle what is decided, and release the rest at once."""
-        # What was acknowledged before its run has nothing to hand back, but its outcome, if it has one, is due.
-        unsettled = [run for run in runs if run.settlement is None and not (run.settled_early and run.outcome is None)]
+        unsettled = [run for run in runs if run.settlement is None]
         for run in unsettled:
-            if run.outcome is None:
+            if run.outcome is None and run.context is not None and admission.runs_once(run):
+                lost = WorkerLostError(
+                    f"the worker was stopped while it ran {run.task}; acks_late=False keeps it from being run again"
+                )
+                run.outcome = Outcome(Kind.FAILURE, error=lost, traceback=str(lost))
+            elif run.outcome is None:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 run.ours = False  # it may have been given back already
         self.finish(unsettled)

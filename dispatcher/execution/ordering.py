@@ -54,8 +54,6 @@ class Groups:
 
 def _is_done(run: Run) -> bool:
     """Say whether a run's message is out of the queue for good, or nothing can keep it there."""
-    if run.settled_early:
-        return True
     if run.settlement is not None:
         return run.settlement.action != "release"
     return run.outcome is not None and run.outcome.kind is Kind.SUCCESS and is_lean(run)

@@ -19,7 +19,8 @@ from dispatcher.exceptions import (
     OperationalError,
     Reject,
 )
-from dispatcher.execution.admission import is_lean
+from dispatcher.execution import handover
+from dispatcher.execution.admission import is_lean, runs_once
 from dispatcher.execution.environment import Environment, ExecutorApp
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.request import Context
@@ -27,6 +28,8 @@ from dispatcher.serialization import json_encode
 
 logger = logging.getLogger("dispatcher.worker")
 
+#: Seconds from the end of a place's time to when its runs are surely over.
+_LEASE_MARGIN = 60.0
 _FINAL = {
     Kind.SUCCESS: states.SUCCESS,
     Kind.FAILURE: states.FAILURE,
@@ -38,20 +41,26 @@ _FINAL = {
 
 
 def record_start(env: Environment, run: Run) -> bool:
-    """Record that a run starts, where it must be known before the code runs: on a redelivery and for ``track_started``.
+    """Record that a run starts, where it must be known before the code runs.
+
+    That is so on a redelivery, for ``track_started``, and where a run may start once only (``acks_late=False``).
 
     Returns false when the record says that somebody else decided meanwhile; the outcome is set then.
     """
     task, delivery = run.task, run.delivery
     assert task is not None and run.message is not None
-    redelivered = delivery.receive_count > 1
-    if not redelivered and not task.track_started:
+    once = runs_once(run) and not env.eager
+    counted = once or delivery.receive_count > 1
+    if not counted and not task.track_started:
         return True
+    now = env.clock.time()
     status = states.STARTED if task.track_started else run.record.status if run.record else states.PENDING
-    write = write_of(env, run, status, env.clock.time())
+    write = write_of(env, run, status, now)
     # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
-    write.starts = (run.record.starts if run.record else 0) + (1 if redelivered else 0)
-    write.started_at = env.clock.time()
+    write.starts = (run.record.starts if run.record else 0) + (1 if counted else 0)
+    write.started_at = now
+    if once:
+        write.not_before = now + _lease(env)  # a duplicate that comes while it runs does not mean that it is lost
     if task.track_started:
         where = {"pid": os.getpid(), "hostname": env.hostname}
         write.data = ResultMeta(result=where, worker=env.hostname, parent_id=run.message.parent_id).encode()
@@ -69,6 +78,11 @@ def record_start(env: Environment, run: Run) -> bool:
     run.record = write.record(run.record.revoked if run.record else False)
     run.attempt = write.retries
     return True
+
+
+def _lease(env: Environment) -> float:
+    """Return for how long a run that has just started is surely alive, as far as a duplicate delivery can tell."""
+    return env.time_left() + _LEASE_MARGIN if env.time_left is not None else env.transport.lease or 0.0
 
 
 def record(env: Environment, runs: Sequence[Run]) -> None:
@@ -99,8 +113,19 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
     for (run, write), stood in zip(writes, losers, strict=True):
         if stood is not None:
             lost_to(env, run, stood)
-        else:
-            run.write = write
+            continue
+        run.write = write
+        if run.outcome is not None and run.outcome.kind is Kind.RETRY:
+            run.sent_on = run.successor is not None
+        elif run.outcome is not None and run.outcome.kind is Kind.REVOKED:
+            _tell_revoked(run, run.outcome)
+
+
+def _tell_revoked(run: Run, outcome: Outcome) -> None:
+    expired = "expired" in str(outcome.error)
+    signals.task_revoked.send(
+        run.task, request=run.context or run.message, terminated=False, signum=None, expired=expired
+    )
 
 
 def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
@@ -110,7 +135,7 @@ def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
     if run.outcome is not None and run.outcome.kind is Kind.UNREADABLE:
         return  # whatever became of the task, this body goes to the dead letters
     logger.warning("the outcome of %s was dropped: another delivery had recorded %s", run.id, stood.status)
-    if stood.gen > run.message.gen:
+    if stood.gen > run.message.gen or (stood.gen == run.message.gen and handover.successor(stood) is not None):
         run.outcome = Outcome(Kind.SUPERSEDED)
     elif stood.final:
         run.outcome = Outcome(Kind.REPEATED)
@@ -134,14 +159,6 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
     status = _FINAL.get(outcome.kind)
     if status is None:
         return None
-    if outcome.kind is Kind.REVOKED:
-        signals.task_revoked.send(
-            run.task,
-            request=run.context or message,
-            terminated=False,
-            signum=None,
-            expired="expired" in str(outcome.error),
-        )
     write = write_of(env, run, status, now)
     write.final = True
     write.data = _final_data(env, run, now)
@@ -164,7 +181,7 @@ def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
     if run.context is None or record is None or not record.starts or run.message is None:
         return None
     write = write_of(env, run, record.status, now)
-    write.starts, write.data, write.not_before = record.starts - 1, record.data, record.not_before
+    write.starts, write.data = record.starts - 1, record.data
     return write
 
 
@@ -219,6 +236,8 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
 def _retry_write(env: Environment, run: Run, outcome: Outcome, now: float) -> Write:
     write = write_of(env, run, states.RETRY, now)
     write.retries = run.retries + 1
+    if run.successor is not None:
+        write.token = handover.naming(write.token, run.successor)
     write.not_before = now + outcome.delay if outcome.delay > 0 else None
     write.expires_at += outcome.delay
     meta = _meta_of(env, run, now)
@@ -299,7 +318,8 @@ def _state_write(
         )  # fmt: skip
     if record is not None and record.gen >= gen:
         return None
+    message = request.__dict__.get("_message") if request is not None else None
     return Write(
-        id=task_id, status=status, gen=gen, attempt=retries, retries=retries, final=False, token="",
-        expires_at=expires_at, data=data,
+        id=task_id, status=status, gen=gen, attempt=retries, retries=retries, final=False,
+        token=handover.token_of(message), expires_at=expires_at, data=data,
     )  # fmt: skip

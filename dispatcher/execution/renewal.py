@@ -55,7 +55,7 @@ def renew(env: Environment, runs: Sequence[Run]) -> None:
 def _waits(env: Environment, run: Run) -> float | None:
     """Return for how long a message that must be renewed waits, in seconds; `None` for one that need not be."""
     outcome, delivery = run.outcome, run.delivery
-    if outcome is None or run.message is None or run.task is None or run.settled_early or not run.ours:
+    if outcome is None or run.message is None or run.task is None or run.sent_on or not run.ours:
         return None
     if outcome.kind is not Kind.RETRY and not goes_back(outcome):
         return None

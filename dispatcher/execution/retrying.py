@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from dispatcher.backends.base import TaskRecord
-from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, UnsupportedOption
-from dispatcher.execution import recording
+from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
+from dispatcher.execution import handover
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
@@ -25,44 +24,31 @@ _CHANGEABLE = frozenset({
 
 
 def needs_new_generation(run: Run) -> bool:
-    """Say whether a retry is another message: its arguments or options change, or the old one is acknowledged already.
+    """Say whether a retry is another message: its arguments or options change.
 
     Any other retry waits in its delivery, or is sent on as it is (`renewal`).
     """
     outcome = run.outcome
-    return outcome is not None and outcome.kind is Kind.RETRY and bool(outcome.changes or run.settled_early)
+    return outcome is not None and outcome.kind is Kind.RETRY and bool(outcome.changes)
 
 
 def publish_retry(env: Environment, run: Run) -> None:
-    """Publish the next generation of the message, which carries its retries; the old one is acknowledged after it.
+    """Publish the next generation of the message, which carries its retries; it counts once it is recorded.
 
-    A crash in between leaves both generations; the newer one takes over.
+    It comes before the record, since the old message does not have the new arguments.
     """
     outcome, message = run.outcome, run.message
     assert outcome is not None and message is not None
     try:
         queue, following = next_generation(env, run, message, outcome)
-        stood = env.backend.read([run.id]).get(run.id)
-        if stood is not None and not _is_still_ours(stood, run, message):
-            # A newer generation beats a final record: it must not be made of an attempt that somebody else has ended.
-            recording.lost_to(env, run, stood)
-            return
         env.app.publish(following, queue, outcome.delay)
-    except (OperationalError, BackendError) as error:
+    except OperationalError as error:
         logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, error)
-        if run.settled_early:  # there is nothing left to hand back
-            run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
-        else:
-            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     except (DispatcherError, TypeError, ValueError) as error:
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     else:
-        run.message = following
-        run.attempt = following.retries
-
-
-def _is_still_ours(stood: TaskRecord, run: Run, message: Message) -> bool:
-    return stood.gen < message.gen or (stood.gen == message.gen and not stood.final and stood.retries == run.attempt)
+        run.successor = following.handover
 
 
 def next_generation(env: Environment, run: Run, message: Message, outcome: Outcome) -> tuple[str, Message]:
@@ -77,6 +63,7 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
     queue = run.delivery.queue if wanted is None else queue_name(wanted)
     fields: dict[str, Any] = {
         "gen": message.gen + 1,
+        "handover": handover.new_name(),
         "retries": run.retries + 1,
         "eta": round(env.clock.time() + outcome.delay, 3) if outcome.delay > 0 else None,
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import traceback
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.execution import handover
 
 if TYPE_CHECKING:
     from dispatcher.backends.base import TaskRecord, Write
@@ -78,8 +78,8 @@ class Run:
         "record",
         "retries",
         "sent_on",
-        "settled_early",
         "settlement",
+        "successor",
         "task",
         "uncontinued",
         "write",
@@ -100,9 +100,10 @@ class Run:
         self.retries = 0
         self._token: str | None = None
         self.duration = 0.0
-        self.settled_early = False
         #: whether the delivery is surely still leased to us
         self.ours = True
+        #: the name of the next generation that this run published, which counts once the record names it too
+        self.successor: str | None = None
         #: whether a copy of the message is on its way, so that this one can go
         self.sent_on = False
         #: why a callback of the recorded outcome can never be sent
@@ -112,7 +113,7 @@ class Run:
     def token(self) -> str:
         """What tells this run's writes from those of another; made when it is first asked for."""
         if self._token is None:
-            self._token = os.urandom(16).hex()
+            self._token = handover.token_of(self.message)
         return self._token
 
     @property

@@ -58,7 +58,15 @@ def _send_continuations(env: Environment, run: Run, message: Message) -> None:
         error = meta.error if meta.error is not None else DispatcherError("failed")
         for index, sig in enumerate(message.link_error):
             called, args = errback_call(env, sig, message, error, meta.traceback)
-            env.app.send_linked(called, args, message, derived_id(message.id, f"link_error/{index}"))
+            env.app.send_linked(called, args, message, derived_id(message.id, _position_of_error(message, index)))
+
+
+def _position_of_error(message: Message, index: int) -> str:
+    """Return the place of an error callback.
+
+    A task that failed, was brought back and fails again has failed twice, in two generations; it succeeds once at most.
+    """
+    return f"link_error/{index}" if message.gen <= 0 else f"link_error/{index}/{message.gen}"
 
 
 def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
@@ -103,8 +111,6 @@ def settle(env: Environment, runs: Iterable[Run]) -> None:
     """Step 7: acknowledge, release or dead-letter each delivery; always last."""
     settlements = []
     for run in runs:
-        if run.settled_early:
-            continue
         run.settlement = settlement = settlement_of(env, run) if run.uncontinued is None else _uncontinued(run)
         settlements.append(settlement)
     if settlements:
@@ -188,5 +194,5 @@ def _next_body(env: Environment, run: Run) -> str | None:
     message = run.message
     if message is None or message.task == "?":
         return None
-    changes = {"gen": message.gen + 1, "retries": 0, "eta": None, "expires": None}
+    changes = {"gen": message.gen + 1, "retries": 0, "eta": None, "expires": None, "handover": None}
     return env.app.sealed_body(message.replace(**changes), run.delivery.queue)

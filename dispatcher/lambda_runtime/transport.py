@@ -52,14 +52,11 @@ class LambdaTransport:
         """Carry out settlements; an ``ack`` takes effect when the mapping gets the response.
 
         A release reports the message and changes its visibility: to 0 as well, since it would else stay invisible for
-        the rest of the queue's timeout, as it does when the change fails. Raises `OperationalError` where an early
-        ``ack`` fails.
+        the rest of the queue's timeout, as it does when the change fails.
         """
         released, dead = [], []
         for settlement in settlements:
             if settlement.action == "ack":
-                if settlement.early:
-                    self._broker.settle([settlement])
                 self._done.add(settlement.delivery)
             elif settlement.action == "release":
                 released.append(settlement)
@@ -87,6 +84,11 @@ class LambdaTransport:
             self._broker.settle(settlements)
         except Exception as error:  # noqa: BLE001 - the queue's own visibility timeout stands in
             logger.warning("messages come back only after the queue's visibility timeout: %s", error)
+
+    @property
+    def lease(self) -> float | None:
+        """An invocation's own time counts."""
+        return None
 
     def longest_release(self, delivery: Delivery) -> float | None:
         """Return what is left of the 12 hours that a message may be invisible since its receipt, in seconds."""

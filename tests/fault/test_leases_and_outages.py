@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.exceptions import NotRegistered, TaskRevokedError
+from dispatcher.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
 from tests.emulation.redis_server import RedisServer
 from tests.fault.fleet import Fleet, Watch, until
 
@@ -216,8 +216,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
 # Times and refusals
 
 
-def test_early_acknowledgement_loses_the_run_with_its_worker(fleet: Fleet) -> None:
-    """With acks_late=False a run whose worker is killed is not repeated, as in Celery; a retry it asks for is kept."""
+def test_a_task_that_runs_once_is_lost_with_its_worker(fleet: Fleet) -> None:
+    """With acks_late=False a run whose worker is killed is not repeated and fails; a retry it asks for is kept."""
     lost = fleet.send("early", "lost", 60.0)
     victim = fleet.start("solo", prefetch=1)
     fleet.started(lost)
@@ -225,6 +225,7 @@ def test_early_acknowledgement_loses_the_run_with_its_worker(fleet: Fleet) -> No
     retried = fleet.send("early", "retried", 0.0, 2)
     fleet.start("solo")
     assert fleet.get(retried) == "retried"
+    assert isinstance(fleet.get(lost), WorkerLostError)
     fleet.drained()
     assert fleet.starts(lost) == 1
     assert fleet.starts(retried) == 3

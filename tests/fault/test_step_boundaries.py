@@ -134,7 +134,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
     return MortalSQLiteBroker, MortalSQLiteBackend, f"sqlite:///{tmp_path}/world"
 
 
-def _add_plain_tasks(app: Dispatcher, started: Callable[[Any], None]) -> None:
+def _add_plain_tasks(app: Dispatcher, started: Callable[[Any], int]) -> None:
     @app.task(name="add", bind=True)
     def add(self: Any, x: int, y: int) -> int:
         started(self)
@@ -161,7 +161,18 @@ def _add_plain_tasks(app: Dispatcher, started: Callable[[Any], None]) -> None:
         raise KeyError("fine")
 
 
-def _add_further_tasks(app: Dispatcher, started: Callable[[Any], None]) -> None:
+def _add_further_tasks(app: Dispatcher, started: Callable[[Any], int]) -> None:
+    @app.task(name="fickle", bind=True)
+    def fickle(self: Any, n: int) -> int:
+        if started(self) == 1:
+            self.retry(args=(n + 1,), countdown=5)
+        return n
+
+    @app.task(name="once", bind=True, acks_late=False)
+    def once(self: Any) -> str:
+        started(self)
+        return "done"
+
     @app.task(name="again", bind=True, max_retries=5)
     def again(self: Any) -> int:
         started(self)
@@ -228,13 +239,14 @@ class World:
             task_publish_retry=False, unknown_grace=5,
         )  # fmt: skip
 
-        def started(task: Any) -> None:
+        def started(task: Any) -> int:
             record = self.watch.read([task.request.id]).get(task.request.id)
             self.runs[task.request.id] += 1
-            if record is not None and record.final and record.gen >= task.request.gen:
+            if record is not None and record.final:  # nothing is brought back from the dead here
                 self.late.append(task.request.id)
             if self.fuse.kills:
                 self.fuse.reach("inside the run")
+            return self.runs[task.request.id]
 
         _add_plain_tasks(app, started)
         _add_further_tasks(app, started)
@@ -443,3 +455,48 @@ def test_any_mixture_ends_in_the_same_place(worlds: Callable[[], World], seed: i
     found, expected = world.end(IDS), clean.end(IDS)
     assert found == expected, f"seed {seed}, {name}"
     assert not world.late, f"seed {seed}, {name}"
+
+
+@pytest.mark.parametrize("copies", [0, 1])
+@pytest.mark.parametrize("kills", [True, False], ids=["killed", "out-of-reach"])
+def test_a_hand_over_that_is_run_again_has_one_outcome(worlds: Callable[[], World], kills: bool, copies: int) -> None:
+    """An attempt asks for other arguments, is stopped, and its second run returns: one of the two counts."""
+
+    def plan(app: Any) -> Any:
+        return app.tasks["fickle"].apply_async((0,), task_id=ID, link=app.tasks["add"].s(10))
+
+    for point in itertools.count():
+        world = worlds()
+        world.send(plan)
+        world.duplicate(copies)
+        fuse = Fuse(point, kills)
+        world.work(fuse)
+        world.work(Fuse())
+        if not fuse.where:
+            break
+        found = world.end(IDS)
+        (status, _, _, _, value), link = found["records"][ID], found["records"][IDS[1]]
+        assert (status, link[0], link[-1]) == ("SUCCESS", "SUCCESS", value + 10), fuse.where
+        assert not found["dead"], fuse.where
+        assert not world.late, f"a run after the outcome: {fuse.where}"
+        assert world.runs[ID] <= 3 + copies, fuse.where
+    assert point > 8
+
+
+def test_a_task_that_runs_once_never_runs_twice(worlds: Callable[[], World]) -> None:
+    """With acks_late=False, wherever the worker is killed: one run at most, and always an outcome."""
+    ends: Counter[str] = Counter()
+    for point in itertools.count():
+        world = worlds()
+        world.send(lambda app: app.tasks["once"].apply_async(task_id=ID))
+        fuse = Fuse(point)
+        world.work(fuse)
+        world.work(Fuse())
+        if not fuse.where:
+            break
+        status, _, _, final, value = world.end(IDS)["records"][ID]
+        assert final
+        assert value == "done" or value.startswith("WorkerLostError"), (fuse.where, value)
+        assert world.runs[ID] <= 1, fuse.where
+        ends[status] += 1
+    assert ends.keys() == {"SUCCESS", "FAILURE"}

@@ -59,6 +59,7 @@ MESSAGES: dict[str, Message] = {
         origin="1@host", reply_to="elsewhere", deduplication_id="once", group_id="tenant-7",
     ),
     "refused-result": Message(ID, "tasks.add", (1, 2), ignore_result=False),
+    "handover": Message(ID, "tasks.add", (1, 2), gen=1, retries=1, handover="0f9d3a529d7e4a53"),
     "chain-and-chord": Message(
         ID, "tasks.add", (1, 2), chain=({"task": "tasks.next"},), chord={"task": "tasks.join", "id": "c-1"}
     ),

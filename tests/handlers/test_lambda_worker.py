@@ -120,12 +120,17 @@ def test_failed_burial_reports_the_message(lab: Lab) -> None:
     assert lab.invoke(event) == [event["Records"][0]["messageId"]]
 
 
-def test_early_acknowledgement_deletes_before_the_run(lab: Lab) -> None:
-    """With ``acks_late=False`` the message is gone when the task starts."""
-    seen: list[int] = []
-    lab.task(lambda: seen.append(sum(lab.depth().values())), name="lab.early", acks_late=False).delay()
+def test_a_task_that_runs_once_is_recorded_before_it_starts(lab: Lab) -> None:
+    """With ``acks_late=False`` the table has the start, and a lease as long as the invocation, before the code runs."""
+    seen: list[Any] = []
+
+    def once(self: Any) -> None:
+        record = lab.app.backend.read([self.request.id])[self.request.id]
+        seen.append((record.starts, record.not_before is not None and record.not_before > time.time() + 60))
+
+    lab.task(once, bind=True, acks_late=False).delay()
     assert lab.invoke() == []
-    assert seen == [0]
+    assert seen == [(1, True)]
 
 
 def test_unknown_task_waits_for_a_newer_worker(lab: Lab) -> None:

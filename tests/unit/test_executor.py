@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +14,7 @@ from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.brokers.memory import MemoryBroker
-from dispatcher.consumer.loop import BrokerTransport
-from dispatcher.exceptions import BackendStoreError, OperationalError, SoftTimeLimitExceeded
+from dispatcher.exceptions import BackendStoreError, OperationalError, SoftTimeLimitExceeded, WorkerLostError
 from dispatcher.execution.limits import AlarmLimits
 from dispatcher.execution.run import Kind, ShutdownNow
 from tests.unit.bench import Bench
@@ -246,43 +246,93 @@ def test_hooks_and_receivers_cannot_change_an_outcome() -> None:
         failed.get()
 
 
-def test_early_acknowledgement_comes_before_the_run() -> None:
-    """``acks_late=False`` takes the message off the queue first; a retry publishes the next generation."""
+def test_a_task_that_runs_once_is_recorded_before_it_starts() -> None:
+    """``acks_late=False`` writes the start first; a retry that the task asks for is another run and is kept."""
     bench = Bench()
-    left: list[int] = []
+    seen: list[Any] = []
 
-    @bench.app.task(name="early", acks_late=False, bind=True)
-    def early(self: Any) -> Any:
-        left.append(bench.left())
+    @bench.app.task(name="once", acks_late=False, bind=True)
+    def once(self: Any) -> Any:
+        record = bench.record(self.request.id)
+        seen.append((record.status, record.retries, record.starts))
         if not self.request.retries:
             self.retry(countdown=5)
-        return self.request.gen
+        return self.request.retries
 
-    result = early.delay()
+    result = once.delay()
     bench.work()
-    assert left == [0, 0]
-    assert result.get() == 1
+    assert seen == [("PENDING", 0, 1), ("RETRY", 1, 1)]
+    assert (result.get(), bench.record(result.id).starts) == (1, 0)
 
 
-def test_early_acknowledgement_that_fails_keeps_the_task_from_starting() -> None:
-    """Where the message cannot be taken off the queue the function does not run."""
+def test_a_task_that_runs_once_is_lost_with_its_worker_and_says_so() -> None:
+    """Its worker died: the message comes again, no code runs, and whoever waits is told; the message is kept."""
     bench = Bench()
     runs: list[int] = []
-    bench.app.task(name="early", acks_late=False)(lambda: runs.append(1))
+    bench.app.task(name="once", acks_late=False)(lambda: runs.append(1))
+    result = bench.app.send_task("once")
+    executor = bench.executor()
+    [run] = executor.prepare(bench.receive())
+    assert executor._begin(run)  # and here it dies
+    assert result.state == "PENDING"
+    bench.work()
+    with pytest.raises(WorkerLostError, match="acks_late=False keeps it from being run again"):
+        result.get()
+    assert runs == []
+    assert [letter.reason["reason"] for letter in bench.dead()] == ["failed"]
 
-    class Stubborn(BrokerTransport):
-        def settle(self, settlements: Sequence[Settlement]) -> None:
-            if any(settlement.early for settlement in settlements):
-                raise OperationalError("no")
-            super().settle(settlements)
 
-    bench.app.send_task("early")
-    [run] = bench.step(transport=Stubborn(bench.app.broker))
+def test_a_duplicate_waits_while_a_task_that_runs_once_may_be_running() -> None:
+    """A second delivery within the lease of the first one neither runs the task nor takes it for lost."""
+    bench = Bench()
+    bench.app.task(name="once", acks_late=False)(lambda: "done")
+    result = bench.app.send_task("once")
+    executor = bench.executor()
+    [delivery] = bench.receive()
+    [run] = executor.prepare([delivery])
+    assert executor._begin(run)
+    [second] = executor.process([dataclasses.replace(delivery, receipt=(0, 0), message_id="copy")])
+    assert second.outcome is not None
+    assert (second.outcome.kind, second.outcome.delay) == (Kind.HANDED_BACK, bench.app.broker.visibility_timeout)
+    executor.execute(run)
+    executor.finish([run])
+    assert result.get() == "done"
+
+
+def test_a_task_that_runs_once_does_not_start_unrecorded() -> None:
+    """Where its start cannot be written the function does not run, and the message goes back."""
+    bench = Bench()
+    runs: list[int] = []
+    bench.app.task(name="once", acks_late=False)(lambda: runs.append(1))
+    bench.app.send_task("once")
+    executor = bench.executor()
+
+    class Deaf(MemoryBackend):
+        def _write(self, writes: Any) -> Any:
+            raise OperationalError("no")
+
+    executor.env.backend = Deaf(bench.app.conf.result_backend, {}, bench.clock)
+    [run] = executor.process(bench.receive())
     assert run.outcome is not None
     assert run.outcome.kind is Kind.HANDED_BACK
     assert runs == []
     bench.work()
     assert runs == [1]
+
+
+def test_a_cold_shutdown_ends_a_task_that_runs_once() -> None:
+    """What may not run again, and was interrupted, has failed; it says why."""
+    bench = Bench()
+
+    @bench.app.task(name="once", acks_late=False)
+    def once() -> None:
+        raise ShutdownNow
+
+    result = once.delay()
+    with pytest.raises(ShutdownNow):
+        bench.step()
+    with pytest.raises(WorkerLostError, match="stopped while it ran"):
+        result.get()
 
 
 def test_cold_shutdown_hands_back_and_counts_no_crash() -> None:

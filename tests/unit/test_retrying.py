@@ -1,5 +1,6 @@
 """How a retry reaches the queue: by the delivery, or as the next generation of the message."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import OperationalError
-from dispatcher.execution.run import Kind
+from dispatcher.execution import handover, retrying
+from dispatcher.execution.run import Kind, ShutdownNow
 from dispatcher.message import decode
 from tests.unit.bench import Bench
 
@@ -36,15 +38,17 @@ def test_retry_waits_in_its_delivery() -> None:
 
 
 def test_retry_with_other_arguments_is_a_new_generation() -> None:
-    """The changed message carries its count and its generation; the old one is acknowledged after it is sent."""
+    """The changed message carries its count, its generation and the name by which the record hands over to it."""
     bench = Bench()
     result = _retrying(bench, args=lambda self: (self.request.args or [0]) and [self.request.retries + 1]).delay(0)
     [run] = bench.step()
     assert run.settlement is not None
     assert run.settlement.action == "ack"
-    assert (bench.record(result.id).gen, bench.record(result.id).retries) == (1, 1)
+    stood = bench.record(result.id)
+    assert (stood.status, stood.gen, stood.retries) == ("RETRY", 0, 1)
     [delivery] = bench.receive(wait=1000)
     message = decode(delivery.body)
+    assert message.handover == handover.successor(stood)
     assert (message.gen, message.retries, message.args, message.id) == (1, 1, (1,), result.id)
     bench.app.broker.settle([Settlement(delivery, "release")])
     bench.work()
@@ -111,11 +115,9 @@ def test_retry_may_change_the_rest_of_the_call() -> None:
 
 
 def test_retry_goes_back_while_the_broker_is_away() -> None:
-    """A retry that cannot be published is handed back and its run repeated; acknowledged early, it fails."""
+    """A retry that cannot be published is handed back and its run repeated."""
     bench = Bench()
-    task = _retrying(bench, args=[1])
-    early = bench.app.task(name="early", acks_late=False, bind=True)(lambda self: self.retry(countdown=1))
-    late, lost = task.delay(), early.delay()
+    result = _retrying(bench, args=[1]).delay()
     bench.app.finalize()
 
     def refuse(message: Any, queue: str, delay: float = 0.0) -> None:
@@ -125,11 +127,10 @@ def test_retry_goes_back_while_the_broker_is_away() -> None:
     publish, bench.app.publish = bench.app.publish, refuse  # type: ignore[method-assign]
     runs = executor.process(bench.receive())
     executor.close()
-    assert [run.outcome.kind for run in runs if run.outcome] == [Kind.HANDED_BACK, Kind.FAILURE]
+    assert [run.outcome.kind for run in runs if run.outcome] == [Kind.HANDED_BACK]
     bench.app.publish = publish  # type: ignore[method-assign]
     bench.work()
-    assert late.get() == [2, 2, 1]
-    assert isinstance(lost.result, OperationalError)
+    assert result.get() == [2, 2, 1]
 
 
 def test_retries_keep_their_settings() -> None:
@@ -164,3 +165,131 @@ def test_settlements_come_last() -> None:
     bench.app.finalize()
     bench.step(transport=Watching(bench.app.broker))
     assert order == ["RETRY"]
+
+
+class Copies:
+    """Two deliveries of one attempt that run at the same time: the first asks for other arguments, the second returns.
+
+    ``ran`` has the arguments of every run, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.ran: list[int] = []
+
+        @self.bench.app.task(name="racing", bind=True, max_retries=3)
+        def racing(task: Any, x: int) -> int:
+            self.ran.append(x)
+            if len(self.ran) == 1:
+                task.retry(args=(10,), countdown=5)
+            return x
+
+        self.result = racing.delay(0)
+        self.executor = self.bench.executor()
+        [delivery] = self.bench.receive()
+        copy = dataclasses.replace(delivery, message_id="copy", receipt=(0, 0))
+        self.first, self.second = self.executor.prepare([delivery]), self.executor.prepare([copy])
+        for run in (*self.first, *self.second):
+            self.executor.execute(run)
+
+
+def test_a_hand_over_that_is_recorded_first_ends_the_other_copy() -> None:
+    """The copy that returned comes too late: the message with the new arguments runs, once."""
+    copies = Copies()
+    copies.executor.finish(copies.first)
+    copies.executor.finish(copies.second)
+    assert copies.second[0].outcome is not None
+    assert copies.second[0].outcome.kind is Kind.SUPERSEDED
+    copies.bench.work()
+    assert (copies.result.get(), copies.ran) == (10, [0, 0, 10])
+
+
+def test_a_published_successor_is_void_after_another_outcome() -> None:
+    """The copy that returned was recorded first: what the other one published is on the queue, and never runs."""
+    copies = Copies()
+    copies.executor.finish(copies.second)
+    copies.executor.finish(copies.first)
+    assert copies.result.get() == 0
+    copies.bench.work()
+    assert (copies.result.get(), copies.ran) == (0, [0, 0])
+
+
+def test_of_two_successors_the_recorded_one_runs() -> None:
+    """Both copies publish other arguments; the record names one of them, whichever is delivered first."""
+    for turn in (1, -1):
+        bench = Bench()
+        ran: list[int] = []
+
+        @bench.app.task(name="racing", bind=True, max_retries=3)
+        def racing(task: Any, x: int, ran: list[int] = ran) -> int:
+            ran.append(x)
+            if x == 0:
+                task.retry(args=(len(ran) * 10,))
+            return x
+
+        result = racing.delay(0)
+        executor = bench.executor()
+        [delivery] = bench.receive()
+        copy = dataclasses.replace(delivery, message_id="copy", receipt=(0, 0))
+        runs = [executor.prepare([each])[0] for each in (delivery, copy)]
+        for run in runs:
+            executor.execute(run)
+        for run in runs:
+            executor.finish([run])
+        for successor in bench.receive()[::turn]:
+            executor.process([successor])
+        bench.work()
+        assert (result.get(), ran) == (10, [0, 0, 10])
+        executor.close()
+
+
+def test_a_successor_waits_for_its_publisher() -> None:
+    """Delivered before the record names it, the new message rests and does not run."""
+    bench = Bench()
+    again = bench.app.task(name="again", bind=True)(lambda self, x: x or self.retry(args=(1,), countdown=0))
+    result = again.delay(0)
+    executor = bench.executor()
+    [run] = executor.prepare(bench.receive())
+    executor.execute(run)
+    retrying.publish_retry(executor.env, run)
+    [early] = bench.step()
+    assert early.outcome is not None
+    assert (early.outcome.kind, early.outcome.delay) == (Kind.HANDED_BACK, 0.1)
+    executor.finish([run])
+    executor.close()
+    bench.work()
+    assert result.get() == 1
+
+
+def test_a_successor_whose_record_was_lost_takes_over() -> None:
+    """A store that lost the record does not leave the new message waiting for ever."""
+    bench = Bench()
+    result = _retrying(bench, args=[1]).delay()
+    bench.step()
+    bench.app.backend.forget([result.id])
+    bench.work(limit=500)
+    assert result.get() == [2, 2, 1]
+
+
+def test_a_state_of_its_own_keeps_a_successor_known() -> None:
+    """A run of a later generation that records a state and dies is delivered again, not taken for a stranger."""
+    bench = Bench()
+    deaths = [True]
+
+    @bench.app.task(name="progress", bind=True)
+    def progress(self: Any, x: int) -> int:
+        if not self.request.gen:
+            self.retry(args=(1,), countdown=0)
+        self.update_state(state="PROGRESS", meta=x)
+        if deaths:
+            deaths.clear()
+            raise ShutdownNow
+        return x
+
+    result = progress.delay(0)
+    bench.step()
+    with pytest.raises(ShutdownNow):
+        bench.step()
+    assert result.state == "PROGRESS"
+    bench.work()
+    assert result.get() == 1

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from dispatcher import signals
+from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Outgoing
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.settling import derived_id
-from dispatcher.message import decode
-from tests.unit.bench import Bench
+from dispatcher.message import decode, encode
+from tests.unit.bench import FOR_EVER, Bench
 
 
 def test_derived_ids_are_fixed_for_ever() -> None:
@@ -181,3 +183,63 @@ def test_error_callbacks_of_both_styles_survive_a_repetition() -> None:
     broker.away = False
     bench.work()
     assert calls == [("fails", "ZeroDivisionError('division by zero')"), result.id]
+
+
+def test_a_task_that_fails_again_after_a_redrive_tells_so_again() -> None:
+    """Each generation that fails has its own error callbacks; a duplicate of either sends none twice."""
+    bench = Bench()
+    told: list[Any] = []
+    bench.app.task(name="told")(lambda task_id: told.append(task_id))
+    result = bench.app.task(name="fails")(lambda: 1 / 0).apply_async(link_error={"task": "told"})
+    first = bench.receive()[0].body
+    bench.clock.advance(FOR_EVER)
+    for failures in (1, 2, 3):
+        bench.work()
+        assert told == [result.id] * failures
+        [newest, *_] = sorted(bench.dead(), key=lambda letter: decode(letter.body).gen, reverse=True)
+        bench.app.broker.send([Outgoing("default", newest.body, result.id)] * 2)
+        bench.app.broker.send([Outgoing("default", first, result.id)])
+
+
+def test_success_after_a_redrive_sends_its_callbacks_once() -> None:
+    """Callbacks take effect once in a task's life, whichever generation succeeded, and however often."""
+    bench = Bench()
+    notes: list[Any] = []
+    fails = [True]
+    note = bench.app.task(name="note")(notes.append)
+    work = bench.app.task(name="work")(lambda: 1 / 0 if fails else "fine")
+    result = work.apply_async(link=note.s())
+    bench.work()
+    fails.clear()
+    [letter] = bench.dead()
+    for gen in (1, 1, 5):
+        body = encode(decode(letter.body).replace(gen=gen))
+        bench.app.broker.send([Outgoing("default", body, result.id)])
+        bench.work()
+    assert (result.get(), notes) == ("fine", ["fine"])
+
+
+def test_a_revocation_is_told_of_once_it_is_recorded() -> None:
+    """``task_revoked`` is not sent for what cannot be written, nor for what another delivery has decided."""
+    bench = Bench()
+    told: list[str] = []
+
+    def note(sender: Any, request: Any, **more: Any) -> None:
+        told.append(bench.record(request.id).status)
+
+    class Deaf(MemoryBackend):
+        def _write(self, writes: Any) -> Any:
+            raise OperationalError("no")
+
+    task = bench.app.task(name="unwanted")(lambda: 1)
+    signals.task_revoked.connect(note, sender=task)
+    result = task.delay()
+    result.revoke()
+    executor = bench.executor()
+    backend, executor.env.backend = executor.env.backend, Deaf(bench.app.conf.result_backend, {}, bench.clock)
+    runs = executor.prepare(bench.receive())
+    executor.finish(runs)
+    assert told == []
+    executor.env.backend = backend
+    bench.work()
+    assert told == ["REVOKED"]
