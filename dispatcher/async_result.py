@@ -13,6 +13,7 @@ from dispatcher.exceptions import (
     IncompleteStream,
     Reject,
     TimeoutError,
+    UnsupportedOption,
 )
 from dispatcher.result_reading import ResultReader, assert_will_not_block, raisable, value_of
 from dispatcher.state import get_current_app
@@ -49,6 +50,8 @@ class AsyncResult(Generic[R]):
         self.on_ready: list[Callable[[AsyncResult[Any]], Any]] = []
         self._final: tuple[TaskRecord, ResultMeta] | None = None
         self._ignored = False
+        #: when the task is due, in epoch seconds, where the call that returned this object said so
+        self.eta: float | None = None
 
     # -- where to look
 
@@ -257,22 +260,25 @@ class AsyncResult(Generic[R]):
         self,
         connection: Any = None,
         terminate: bool = False,
-        signal: str | None = None,
+        signal: str | int | None = None,
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Flag the task so that no worker starts it any more; one that runs keeps its outcome.
+        """Flag the task so that no worker starts it any more; with ``terminate`` its run is ended as well.
 
-        Raises `UnsupportedOption` for ``terminate=True``: a running task cannot be ended from here in this release.
+        It is REVOKED at once where it waits for a retry, or for an ETA that this object knows because its call returned
+        it; else when its message is next delivered. A run goes on and keeps its outcome, unless ``terminate`` ends it:
+        within some four seconds a prefork worker kills the child, by ``signal`` (``SIGTERM``, the default, or
+        ``SIGKILL``), and an asyncio worker cancels the coroutine; others cannot. Raises `UnsupportedOption` for another
+        signal, and for ``connection``, ``wait`` and ``timeout``, as no worker is there to answer: use `get`.
         """
-        from dispatcher.exceptions import UnsupportedOption
-
-        if terminate:
-            raise UnsupportedOption(
-                "revoke(terminate=True) cannot work in this release: a running task is not ended from outside; "
-                "set a time limit, or revoke without terminate to keep it from starting"
-            )
-        self.app.revoke_tasks([self.id])
+        for name, value in (("connection", connection), ("wait", wait), ("timeout", timeout)):
+            if value:
+                raise UnsupportedOption(
+                    f"{name}={value!r} cannot work: a revocation is a mark in the result backend, and no worker "
+                    "answers; wait for the task's end by get()"
+                )
+        self.app.revoke_tasks([self.id], terminate, signal, {} if self.eta is None else {self.id: self.eta})
 
     # -- details
 

@@ -27,8 +27,10 @@ class ResultReader(Protocol):
         """Decode a record's data under the app's settings."""
         ...
 
-    def revoke_tasks(self, ids: list[str]) -> None:
-        """Flag tasks so that they do not start any more."""
+    def revoke_tasks(
+        self, ids: list[str], terminate: bool = ..., signal: str | int | None = ..., etas: Mapping[str, float] = ...
+    ) -> None:
+        """Flag tasks so that they do not start any more, and end their runs if asked to."""
         ...
 
     def record_state(self, task_id: str, status: str, meta: Any) -> None:

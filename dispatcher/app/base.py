@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from dispatcher import connections, registry, state
@@ -30,13 +31,12 @@ from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 
 if TYPE_CHECKING:
+    from dispatcher.app.control import Control
     from dispatcher.backends.base import ResultBackend
 
 P = ParamSpec("P")
 R = TypeVar("R")
 AnyTask = Task[Any, Any]
-#: How long a revocation is remembered, in seconds.
-REVOCATION_KEPT = 366 * 86_400.0
 
 
 class Dispatcher:
@@ -336,6 +336,7 @@ class Dispatcher:
         self, call: Call, options: Mapping[str, Any], task: AnyTask | None, result_cls: Any = None
     ) -> AsyncResult[Any]:
         result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=call.message.task, app=self)
+        result.eta = call.message.eta
         ignored = call.message.ignore_result
         result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
         frame = state.current_frame()
@@ -431,9 +432,25 @@ class Dispatcher:
 
         record_state(self, task_id, status, meta, request)
 
-    def revoke_tasks(self, ids: list[str]) -> None:
-        """Flag tasks so that no worker starts them any more, for a year: their ETAs are not known here."""
-        self.backend.revoke(ids, self.clock.time() + max(REVOCATION_KEPT, self.conf.record_retention))
+    def revoke_tasks(
+        self,
+        ids: list[str],
+        terminate: bool = False,
+        signal: str | int | None = None,
+        etas: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Revoke tasks; `AsyncResult.revoke` comes here. ``etas`` are those known of the tasks, in epoch seconds."""
+        from dispatcher.execution.revoking import revocation_of, revoke
+
+        revoke(self, ids, revocation_of(terminate, signal), etas)
+
+    @property
+    def control(self) -> Control:
+        """What of Celery's remote control works: revoking, terminating, purging."""
+        from dispatcher.app.control import Control
+
+        self.finalize(auto=True)
+        return Control(self)
 
     # -- results and signatures
 

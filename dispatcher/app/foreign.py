@@ -9,7 +9,6 @@ from dispatcher.exceptions import ImproperlyConfigured
 
 #: Attributes of a Celery app that are not here, with what to do instead.
 NOT_YET = {
-    "control": "revoke with AsyncResult(id).revoke(), look with `dispatcher status`",
     "events": "read states from the result backend",
     "amqp": "queues are those of task_queues, task_routes and apply_async(queue=…)",
     "pool": "connections are the broker's own",

@@ -9,12 +9,28 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 
 MICROSECONDS: Final = 1_000_000
+
+
+class Revocation(IntEnum):
+    """What somebody asked of a task that is not wanted any more."""
+
+    NONE = 0
+    #: no worker starts it any more
+    FLAG = 1
+    #: its run is ended besides, by SIGTERM or by SIGKILL
+    TERM = 2
+    KILL = 3
+
+    def after(self, earlier: int) -> int:
+        """Return what holds once this is asked after ``earlier``: a mere flag takes no termination back."""
+        return max(self, earlier) if self is Revocation.FLAG else int(self)
 
 
 @dataclasses.dataclass(slots=True)
@@ -24,7 +40,7 @@ class TaskRecord:
     ``gen`` and ``retries`` say which attempt the record speaks of; ``final`` closes that generation, which is -1 where
     the message could not be read: it comes before any that can. ``starts`` counts
     recorded starts without an outcome; ``started_at`` is when the last start was recorded. ``not_before`` is when a
-    retry is due. ``data`` is JSON text (result, traceback …).
+    retry is due. ``data`` is JSON text (result, traceback …). ``revoked`` is a `Revocation`.
     """
 
     id: str
@@ -34,7 +50,7 @@ class TaskRecord:
     final: bool = False
     token: str = ""
     starts: int = 0
-    revoked: bool = False
+    revoked: int = Revocation.NONE
     not_before: float | None = None
     data: str = ""
     started_at: float | None = None
@@ -45,7 +61,7 @@ class Write:
     """A new state of a record and the attempt it was decided on.
 
     It applies if there is no record, or the record is of an older generation, or it is of the same generation, not
-    final, and its ``retries`` equal ``attempt``. The record's ``revoked`` flag survives. ``token`` names the run: the
+    final, and its ``retries`` equal ``attempt``. The record's ``revoked`` survives. ``token`` names the run: the
     same write repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists``
     says what the caller has seen, where it has looked: it decides nothing, but a right guess saves DynamoDB a call.
     """
@@ -75,7 +91,7 @@ class Write:
         mine = (self.token, self.gen, self.retries, self.final, self.status)
         return bool(self.token) and (record.token, record.gen, record.retries, record.final, record.status) == mine
 
-    def record(self, revoked: bool = False) -> TaskRecord:
+    def record(self, revoked: int = Revocation.NONE) -> TaskRecord:
         """Return the record as it is once the write has been applied."""
         return TaskRecord(
             id=self.id, status=self.status, gen=self.gen, retries=self.retries, final=self.final, token=self.token,
@@ -158,8 +174,8 @@ class ResultBackend(ABC):
         """Apply each write where `Write.applies_to` holds, atomically per record; return the records that stood."""
 
     @abstractmethod
-    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
-        """Set the ``revoked`` flag, making a PENDING record of generation 0 where there is none.
+    def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
+        """Set ``revoked`` to ``revocation.after`` what it was, making a PENDING record of generation 0 where none is.
 
         The row lives at least until ``expires_at``.
         """

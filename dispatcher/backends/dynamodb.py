@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from dispatcher import aws
 from dispatcher.aws_options import COMMON, FLAG, TEXT, Expected, client_settings, number, parse_url, read
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.backends.dynamodb_items import (
     ASSIGNMENTS,
     COLUMNS,
@@ -258,14 +258,16 @@ class DynamoDBBackend(ResultBackend):
 
     # Revoking and forgetting
 
-    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
-        """Set the flag of each task, making a PENDING record where there is none."""
-        aws.together(lambda task_id: self._revoke(task_id, expires_at), list(dict.fromkeys(ids)))
+    def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
+        """Say that tasks are not wanted any more, making a PENDING record where there is none."""
+        aws.together(lambda task_id: self._revoke(task_id, expires_at, revocation), list(dict.fromkeys(ids)))
 
-    def _revoke(self, task_id: str, expires_at: float) -> None:
+    def _revoke(self, task_id: str, expires_at: float, revocation: Revocation) -> None:
         fresh = Write(task_id, PENDING, 0, 0, 0, final=False, token="", expires_at=expires_at)
         row = dict(zip((f":{name}" for name in COLUMNS), values(fresh), strict=True))
-        flag = {":true": {"BOOL": True}}
+        flag = {":v": {"N": str(int(revocation))}}
+        # A mere flag takes no termination back.
+        mark = "v = if_not_exists(v, :v)" if revocation is Revocation.FLAG else "v = :v"
         until, ttl = {":ttl": row[":ttl"]}, {"#ttl": TTL}
         missing = ", ".join(f"#{name} = if_not_exists(#{name}, :{name})" for name in COLUMNS[:-1])
         for _ in self._attempts("revoke"):
@@ -273,16 +275,16 @@ class DynamoDBBackend(ResultBackend):
             moment = {":now": {"N": repr(now)}}
             old = self._update_item(
                 task_id,
-                f"SET {missing}, #ttl = :ttl, v = :true",
+                f"SET {missing}, #ttl = :ttl, {mark}",
                 "attribute_not_exists(pk) OR (#ttl > :now AND #ttl < :ttl)",
                 NAMES,
                 {**row, **flag, **moment},
             )
             if old and is_alive(old, now):
                 # It lives longer than the flag asks for: leave it its time.
-                old = self._update_item(task_id, "SET v = :true", "#ttl >= :ttl", ttl, {**flag, **until})
+                old = self._update_item(task_id, f"SET {mark}", "#ttl >= :ttl", ttl, {**flag, **until})
             elif old:
-                update = f"SET {ASSIGNMENTS}, v = :true"
+                update = f"SET {ASSIGNMENTS}, v = :v"
                 old = self._update_item(task_id, update, _EXPIRED, NAMES, {**row, **flag, **moment})
             if old is None:
                 return

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dispatcher.backends.base import TaskRecord, Write
+from dispatcher.backends.base import Revocation, TaskRecord, Write
 
 KEY_PREFIX: Final = "TASK#"
 SORT_KEY: Final = "META"
@@ -105,7 +105,7 @@ def record_of(item: Item) -> TaskRecord:
         final=item["f"]["BOOL"],
         token=item["t"]["S"],
         starts=int(item["n"]["N"]),
-        revoked=item.get("v", {}).get("BOOL", False),
+        revoked=int(item["v"]["N"]) if "v" in item else Revocation.NONE,
         not_before=None if due is None else float(due),
         data=item["d"]["S"],
         started_at=None if started is None else float(started),

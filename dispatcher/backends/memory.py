@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
@@ -92,7 +92,7 @@ class MemoryBackend(ResultBackend):
                     losers.append(dataclasses.replace(record))
                     continue
                 losers.append(None)
-                revoked = record is not None and record.revoked
+                revoked = Revocation.NONE if record is None else record.revoked
                 # The flag has to outlive the message, so it keeps the longer of the two lives.
                 life = max(write.expires_at, store.rows[write.id][1]) if revoked else write.expires_at
                 store.put(write.record(revoked), life)
@@ -108,17 +108,17 @@ class MemoryBackend(ResultBackend):
             self._store.slots[bucket] = following + step
         return following
 
-    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
-        """Set the ``revoked`` flag; see `ResultBackend.revoke`."""
+    def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
+        """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""
         store, now = self._store, self.clock.time()
         with store.changed:
             for task_id in ids:
                 record = store.get(task_id, now)
                 if record is None:
-                    store.put(TaskRecord(task_id, PENDING, revoked=True), expires_at)
+                    store.put(TaskRecord(task_id, PENDING, revoked=revocation), expires_at)
                 else:
                     life = max(expires_at, store.rows[task_id][1])
-                    store.put(dataclasses.replace(record, revoked=True), life)
+                    store.put(dataclasses.replace(record, revoked=revocation.after(record.revoked)), life)
             store.changed.notify_all()
 
     def forget(self, ids: Sequence[str]) -> None:

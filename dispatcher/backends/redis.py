@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher.backends import redis_scripts as scripts
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.redis_connection import Command, RedisConnections, pack
@@ -69,9 +69,9 @@ class RedisBackend(ResultBackend):
         (reply,) = self._connections.run([scripts.ADVANCE.call((key,), (floor, step, bound))])
         return None if reply is None else int(reply)
 
-    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
-        """Set the ``revoked`` flag; see `ResultBackend.revoke`."""
-        unknown = _dump(TaskRecord("", PENDING, revoked=True))
+    def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
+        """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""
+        unknown = _dump(TaskRecord("", PENDING, revoked=revocation))
         for batch in _cut(ids):
             keys = [self._key(task_id) for task_id in batch]
             self._connections.run([scripts.REVOKE.call(keys, (max(1, int(expires_at * 1000)), unknown))])
@@ -141,7 +141,7 @@ def _load(task_id: str, value: bytes) -> TaskRecord:
         final=final == "1",
         token=rest[status_end:token_end],
         starts=int(starts),
-        revoked=revoked == "1",
+        revoked=int(revoked),
         not_before=None if not_before == "-" else float(not_before),
         data=rest[token_end:],
         started_at=float(started_at) if started_at else None,

@@ -38,8 +38,8 @@ for i, key in ipairs(KEYS) do
     local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%-?%d+) (%d+) (%d)')
     old_gen = tonumber(old_gen)
     applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
-    if applies and revoked == '1' then
-      record = '1' .. string.sub(record, 2)
+    if applies and revoked ~= '0' then
+      record = revoked .. string.sub(record, 2)
       expiry = later(key, expiry)
     end
   end
@@ -60,15 +60,20 @@ return answers
 """
 )
 
-#: Keys: records. Arguments: expiry in milliseconds since the epoch, the record of a task that is not known yet.
+#: Keys: records. Arguments: expiry in milliseconds since the epoch, the record of a task that is not known yet, which
+#: begins with what is asked. A mere flag (1) takes no termination back.
 REVOKE: Final = Script(
     _PRELUDE
     + """
 for _, key in ipairs(KEYS) do
   local expiry = tonumber(ARGV[1])
   local old = redis.call('GET', key)
-  if old then expiry = later(key, expiry) end
-  redis.call('SET', key, old and '1' .. string.sub(old, 2) or ARGV[2], 'PXAT', expiry)
+  local revoked = string.sub(ARGV[2], 1, 1)
+  if old then
+    expiry = later(key, expiry)
+    if revoked == '1' and string.sub(old, 1, 1) ~= '0' then revoked = string.sub(old, 1, 1) end
+  end
+  redis.call('SET', key, old and revoked .. string.sub(old, 2) or ARGV[2], 'PXAT', expiry)
 end
 """
 )

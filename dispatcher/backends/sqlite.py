@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import sqlite_store
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
@@ -81,7 +81,7 @@ class SQLiteBackend(ResultBackend):
                     losers.append(record)
                     continue
                 losers.append(None)
-                revoked = record is not None and record.revoked
+                revoked = Revocation.NONE if record is None else record.revoked
                 # The flag has to outlive the message, so it keeps the longer of the two lives.
                 expires_at = max(life, write.expires_at) if revoked else write.expires_at
                 current[write.id] = changed[write.id] = (write.record(revoked), expires_at)
@@ -102,15 +102,16 @@ class SQLiteBackend(ResultBackend):
 
         return self._store.write(work)
 
-    def revoke(self, ids: Sequence[str], expires_at: float) -> None:
-        """Set the ``revoked`` flag; see `ResultBackend.revoke`."""
+    def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
+        """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""
         unique = list(dict.fromkeys(ids))
 
         def work(connection: sqlite3.Connection) -> None:
             current = self._load(connection.execute, unique)
             for task_id in unique:
                 record, life = current.get(task_id, (TaskRecord(task_id, PENDING), 0.0))
-                current[task_id] = (dataclasses.replace(record, revoked=True), max(life, expires_at))
+                revoked = revocation.after(record.revoked)
+                current[task_id] = (dataclasses.replace(record, revoked=revoked), max(life, expires_at))
             connection.executemany(_PUT, map(_row, current.values()))
 
         if unique:
@@ -153,9 +154,7 @@ class SQLiteBackend(ResultBackend):
 
 def _record(row: sqlite_store.Row) -> TaskRecord:
     task_id, status, gen, retries, final, token, starts, revoked, not_before, started_at, data, _ = row
-    return TaskRecord(
-        task_id, status, gen, retries, bool(final), token, starts, bool(revoked), not_before, data, started_at
-    )
+    return TaskRecord(task_id, status, gen, retries, bool(final), token, starts, revoked, not_before, data, started_at)
 
 
 def _row(life: Life) -> sqlite_store.Row:

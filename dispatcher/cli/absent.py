@@ -12,7 +12,7 @@ from dispatcher.cli.errors import MISUSED, CommandError
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "there is no AMQP here; dispatcher status, list queues and purge look after queues",
     "beat": "periodic tasks come with a later release; until then start tasks from cron or EventBridge",
-    "control": "workers take no remote commands; stop them by SIGTERM, revoke tasks with AsyncResult.revoke()",
+    "control": "workers take no remote commands; stop them by SIGTERM, revoke tasks with `dispatcher revoke`",
     "events": "there is no event stream; dispatcher status counts, and workers log as JSON with --log-format json",
     "flower": "there is no event stream to watch; dispatcher status counts, and workers log as JSON",
     "graph": "it draws Celery's internals, which are not here",

@@ -35,6 +35,16 @@ Examples:
 It prints the value as JSON. Exit codes: 0 success, 1 failed or revoked, 3 not finished or not known.
 """
 
+_REVOKE = """\b
+Examples:
+  dispatcher -A shop.tasks revoke 0d9a4ff2-5a3c-4cc5-9a3e-3d8be2f7a6a5
+  dispatcher -A shop.tasks revoke --terminate 0d9a4ff2-… 41c3e7a0-…
+
+\b
+A task that was not started never will be. One that runs goes on and keeps its outcome, unless --terminate ends it:
+prefork workers kill the child, asyncio workers cancel the coroutine, within some four seconds; other workers cannot.
+"""
+
 
 def _expiry(ctx: click.Context, param: click.Parameter, value: str | None) -> float | datetime | None:
     if value is None:
@@ -189,3 +199,15 @@ def _details(found: Any, state: str, value: Any) -> dict[str, Any]:
         "worker": found.worker,
         "queue": found.queue,
     }
+
+
+@click.command(epilog=_REVOKE)
+@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@click.option("--terminate", is_flag=True, help="End the task's run as well, where its worker can.")
+@click.option("--signal", "signal_name", metavar="NAME", help="With --terminate: SIGTERM [default] or SIGKILL.")
+@click.pass_obj
+def revoke(session: Session, ids: tuple[str, ...], terminate: bool, signal_name: str | None) -> int:
+    """Keep tasks from being started, by their ids."""
+    session.any_app().control.revoke(ids, terminate=terminate, signal=signal_name)
+    click.echo(f"revoked {len(ids)} {'task' if len(ids) == 1 else 'tasks'}")
+    return OK

@@ -76,6 +76,7 @@ for _command in (
     worker.worker,
     calling.call,
     calling.result,
+    calling.revoke,
     queues.status,
     queues.purge,
     inspecting.list_,

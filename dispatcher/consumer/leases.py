@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from dispatcher.brokers.base import Broker, Delivery, Settlement
 from dispatcher.exceptions import OperationalError
+from dispatcher.execution.run import Run
 
 logger = logging.getLogger("dispatcher.worker")
 #: A run that takes longer than this lets go of the deliveries behind it, in seconds.
@@ -23,6 +24,7 @@ class _Lease:
     #: until when nobody else can have the message, on the broker's monotonic clock
     until: float
     begun: bool = False
+    run: Run | None = None
 
 
 class Leases:
@@ -39,6 +41,7 @@ class Leases:
         self._returning: list[_Lease] = []
         self._ticks_in_run = 0
         self._closing = False
+        self._last = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -69,7 +72,7 @@ class Leases:
                 self._held[id(delivery)] = _Lease(delivery, until)
             self._ticks_in_run = 0
 
-    def begin(self, delivery: Delivery) -> bool:
+    def begin(self, delivery: Delivery, run: Run | None = None) -> bool:
         """Say whether a delivery is still ours, as its run is about to start.
 
         It is not if it was given back, or if this process stood still for so long that another may have it.
@@ -77,12 +80,28 @@ class Leases:
         with self._lock:
             self._ticks_in_run = 0
             lease = self._held.get(id(delivery))
-            if lease is None or lease.begun:
+            if lease is None or lease.begun or self._last:
                 return False
             if lease.until <= self._broker.clock.monotonic():
                 del self._held[id(delivery)]
                 return False
             lease.begun = True
+            lease.run = run
+            return True
+
+    def running(self) -> list[Run]:
+        """Return the runs that were begun and have no outcome yet."""
+        with self._lock:
+            runs = [lease.run for lease in self._held.values()]
+        return [run for run in runs if run is not None and run.outcome is None]
+
+    def make_last(self, run: Run) -> bool:
+        """Let no other run begin, because the process is about to end with this one; false if it is over already."""
+        with self._lock:
+            lease = self._held.get(id(run.delivery))
+            if lease is None or lease.run is not run or run.outcome is not None:
+                return False
+            self._last = True
             return True
 
     def drop(self, deliveries: Sequence[Delivery]) -> None:

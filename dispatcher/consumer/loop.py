@@ -10,6 +10,7 @@ from typing import Any
 
 from dispatcher.brokers.base import Broker, Delivery, Settlement
 from dispatcher.consumer.leases import SLOW_RUN, Leases
+from dispatcher.consumer.terminations import Terminate, Terminations
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
@@ -60,7 +61,7 @@ class ConsumerLoop:
     """Takes deliveries from queues through an executor until told to stop.
 
     ``prefetch`` is how many messages it takes at a time; more while they are quick. ``max_tasks`` (runs) and
-    ``over_memory`` end the loop.
+    ``over_memory`` end the loop. ``terminate`` ends a run whose task was revoked so; without it none can be ended.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ConsumerLoop:
         concurrency: int = 1,
         on_tick: Callable[[], None] | None = None,
         on_runs: Callable[[Sequence[Run]], None] | None = None,
+        terminate: Terminate | None = None,
     ) -> None:
         self.app = app
         self.queues = list(queues)
@@ -86,6 +88,7 @@ class ConsumerLoop:
         broker: Broker = app.broker
         self.broker = broker
         self.leases = Leases(broker, on_tick)
+        self.terminations = Terminations(app.backend, self.leases.running, terminate or (lambda run, signum: False))
         self.env = Environment(
             app=app, backend=app.backend, transport=BrokerTransport(broker), limits=limits, clock=app.clock,
             hostname=hostname,
@@ -111,13 +114,23 @@ class ConsumerLoop:
 
     def run(self) -> None:
         """Consume until stopped, or until ``max_tasks`` runs or too much memory."""
-        self.leases.start()
+        self.start_threads()
         try:
             while not self._stopping and not self._worn_out():
                 self._cycle()
         finally:
-            self.leases.stop()
+            self.stop_threads()
             self.executor.close()
+
+    def start_threads(self) -> None:
+        """Start what looks after leases and revocations; call it after a fork."""
+        self.leases.start()
+        self.terminations.start()
+
+    def stop_threads(self) -> None:
+        """End both."""
+        self.terminations.stop()
+        self.leases.stop()
 
     def _cycle(self) -> None:
         try:
@@ -162,8 +175,8 @@ class ConsumerLoop:
         self.leases.drop(deliveries)
         self.broker.settle([Settlement(each, "release", self.env.backoff(each.receive_count)) for each in deliveries])
 
-    def _keep(self, delivery: Delivery) -> bool:
-        return not self._stopping and self.leases.begin(delivery)
+    def _keep(self, run: Run) -> bool:
+        return not self._stopping and self.leases.begin(run.delivery, run)
 
     def _batch_size(self) -> int:
         size = self.prefetch

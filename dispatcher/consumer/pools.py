@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dispatcher.brokers.base import Delivery
 from dispatcher.consumer.loop import FAULT, ConsumerLoop
+from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
 
 logger = logging.getLogger("dispatcher.worker")
 
-MakeLoop = Callable[[Any, int, Callable[[], None] | None], ConsumerLoop]
+MakeLoop = Callable[[Any, int, Callable[[], None] | None, Terminate | None], ConsumerLoop]
 
 
 class Pool(Protocol):
@@ -41,7 +43,7 @@ class SoloPool:
 
     def __init__(self, make_loop: MakeLoop) -> None:
         self._limits = AlarmLimits()
-        self._loop = make_loop(self._limits, 0, None)
+        self._loop = make_loop(self._limits, 0, None, None)
 
     def run(self) -> int:
         """Run until stopped."""
@@ -66,7 +68,7 @@ class ThreadPool:
     """Runs tasks in threads, each with a consumer loop of its own."""
 
     def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
-        self._loops = [make_loop(ThreadLimits(), number, None) for number in range(concurrency)]
+        self._loops = [make_loop(ThreadLimits(), number, None, None) for number in range(concurrency)]
         self._threads: list[threading.Thread] = []
         self._failed = False
 
@@ -119,11 +121,14 @@ class AsyncioPool:
     """
 
     def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
-        self._consumer = make_loop(NoLimits(), 0, None)
+        self._consumer = make_loop(NoLimits(), 0, None, self._terminate)
         self._concurrency = concurrency
         self._done: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._slots = threading.Semaphore(concurrency)
         self._coroutines: dict[int, Any] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        #: runs that were cancelled because their tasks were revoked
+        self._revoked: dict[int, signal.Signals] = {}
         self._loop = asyncio.new_event_loop()
 
     def run(self) -> int:
@@ -133,7 +138,7 @@ class AsyncioPool:
         finisher = threading.Thread(target=self._finish, name="dispatcher-finisher", daemon=True)
         loop_thread.start()
         finisher.start()
-        consumer.leases.start()
+        consumer.start_threads()
         try:
             while not consumer.stopping:
                 self._cycle()
@@ -148,7 +153,7 @@ class AsyncioPool:
         finally:
             self._done.put(None)
             finisher.join(timeout=10)
-            consumer.leases.stop()
+            consumer.stop_threads()
             self._loop.call_soon_threadsafe(self._loop.stop)
             loop_thread.join(timeout=5)
         return 0
@@ -203,7 +208,7 @@ class AsyncioPool:
             return []
         if consumer.stopping:
             consumer.leases.give_back_unstarted()
-        return [run for run in runs if consumer.leases.begin(run.delivery)]
+        return [run for run in runs if consumer.leases.begin(run.delivery, run)]
 
     def _take_slots(self) -> int:
         """Take every free slot, waiting a moment for the first."""
@@ -218,12 +223,34 @@ class AsyncioPool:
         if run.outcome is not None:
             self._done.put(run)
         elif run.task is not None and run.task._is_async:
-            future = asyncio.run_coroutine_threadsafe(self._consumer.executor.execute_async(run), self._loop)
+            future = asyncio.run_coroutine_threadsafe(self._run_coroutine(run), self._loop)
             self._coroutines[id(run)] = future
             future.add_done_callback(lambda done: self._coroutine_ended(run, done))
         else:
             # Not asyncio's own threads: those are few, and a process cannot end before they do.
             threading.Thread(target=self._run_plain, args=(run,), name="dispatcher-plain", daemon=True).start()
+
+    async def _run_coroutine(self, run: Run) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks[id(run)] = task
+        try:
+            await self._consumer.executor.execute_async(run)
+        finally:
+            del self._tasks[id(run)]
+
+    def _terminate(self, run: Run, signum: signal.Signals) -> bool:
+        """Cancel a coroutine whose task was revoked; one that goes on all the same keeps its outcome."""
+        if run.task is None or not run.task._is_async:
+            return False
+        self._loop.call_soon_threadsafe(self._cancel, run, signum)
+        return True
+
+    def _cancel(self, run: Run, signum: signal.Signals) -> None:
+        task = self._tasks.get(id(run))
+        if task is not None:
+            self._revoked[id(run)] = signum
+            task.cancel()
 
     def _run_plain(self, run: Run) -> None:
         error: BaseException | None = None
@@ -238,6 +265,9 @@ class AsyncioPool:
         self._ended(run, None if done.cancelled() else done.exception())
 
     def _ended(self, run: Run, error: BaseException | None) -> None:
+        signum = self._revoked.pop(id(run), None)
+        if run.outcome is None and error is None and signum is not None:
+            run.outcome = Outcome.terminated(signum)
         if run.outcome is None:
             if error is not None:
                 logger.error("%r could not be run", run, exc_info=error)

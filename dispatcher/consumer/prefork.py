@@ -12,19 +12,21 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 from dispatcher import signals
 from dispatcher.brokers.base import Delivery
 from dispatcher.consumer.loop import BrokerTransport, ConsumerLoop
+from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import DispatcherError, ImproperlyConfigured
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import AlarmLimits
-from dispatcher.execution.run import ShutdownNow
+from dispatcher.execution.run import Run, ShutdownNow
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -36,6 +38,13 @@ _TOO_OFTEN = 10
 _READY = "ready"
 #: Signals that stop a worker. They wait while a child is made, so that it is known and has handlers of its own.
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Termination(NamedTuple):
+    """A child's request to be ended, because the task it runs was revoked."""
+
+    signum: signal.Signals
+    delivery: Delivery
 
 
 class HardLimits(AlarmLimits):
@@ -50,12 +59,14 @@ class HardLimits(AlarmLimits):
         super().__init__()
         self._parent = parent
         self._told = False
+        #: a thread besides the main one talks to the parent as well
+        self._lock = threading.Lock()
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
         """Arm the alarm, and tell the parent when to kill."""
         if hard is not None:
             try:
-                self._parent.send((hard, run.delivery))
+                self._tell((hard, run.delivery))
             except OSError as error:
                 # The parent is gone, and nobody would end this run: it goes back, and this process ends.
                 raise ShutdownNow from error
@@ -71,9 +82,23 @@ class HardLimits(AlarmLimits):
                 self._told = False
                 self._tell_end()
 
+    def end(self, run: Run, signum: signal.Signals) -> None:
+        """Have the parent end this process with its run; without a parent it ends itself, and the message comes again.
+
+        Whoever gets the message then finds the task revoked.
+        """
+        try:
+            self._tell(Termination(signum, run.delivery))
+        except OSError:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _tell(self, told: Any) -> None:
+        with self._lock:
+            self._parent.send(told)
+
     def _tell_end(self) -> None:
         try:
-            self._parent.send(None)
+            self._tell(None)
         except OSError as error:
             logger.error("the worker's main process is gone: %s", error)
 
@@ -87,6 +112,9 @@ class _Child:
     kill_at: float | None = None
     limit: float = 0.0
     delivery: Delivery | None = None
+    ending: Termination | None = None
+    #: whether it was killed because its task was revoked
+    revoked: bool = False
 
 
 class PreforkPool:
@@ -96,7 +124,7 @@ class PreforkPool:
         self,
         app: Any,
         concurrency: int,
-        make_loop: Callable[[Any, int, Callable[[], None]], ConsumerLoop],
+        make_loop: Callable[[Any, int, Callable[[], None], Terminate], ConsumerLoop],
         hostname: str,
     ) -> None:
         if not hasattr(os, "fork"):
@@ -171,7 +199,9 @@ class PreforkPool:
                 self._bury(sentinel)
         now = time.monotonic()
         for child in list(self._children.values()):
-            if child.kill_at is not None and now >= child.kill_at:
+            if child.ending is not None:
+                self._end(child)
+            elif child.kill_at is not None and now >= child.kill_at:
                 self._kill_overdue(child)
             elif self._cold_deadline is not None and now >= self._cold_deadline:
                 logger.warning("child %d did not hand back in time; killing it", child.process.pid)
@@ -191,6 +221,8 @@ class PreforkPool:
             return
         if told == _READY:
             child.ready = True
+        elif isinstance(told, Termination):
+            child.ending = told
         elif told is None:
             child.kill_at = child.delivery = None
         else:
@@ -207,20 +239,29 @@ class PreforkPool:
         child.process.join()
         delivery, child.delivery, child.kill_at = child.delivery, None, None
         if delivery is not None:
-            try:
-                self._abandon(delivery, child.limit)
-            except DispatcherError as error:
-                # The message comes again when its lease ends, and is counted against the crash budget.
-                logger.error("the failure of a killed run cannot be recorded: %s", error)
+            self._record(lambda executor: executor.abandon(delivery, child.limit))
 
-    def _abandon(self, delivery: Delivery, limit: float) -> None:
+    def _end(self, child: _Child) -> None:
+        """Kill a child whose task was revoked, and record that."""
+        ending, child.ending, child.kill_at, child.revoked = child.ending, None, None, True
+        assert ending is not None
+        logger.warning("killing child %d: its task was revoked", child.process.pid)
+        child.process.kill()
+        child.process.join()
+        self._record(lambda executor: executor.end_revoked(ending.delivery, ending.signum))
+
+    def _record(self, what: Callable[[Executor], Any]) -> None:
+        """Record the end of a run whose child is gone."""
         env = Environment(
             app=self.app, backend=self.app.backend, transport=BrokerTransport(self.app.broker), clock=self.app.clock,
             hostname=self.hostname,
         )  # fmt: skip
         executor = Executor(env)
         try:
-            executor.abandon(delivery, limit)
+            what(executor)
+        except DispatcherError as error:
+            # The message comes again when its lease ends, and is counted against the crash budget.
+            logger.error("the end of a killed run cannot be recorded: %s", error)
         finally:
             executor.close()
             # A child forked later must not share these connections.
@@ -233,11 +274,13 @@ class PreforkPool:
         while not child.pipe.closed and child.pipe.poll():
             self._listen(child)
         child.pipe.close()
+        if child.ending is not None:
+            self._end(child)
         signals.worker_process_shutdown.send(self, pid=child.process.pid, exitcode=code)
         self._failed_starts = 0 if child.ready else self._failed_starts + 1
         if self._stopping:
             return
-        if code:
+        if code and not child.revoked:
             logger.error("child %d ended unexpectedly (exit code %s); starting another", child.process.pid, code)
         self._spawn(child.number)
 
@@ -260,6 +303,11 @@ class PreforkPool:
             if loop is not None and os.getppid() != self._pid:
                 loop.stop()
 
+        def terminate(run: Run, signum: signal.Signals) -> bool:
+            if loop is not None and loop.leases.make_last(run):
+                limits.end(run, signum)
+            return True
+
         def warm(signum: int, frame: Any) -> None:
             if loop is not None:
                 loop.stop()
@@ -272,7 +320,7 @@ class PreforkPool:
         signal.signal(signal.SIGQUIT, cold)
         signals.worker_process_init.send(self)
         try:
-            loop = self._make_loop(limits, number, stop_if_orphaned)
+            loop = self._make_loop(limits, number, stop_if_orphaned, terminate)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             if self._stopping:
                 loop.stop()

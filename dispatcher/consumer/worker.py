@@ -14,6 +14,7 @@ from dispatcher.consumer.loop import ConsumerLoop
 from dispatcher.consumer.names import node_name
 from dispatcher.consumer.pools import AsyncioPool, Pool, SoloPool, ThreadPool
 from dispatcher.consumer.prefork import PreforkPool
+from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
 
 logger = logging.getLogger("dispatcher.worker")
@@ -179,7 +180,13 @@ class Worker:
             return AsyncioPool(self._make_loop, self.concurrency)
         return SoloPool(self._make_loop)
 
-    def _make_loop(self, limits: Any, number: int, on_tick: Callable[[], None] | None = None) -> ConsumerLoop:
+    def _make_loop(
+        self,
+        limits: Any,
+        number: int,
+        on_tick: Callable[[], None] | None = None,
+        terminate: Terminate | None = None,
+    ) -> ConsumerLoop:
         conf = self.app.conf
         most = conf.worker_max_memory_per_child
         return ConsumerLoop(
@@ -191,6 +198,7 @@ class Worker:
             max_tasks=conf.worker_max_tasks_per_child,
             over_memory=(lambda: resident_kib() > most) if most is not None else None,
             on_tick=on_tick,
+            terminate=terminate,
         )
 
     def _install_signals(self) -> None:

@@ -194,6 +194,10 @@ def _admit_by_record(env: Environment, run: Run, message: Message, record: TaskR
             return Outcome(Kind.REPEATED)
         if handover.successor(record) is not None:
             return Outcome(Kind.SUPERSEDED)
+    running = record.gen == message.gen and record.starts
+    if record.revoked and not running:
+        return Outcome(Kind.REVOKED, error=TaskRevokedError("revoked"))
+    if record.gen == message.gen:
         if record.not_before is not None and record.not_before > now:
             return Outcome(Kind.HANDED_BACK, delay=record.not_before - now)
         if record.starts >= (1 if runs_once(run) else env.app.conf.max_worker_losses):

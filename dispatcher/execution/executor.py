@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -46,15 +47,15 @@ class Executor:
         self.concurrency = concurrency
         self.flush_after = flush_after
 
-    def process(self, deliveries: Sequence[Delivery], keep: Callable[[Delivery], bool] | None = None) -> list[Run]:
+    def process(self, deliveries: Sequence[Delivery], keep: Callable[[Run], bool] | None = None) -> list[Run]:
         """Take a batch through all steps and return its runs, settled.
 
-        ``keep`` is asked before each start whether the delivery is still ours. What does not fit the time left is
+        ``keep`` is asked before each start whether the run's delivery is still ours. What does not fit the time left is
         handed back, and with it the rest of its FIFO group. On a cold shutdown (`ShutdownNow`) what is not finished is
         handed back, and the exception goes on.
         """
         runs = self.prepare(deliveries)
-        pending = [run for run in runs if run.outcome is not None and (keep is None or keep(run.delivery))]
+        pending = [run for run in runs if run.outcome is not None and (keep is None or keep(run))]
         groups = Groups(runs)
         todo = groups.in_turn([run for run in runs if run.outcome is None])
         try:
@@ -118,10 +119,18 @@ class Executor:
     def abandon(self, delivery: Delivery, limit: float) -> Run:
         """Record that a delivery's run was ended at its hard limit by whoever watches it, and settle it."""
         [run] = self.prepare([delivery])
-        if run.outcome is None:
+        if _ends_here(run):
             error = TimeLimitExceeded(limit)
             run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
             invocation.tell_unrun(self.env, run)
+        self.finish([run])
+        return run
+
+    def end_revoked(self, delivery: Delivery, signum: signal.Signals) -> Run:
+        """Record that a delivery's run was ended because its task was revoked, and settle it."""
+        [run] = self.prepare([delivery])
+        if _ends_here(run) or (run.outcome is not None and run.outcome.kind is Kind.REVOKED):
+            run.outcome = Outcome.terminated(signum)
         self.finish([run])
         return run
 
@@ -177,11 +186,11 @@ class Executor:
         )
 
     def _run_in_turn(
-        self, todo: Sequence[Run], pending: list[Run], groups: Groups, keep: Callable[[Delivery], bool] | None
+        self, todo: Sequence[Run], pending: list[Run], groups: Groups, keep: Callable[[Run], bool] | None
     ) -> None:
         oldest = time.monotonic()
         for position, run in enumerate(todo):
-            if keep is not None and not keep(run.delivery):
+            if keep is not None and not keep(run):
                 continue
             if groups and groups.await_settling(run, pending):
                 self.finish(pending)
@@ -256,3 +265,8 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 run.ours = False  # it may have been given back already
         self.finish(unsettled)
+
+
+def _ends_here(run: Run) -> bool:
+    """Say whether a run that was ended from outside still has no outcome; one that may run once only is handed back."""
+    return run.outcome is None or run.outcome.kind is Kind.HANDED_BACK

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dispatcher import signals, states
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.clock import Clock
 from dispatcher.exceptions import (
@@ -75,7 +75,7 @@ def record_start(env: Environment, run: Run) -> bool:
     if stood is not None:
         lost_to(env, run, stood)
         return False
-    run.record = write.record(run.record.revoked if run.record else False)
+    run.record = write.record(run.record.revoked if run.record else Revocation.NONE)
     run.attempt = write.retries
     return True
 
@@ -124,8 +124,9 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
 def _tell_revoked(run: Run, outcome: Outcome) -> None:
     expired = "expired" in str(outcome.error)
     signals.task_revoked.send(
-        run.task, request=run.context or run.message, terminated=False, signum=None, expired=expired
-    )
+        run.task, request=run.context or run.message, terminated=outcome.signum is not None, signum=outcome.signum,
+        expired=expired,
+    )  # fmt: skip
 
 
 def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import traceback
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.exceptions import TaskRevokedError
 from dispatcher.execution import handover
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Kind(Enum):
     REJECTED = "rejected"
     #: the task raised `Ignore`
     IGNORED = "ignored"
-    #: the task was revoked or expired before it ran
+    #: the task was revoked or expired before it ran, or its run was ended because it was revoked
     REVOKED = "revoked"
     #: the message goes back to the queue untouched; no retry is counted
     HANDED_BACK = "handed_back"
@@ -52,7 +54,10 @@ class Kind(Enum):
 
 @dataclasses.dataclass(slots=True)
 class Outcome:
-    """A decision; ``delay`` is in seconds, ``changes`` are message fields and options of a retry that differ."""
+    """A decision; ``delay`` is in seconds, ``changes`` are message fields and options of a retry that differ.
+
+    ``signum`` is the signal that ended a revoked run.
+    """
 
     kind: Kind
     value: Any = None
@@ -61,6 +66,12 @@ class Outcome:
     delay: float = 0.0
     changes: Mapping[str, Any] | None = None
     expected: bool = False
+    signum: signal.Signals | None = None
+
+    @classmethod
+    def terminated(cls, signum: signal.Signals) -> Outcome:
+        """Return the outcome of a run that was ended because somebody revoked its task."""
+        return cls(Kind.REVOKED, error=TaskRevokedError("terminated"), signum=signum)
 
 
 class Run:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.clock import SYSTEM
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import FAILURE, PENDING, RETRY, STARTED, SUCCESS
@@ -243,6 +243,19 @@ class BackendContract:
         assert backend.write([first, last]) == [None, None]
         assert backend.read([task_id])[task_id] == last.record(revoked=True)
         assert backend.write([make_write(harness, task_id, gen=gen, token="other")]) == [last.record(revoked=True)]
+
+    def test_a_flag_takes_no_termination_back(self, harness: Harness[ResultBackend]) -> None:
+        """A termination is kept by later flags and writes, replaces a flag, and may change its signal."""
+        backend, task_id = harness.open(), harness.task_id()
+        until = harness.clock.time() + DAY
+        for asked, kept in (("FLAG", 1), ("TERM", 2), ("FLAG", 2), ("KILL", 3), ("TERM", 2), ("FLAG", 2)):
+            backend.revoke([task_id], until, Revocation[asked])
+            assert backend.read([task_id])[task_id].revoked == kept
+        write = make_write(harness, task_id, status=STARTED, final=False)
+        assert backend.write([write]) == [None]
+        assert backend.read([task_id])[task_id] == write.record(revoked=Revocation.TERM)
+        backend.revoke([task_id], harness.clock.time() + 1)  # a row that lives longer keeps both
+        assert backend.read([task_id])[task_id].revoked == Revocation.TERM
 
     def test_many_tasks_are_revoked_in_one_call(self, harness: Harness[ResultBackend]) -> None:
         """More than a store may take in one round trip; no ids are no error."""

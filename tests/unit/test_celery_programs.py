@@ -25,7 +25,6 @@ from dispatcher.exceptions import (
     Retry,
     SoftTimeLimitExceeded,
     TaskRevokedError,
-    UnsupportedOption,
 )
 from dispatcher.exceptions import TimeoutError as ResultTimeout
 from dispatcher.execution.limits import AlarmLimits
@@ -1265,11 +1264,15 @@ def test_get_of_an_ignored_result_returns_at_once() -> None:
     assert not task.apply_async(ignore_result=False).ignored
 
 
-def test_terminate_is_refused_with_the_reason() -> None:
-    """What cannot be done to a running task is said, not ignored."""
-    result = Bench().app.AsyncResult("x")
-    with pytest.raises(UnsupportedOption, match="terminate=True"):
-        result.revoke(terminate=True)
+def test_revoking_by_control_as_in_celery() -> None:
+    """One id or many, with ``terminate`` and ``signal``, by keyword as programs write it."""
+    bench = Bench()
+    task = bench.app.task(name="t")(lambda: None)
+    results = [task.delay() for _ in range(3)]
+    bench.app.control.revoke(results[0].id, terminate=True, signal="SIGKILL")
+    bench.app.control.revoke([result.id for result in results[1:]], terminate=True)
+    bench.work()
+    assert [result.state for result in results] == ["REVOKED"] * 3
 
 
 # -- what else programs rely on

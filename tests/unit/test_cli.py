@@ -236,6 +236,18 @@ def test_call_prints_the_id_and_result_the_state(cli: Cli) -> None:
     assert cli("result", task_id) == Said(0, "3\n", "")
 
 
+def test_revoke_keeps_tasks_from_starting(cli: Cli) -> None:
+    """By their ids; a signal that cannot work is one line."""
+    ids = [cli("call", f"{cli.name}.add", "--args", "[1, 2]").out.strip() for _ in range(2)]
+    assert cli("revoke", *ids) == Said(0, "revoked 2 tasks\n", "")
+    assert cli("revoke", ids[0], "--terminate", "--signal", "KILL").out == "revoked 1 task\n"
+    refused = cli("revoke", ids[0], "--signal", "KILL")
+    assert refused.code == 2
+    assert "terminate=True" in refused.err
+    _run_waiting_tasks(cli)
+    assert cli("result", ids[1]).code == 1
+
+
 def test_result_as_json(cli: Cli) -> None:
     """--json prints one object with everything that is known."""
     task_id = json.loads(cli("call", f"{cli.name}.add", "-k", '{"x": 1, "y": 2}', "--json").out)["task_id"]

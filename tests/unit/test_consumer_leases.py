@@ -8,6 +8,7 @@ from dispatcher.brokers.base import Delivery, Outgoing
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.leases import Leases
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from dispatcher.execution.run import Kind, Outcome, Run
 from tests.unit.consumers import FaultyBroker, until
 
 
@@ -79,6 +80,22 @@ def test_what_cannot_be_given_back_is_tried_again() -> None:
         until(lambda: broker.counts("default").ready == 1, "the hand-back")
     finally:
         leases.stop()
+
+
+def test_nothing_begins_behind_the_last_run() -> None:
+    """Once a process is to end with a run no other begins there; a run that is over cannot be the last."""
+    broker = FaultyBroker()
+    over, ending, waiting = take(broker, 3)
+    leases = Leases(broker)
+    leases.hold([over, ending, waiting])
+    last, finished = Run(ending), Run(over)
+    assert leases.begin(ending, last)
+    assert leases.begin(over, finished)
+    finished.outcome = Outcome(Kind.SUCCESS)
+    assert leases.running() == [last]
+    assert not leases.make_last(finished)
+    assert leases.make_last(last)
+    assert not leases.begin(waiting)
 
 
 def test_a_shutdown_gives_back_behind_a_run() -> None:

@@ -56,8 +56,8 @@ class Setup:
     def make(self, kind: Any, concurrency: int) -> Any:
         """Make a pool."""
 
-        def loop(limits: Any, number: int, on_tick: Any = None) -> Any:
-            return make_loop(self.app, limits, on_tick=on_tick)
+        def loop(limits: Any, number: int, on_tick: Any = None, terminate: Any = None) -> Any:
+            return make_loop(self.app, limits, on_tick=on_tick, terminate=terminate)
 
         return kind(loop) if kind is SoloPool else kind(loop, concurrency)
 

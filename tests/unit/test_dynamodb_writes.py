@@ -114,7 +114,7 @@ def test_an_older_generation_is_replaced_by_an_upsert(backend: DynamoDBBackend, 
 
 def test_an_expired_row_is_replaced_with_its_flag(backend: DynamoDBBackend, wire: Wire) -> None:
     """DynamoDB deletes days late: the row counts as absent, and its revoked flag goes with it."""
-    expired = item(make(expires_at=backend.clock.time() - 1), v={"BOOL": True})
+    expired = item(make(expires_at=backend.clock.time() - 1), v={"N": "1"})
     refusal = Refused("ConditionalCheckFailedException", Item=expired)
     wire.script("UpdateItem", refusal, {})
     assert backend.write([make()]) == [None]
@@ -219,7 +219,7 @@ def test_revoking_lengthens_or_leaves_the_life_of_a_row(backend: DynamoDBBackend
     backend.revoke(["t0"], backend.clock.time() + 10)
     first, second = wire.of("UpdateItem")
     assert "if_not_exists" in first["UpdateExpression"]
-    assert second["UpdateExpression"] == "SET v = :true"
+    assert second["UpdateExpression"] == "SET v = if_not_exists(v, :v)"
 
 
 def test_forgetting_repeats_what_was_left_out(backend: DynamoDBBackend, wire: Wire) -> None:
@@ -289,7 +289,7 @@ def test_a_record_is_read_back_as_written() -> None:
     from dispatcher.backends.dynamodb_items import record_of
 
     write = make(3, gen=2, retries=4, starts=1, not_before=1_900_000_000.25)
-    assert record_of(item(write, v={"BOOL": True})) == write.record(revoked=True)
+    assert record_of(item(write, v={"N": "1"})) == write.record(revoked=True)
     assert record_of(item(make(3, token="", data=""))) == TaskRecord("t3", "SUCCESS", final=True)
     of_an_older_release = item(write)
     del of_an_older_release["a"]

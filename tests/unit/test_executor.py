@@ -12,11 +12,11 @@ import pytest
 from dispatcher import state
 from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.memory import MemoryBackend
-from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.brokers.base import Settlement
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.exceptions import BackendStoreError, OperationalError, SoftTimeLimitExceeded, WorkerLostError
 from dispatcher.execution.limits import AlarmLimits
-from dispatcher.execution.run import Kind, ShutdownNow
+from dispatcher.execution.run import Kind, Run, ShutdownNow
 from tests.unit.bench import Bench
 
 
@@ -446,6 +446,41 @@ def test_run_ended_from_outside_is_recorded_by_who_watched() -> None:
     assert bench.left() == 0
 
 
+def test_a_revoked_run_ended_from_outside_is_recorded_by_who_watched() -> None:
+    """`end_revoked` records REVOKED and settles; an outcome that was recorded before the end stays."""
+    bench = Bench()
+    task = bench.app.task(name="t")(lambda: "done")
+    ended, finished = task.delay(), task.delay()
+    executor = bench.executor()
+    deliveries = bench.receive()
+    executor.process(deliveries[1:])
+    for delivery in deliveries:
+        executor.end_revoked(delivery, signal.SIGTERM)
+    executor.close()
+    assert (ended.state, str(ended.result)) == ("REVOKED", "terminated")
+    assert finished.get(timeout=0) == "done"
+    assert bench.left() == 0
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_the_end_of_a_run_that_was_acknowledged_early_is_recorded(revoked: bool) -> None:
+    """Its record says that it may be running; whoever has ended it knows better, and nobody waits for ever."""
+    bench = Bench()
+    task = bench.app.task(name="t", acks_late=False)(lambda: None)
+    result = task.delay()
+    executor = bench.executor()
+    [delivery] = bench.receive()
+    [run] = executor.prepare([delivery])
+    assert executor._begin(run)
+    if revoked:
+        result.revoke(terminate=True)
+        executor.end_revoked(delivery, signal.SIGKILL)
+    else:
+        executor.abandon(delivery, 5)
+    executor.close()
+    assert result.state == ("REVOKED" if revoked else "FAILURE")
+
+
 class LosingBroker(MemoryBroker):
     """A memory broker that can lose contact while it settles."""
 
@@ -490,8 +525,8 @@ def test_deliveries_that_are_not_ours_any_more_are_left_alone() -> None:
     executor = bench.executor()
     deliveries = bench.receive()
 
-    def keep(delivery: Delivery) -> bool:
-        return delivery is not deliveries[1]
+    def keep(run: Run) -> bool:
+        return run.delivery is not deliveries[1]
 
     done = executor.process(deliveries, keep)
     executor.close()

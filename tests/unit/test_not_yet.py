@@ -21,7 +21,7 @@ def test_absent_task_methods_name_the_alternative(name: str) -> None:
 def test_absent_names_of_app_and_package_name_the_alternative() -> None:
     """So are names of the app and of the package."""
     app = Dispatcher("not_yet", broker="memory://not_yet", set_as_current=False)
-    with pytest.raises(AttributeError, match=r"app\.control is not available in this release"):
-        app.control  # noqa: B018
+    with pytest.raises(AttributeError, match=r"app\.events is not available in this release"):
+        app.events  # noqa: B018
     with pytest.raises(AttributeError, match=r"dispatcher\.group is not available in this release"):
         dispatcher.group  # noqa: B018
