@@ -327,7 +327,15 @@ OWN: Final = frozenset(
             "task_max_depth",
             "task_revocable",
         ),
-        *("unknown_grace", "worker_allow_unkept_limits", "worker_hostname", "worker_log_file", "worker_log_level"),
+        *(
+            "import_grace",
+            "lost_after",
+            "unknown_grace",
+            "worker_allow_unkept_limits",
+            "worker_hostname",
+            "worker_log_file",
+            "worker_log_level",
+        ),
         "worker_queues",
     }
 )

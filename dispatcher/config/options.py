@@ -326,6 +326,20 @@ _TASK: Final = (
         3,
         "How often a task may be started without an outcome before it fails with `WorkerLostError`.",
     ),
+    _option(
+        "lost_after",
+        Seconds(1),
+        float(quotas.LAMBDA_MAX_TIMEOUT),
+        "How many seconds after its last start a task whose message SQS gave up fails with `WorkerLostError`: the "
+        "longest that a run can go on, so the timeout of the function. A longer time limit counts instead.",
+    ),
+    _option(
+        "import_grace",
+        Seconds(0),
+        3600.0,
+        "For how many seconds the Lambda functions hand messages back while the app cannot be imported, so that a "
+        "broken deploy can be undone, before the tasks fail with `ImportError`. Read from the environment only.",
+    ),
     _option("dead_letter_failures", Bool(), True, "Copy tasks that failed for good to the dead-letter queue."),
 )
 

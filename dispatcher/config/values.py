@@ -61,6 +61,8 @@ class Values:
     task_publish_retry_policy: dict[str, Any]
     task_max_depth: int
     unknown_grace: float
+    lost_after: float
+    import_grace: float
     max_worker_losses: int
     dead_letter_failures: bool
 

@@ -129,13 +129,13 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
         for run in asked:
             run.record = records.get(run.id)
         for run in buried:
-            _catch_up(run)
+            catch_up(run)
     now = env.clock.time()
     seen: set[str] = set()
     for run in open_runs:
         if run.outcome is not None and run.outcome.kind is Kind.HANDED_BACK:
             continue
-        decided = _admit_one(env, run, now)
+        decided = decide_by_record(env, run, now)
         if decided is not None:
             run.outcome = decided
         elif run.outcome is None and run.id in seen:
@@ -145,7 +145,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
         seen.add(run.id)
 
 
-def _catch_up(run: Run) -> None:
+def catch_up(run: Run) -> None:
     """Let a message that cannot be run end the attempt its record is at: earlier ones may have been retried."""
     message, record = run.message, run.record
     if message is not None and record is not None and record.gen == message.gen:
@@ -163,7 +163,8 @@ def is_lean(run: Run) -> bool:
     )  # fmt: skip
 
 
-def _admit_one(env: Environment, run: Run, now: float) -> Outcome | None:
+def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
+    """Return the outcome of a run that must not start, or not yet, by its record and its times."""
     message, record = run.message, run.record
     assert message is not None
     claim = handover.claim_of(message, record)

@@ -15,7 +15,8 @@ from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import DispatcherError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.recording import goes_back
-from dispatcher.execution.run import Kind, Run
+from dispatcher.execution.run import ROUNDS_HEADER, Kind, Run
+from dispatcher.message import Message
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -44,7 +45,8 @@ def renew(env: Environment, runs: Sequence[Run]) -> None:
         if delay is None:
             continue
         try:
-            _send_on(env, run, delay)
+            assert run.message is not None
+            send_on(env, run, _found_again(run.message), run.delivery.queue, delay)
         except DispatcherError as error:
             logger.warning("%s cannot be renewed, it goes back: %s", run.id, error)
         else:
@@ -66,9 +68,16 @@ def _waits(env: Environment, run: Run) -> float | None:
     return outcome.delay if outcome.kind is Kind.RETRY and longest is not None and outcome.delay > longest else None
 
 
-def _send_on(env: Environment, run: Run, delay: float) -> None:
-    message, now = run.message, env.clock.time()
-    assert message is not None
+def _found_again(message: Message) -> Message:
+    """Return a message that a worker has in hand without the count of how often it was lost."""
+    if ROUNDS_HEADER not in message.headers:
+        return message
+    return message.replace(headers={name: value for name, value in message.headers.items() if name != ROUNDS_HEADER})
+
+
+def send_on(env: Environment, run: Run, message: Message, queue: str, delay: float) -> None:
+    """Send a run's message to a queue once more, of the same generation and with the retries that are recorded."""
+    now = env.clock.time()
     following = message.replace(
         retries=run.write.retries if run.write is not None else max(run.retries, message.retries),
         eta=round(now + delay, 3) if delay > 0 else None,
@@ -76,4 +85,4 @@ def _send_on(env: Environment, run: Run, delay: float) -> None:
     if run.delivery.order is not None:
         # A FIFO queue swallows what it has seen within five minutes.
         following = following.replace(deduplication_id=f"{message.id}~{int(now * 1000)}")
-    env.app.publish(following, run.delivery.queue, delay)
+    env.app.publish(following, queue, delay)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Marks the message of an error callback whose first argument is the failed task's request.
 ERRBACK_HEADER = "dispatcher.errback"
+#: Says in a message how often it was lost in a row (`execution.lost`) and no worker had it in hand in between.
+ROUNDS_HEADER = "dispatcher.lost"
 
 
 class Kind(Enum):
