@@ -127,6 +127,21 @@ def _forget_parent() -> None:
 os.register_at_fork(after_in_child=_forget_parent)
 
 
+def lend() -> Callable[[], None]:
+    """Return what a forked child calls to take over its parent's clients, none of which may have been used yet.
+
+    Making clients takes longer than a child may have. Clients in a role are left out, which has been assumed by a call.
+    """
+    parent = _process
+    unused = {key: made for key, made in parent.clients.items() if key[1].role is None}
+
+    def take_over() -> None:
+        _process.session = parent.session
+        _process.clients = unused
+
+    return take_over
+
+
 def client(service: str, settings: ClientSettings = ClientSettings()) -> Any:  # noqa: B008 - an immutable tuple
     """Return this process's client of a service, such as ``"sqs"``.
 

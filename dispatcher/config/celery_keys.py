@@ -316,6 +316,7 @@ OWN: Final = frozenset(
             "dead_letter_failures",
             "dynamodb_table",
             "lambda_concurrency",
+            "lambda_guard",
         ),
         *("max_message_bytes", "max_worker_losses", "record_retention", "metrics_namespace", "payload_bucket"),
         "payload_threshold",

@@ -402,9 +402,19 @@ _WORKER: Final = (
     _option("worker_hostname", Text(), None, "The name of a local worker; %h, %n and %d are parts of the host's name."),
 )
 
+_GUARDS: Final = Choice("process", "thread", "none")
+
 _LAMBDA: Final = (
     _option(
         "lambda_concurrency", Int(1), 10, "How many `async def` tasks of a batch run at once in a Lambda function."
+    ),
+    _option(
+        "lambda_guard",
+        _GUARDS,
+        "process",
+        "Who ends a task in a Lambda function that is past its hard limit or deaf to its soft one, and settles its "
+        "batch: a forked process, which also sees the function's process die; a thread, which code in C can keep from "
+        "running; or none.",
     ),
     _option(
         "cleanup_margin",

@@ -83,6 +83,7 @@ class Values:
 
     # Lambda
     lambda_concurrency: int
+    lambda_guard: str
     cleanup_margin: float
     settle_margin: float
     metrics_namespace: str

@@ -201,15 +201,20 @@ def _admit_by_record(env: Environment, run: Run, message: Message, record: TaskR
     if record.gen == message.gen:
         if record.not_before is not None and record.not_before > now:
             return Outcome(Kind.HANDED_BACK, delay=record.not_before - now)
-        if record.starts >= (1 if runs_once(run) else env.app.conf.max_worker_losses):
-            lost = _lost(run, message, record.starts)
+        lost = lost_for_good(env, run)
+        if lost is not None:
             return Outcome(Kind.FAILURE, error=lost, traceback=str(lost))
     if record.revoked:
         return Outcome(Kind.REVOKED, error=TaskRevokedError("revoked"))
     return None
 
 
-def _lost(run: Run, message: Message, times: int) -> WorkerLostError:
+def lost_for_good(env: Environment, run: Run) -> WorkerLostError | None:
+    """Return the error of a run whose recorded starts without an outcome are too many, else `None`."""
+    message, times = run.message, run.record.starts if run.record is not None else 0
+    assert message is not None
+    if times < (1 if runs_once(run) else env.app.conf.max_worker_losses):
+        return None
     if runs_once(run):
         return WorkerLostError(
             f"the worker died while it ran {message.task}[{message.id}]; acks_late=False keeps it from being run again"

@@ -12,6 +12,7 @@ from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.execution.limits import LimitKeeper, NoLimits
+from dispatcher.execution.watch import Watch
 from dispatcher.message import Message
 from dispatcher.task import Task
 
@@ -114,6 +115,8 @@ class Environment:
     random: random.Random = dataclasses.field(default_factory=random.Random)
     #: how long runs of each task take on average, in seconds
     durations: dict[str, float] = dataclasses.field(default_factory=dict)
+    #: who is told how far the runs of a batch are
+    watch: Watch | None = None
     #: the tasks whose unkept hard limit was spoken of
     warned: set[str] = dataclasses.field(default_factory=set)
 

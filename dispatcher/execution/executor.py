@@ -22,6 +22,7 @@ from dispatcher.execution import admission, invocation, recording, renewal, retr
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.execution.watch import Decided
 
 if TYPE_CHECKING:
     from dispatcher.execution.coroutines import Loop
@@ -59,9 +60,8 @@ class Executor:
         groups = Groups(runs)
         todo = groups.in_turn([run for run in runs if run.outcome is None])
         try:
-            if self.concurrency > 1:
-                todo = self._run_coroutines(todo, pending)
-            self._run_in_turn(todo, pending, groups, keep)
+            rest = self._run_coroutines(todo, pending) if self.concurrency > 1 else todo
+            self._run_in_turn(rest, pending, groups, keep, starts=len(rest) == len(todo))
             self.finish(pending)
         except ShutdownNow:
             self._hand_back(runs)
@@ -70,9 +70,7 @@ class Executor:
 
     def prepare(self, deliveries: Sequence[Delivery]) -> list[Run]:
         """Steps 1 and 2, decode and admit: what needs no run has its outcome afterwards."""
-        runs = [Run(delivery) for delivery in deliveries]
-        admission.decode(self.env, runs)
-        admission.admit(self.env, runs)
+        runs = self._admitted(deliveries)
         for run in runs:
             if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
                 invocation.tell_unrun(self.env, run)
@@ -118,21 +116,53 @@ class Executor:
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
         """Record that a delivery's run was ended at its hard limit by whoever watches it, and settle it."""
-        [run] = self.prepare([delivery])
-        if _ends_here(run):
-            error = TimeLimitExceeded(limit)
-            run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
-            invocation.tell_unrun(self.env, run)
+        [run] = self._admitted([delivery])
+        if _may_overrule(run):
+            self._fail(run, TimeLimitExceeded(limit))
         self.finish([run])
         return run
 
     def end_revoked(self, delivery: Delivery, signum: signal.Signals) -> Run:
         """Record that a delivery's run was ended because its task was revoked, and settle it."""
-        [run] = self.prepare([delivery])
-        if _ends_here(run) or (run.outcome is not None and run.outcome.kind is Kind.REVOKED):
+        [run] = self._admitted([delivery])
+        if _may_overrule(run):
             run.outcome = Outcome.terminated(signum)
         self.finish([run])
         return run
+
+    def lose(self, delivery: Delivery) -> Run:
+        """Record that a delivery's run ended its process, and hand the message back: it may run a few times more."""
+        [run] = self._admitted([delivery])
+        if run.task is not None and _may_overrule(run):
+            lost = admission.lost_for_good(self.env, run)
+            if lost is not None:
+                self._fail(run, lost)
+            else:
+                recording.record_loss(self.env, run)
+        self.finish([run])
+        return run
+
+    def give_up(self, delivery: Delivery) -> Run:
+        """Hand back a delivery whose run was stopped without being at fault; if it was recorded, finish it instead."""
+        [run] = self._admitted([delivery])
+        if _may_overrule(run):
+            run.outcome = Outcome(Kind.HANDED_BACK)
+            if delivery.receive_count > 1:
+                run.context = invocation.request_of(self.env, run)  # its start was recorded, and is taken back
+        self.finish([run])
+        return run
+
+    def conclude(self, ended: Sequence[tuple[Delivery, Decided]]) -> list[Run]:
+        """Steps 5 to 7 for runs that another process decided; what it has recorded already is not decided again."""
+        runs = self._admitted([delivery for delivery, _ in ended])
+        for run, (_, decided) in zip(runs, ended, strict=True):
+            moved_on = run.record is not None and run.record.retries != decided.attempt
+            if _may_overrule(run) and not moved_on:
+                run.outcome, run.attempt, run.retries = decided.outcome, decided.attempt, decided.retries
+                run.context = invocation.request_of(self.env, run)
+                run.context.update(**decided.extras)
+        self.finish(runs)
+        return runs
 
     def close(self) -> None:
         """Close the event loop."""
@@ -145,6 +175,16 @@ class Executor:
         from dispatcher.execution.coroutines import Loop
 
         return Loop()
+
+    def _admitted(self, deliveries: Sequence[Delivery]) -> list[Run]:
+        runs = [Run(delivery) for delivery in deliveries]
+        admission.decode(self.env, runs)
+        admission.admit(self.env, runs)
+        return runs
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+        invocation.tell_unrun(self.env, run)
 
     # -- parts of process()
 
@@ -170,6 +210,8 @@ class Executor:
             return False
         if not recording.record_start(self.env, run):
             return False
+        if self.env.watch is not None:
+            self.env.watch.started(run)
         invocation.start(self.env, run)
         return True
 
@@ -186,16 +228,24 @@ class Executor:
         )
 
     def _run_in_turn(
-        self, todo: Sequence[Run], pending: list[Run], groups: Groups, keep: Callable[[Run], bool] | None
+        self,
+        todo: Sequence[Run],
+        pending: list[Run],
+        groups: Groups,
+        keep: Callable[[Run], bool] | None,
+        *,
+        starts: bool,
     ) -> None:
+        """Run plain functions, and coroutines one at a time; ``starts`` says that nothing of the batch has run yet."""
         oldest = time.monotonic()
+        watch = self.env.watch
         for position, run in enumerate(todo):
             if keep is not None and not keep(run):
                 continue
             if groups and groups.await_settling(run, pending):
                 self.finish(pending)
                 pending.clear()
-            if not self._fits(run, first=position == 0) or (groups and groups.hold_up(run)):
+            if not self._fits(run, first=starts and position == 0) or (groups and groups.hold_up(run)):
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
@@ -206,6 +256,9 @@ class Executor:
                 oldest = time.monotonic()
             self.execute(run)
             pending.append(run)
+            if watch is not None and not watch.ended(run):
+                self.finish(pending)
+                pending.clear()
 
     def _must_flush(self, following: Run, oldest: float) -> bool:
         """Say whether outcomes must be written before the next run: it may take long, or take the process with it."""
@@ -229,8 +282,14 @@ class Executor:
         return self.env.time_left() > needed
 
     def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
-        """Run the coroutine tasks of a batch together; return the rest. Members of a FIFO group keep their order."""
-        together = [run for run in todo if run.task is not None and run.task._is_async and run.delivery.order is None]
+        """Run the coroutine tasks of a batch together; return the rest.
+
+        Members of a FIFO group keep their order, and a suspect runs alone: it may take the process with it.
+        """
+        together = [
+            run for run in todo
+            if run.task is not None and run.task._is_async and run.delivery.order is None and not admission.suspect(run)
+        ]  # fmt: skip
         if len(together) < 2:
             return list(todo)
         self.loop.run(self._gather(together))
@@ -249,6 +308,8 @@ class Executor:
                     run.outcome = Outcome(Kind.HANDED_BACK)
                     return
                 await self.execute_async(run)
+                if self.env.watch is not None:
+                    self.env.watch.ended(run)
 
         await asyncio.gather(*(one(run) for run in runs))
 
@@ -267,6 +328,12 @@ class Executor:
         self.finish(unsettled)
 
 
-def _ends_here(run: Run) -> bool:
-    """Say whether a run that was ended from outside still has no outcome; one that may run once only is handed back."""
-    return run.outcome is None or run.outcome.kind is Kind.HANDED_BACK
+def _may_overrule(run: Run) -> bool:
+    """Say whether what a run came to elsewhere goes before its admission here: nobody else has decided it."""
+    if run.task is None:
+        return False
+    if run.outcome is None or run.outcome.kind in (Kind.FAILURE, Kind.REVOKED):
+        return True
+    # A run that may start once only is held up by its own start.
+    held = run.outcome.kind is Kind.HANDED_BACK and run.record is not None and run.record.starts > 0
+    return held and admission.runs_once(run)

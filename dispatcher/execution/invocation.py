@@ -27,20 +27,26 @@ logger = logging.getLogger("dispatcher.task.outcome")
 
 def start(env: Environment, run: Run) -> None:
     """Step 3: make the request, and tell that the run starts."""
-    message, task, delivery = run.message, run.task, run.delivery
-    assert message is not None and task is not None
-    run.context = Context(
-        message,
-        retries=run.retries,
-        called_directly=False,
-        hostname=env.hostname,
-        is_eager=env.eager,
-        _delivery=delivery,
-    )
+    task = run.task
+    assert task is not None
+    run.context = request_of(env, run)
     if task._has_own_call:
         run.context.update(_fresh=True)
     if signals.task_received.receivers:
         signals.task_received.send(task, request=run.context)
+
+
+def request_of(env: Environment, run: Run) -> Context:
+    """Return the request that a run's function sees."""
+    assert run.message is not None
+    return Context(
+        run.message,
+        retries=run.retries,
+        called_directly=False,
+        hostname=env.hostname,
+        is_eager=env.eager,
+        _delivery=run.delivery,
+    )
 
 
 def limits_of(env: Environment, run: Run) -> tuple[float | None, float | None]:
@@ -61,7 +67,7 @@ def _warn_unkept(env: Environment, task: Task[Any, Any]) -> None:
         env.warned.add(task.name)
         logger.warning(
             "a time_limit of %s is not kept here: nothing outside this process is there to end a run; "
-            "use soft_time_limit, or the prefork pool", task.name,
+            "use soft_time_limit, the prefork pool, or the guard of a Lambda function", task.name,
         )  # fmt: skip
 
 

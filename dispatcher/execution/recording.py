@@ -85,6 +85,29 @@ def _lease(env: Environment) -> float:
     return env.time_left() + _LEASE_MARGIN if env.time_left is not None else env.transport.lease or 0.0
 
 
+def record_loss(env: Environment, run: Run) -> None:
+    """Count a start that ended its process, unless it was recorded before the run, and hand the message back.
+
+    Where the count cannot be written the message goes back without it.
+    """
+    delivery = run.delivery
+    run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(delivery.receive_count))
+    if delivery.receive_count > 1 or runs_once(run):
+        return
+    record = run.record
+    write = write_of(env, run, record.status if record is not None else states.PENDING, env.clock.time())
+    write.starts, write.started_at = 1, env.clock.time()
+    if record is not None:
+        write.starts, write.data = record.starts + 1, record.data
+    try:
+        stood = env.backend.write([write])[0]
+    except (OperationalError, BackendError) as error:
+        logger.error("the lost start of %s cannot be recorded: %s", run.id, error)
+        return
+    if stood is not None:
+        lost_to(env, run, stood)
+
+
 def record(env: Environment, runs: Sequence[Run]) -> None:
     """Write the outcomes; a run whose record moved on meanwhile gives up its own outcome.
 
@@ -193,7 +216,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     if not env.keeps_results:
         return ""
     meta = _meta_of(env, run, now)
-    ignored = _ignores_result(run)
+    ignored = ignores_result(run)
     if outcome.kind is Kind.IGNORED:
         meta.result = run.state_written[1] if run.state_written is not None else None
     elif outcome.error is not None:
@@ -210,7 +233,8 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     return data
 
 
-def _ignores_result(run: Run) -> bool:
+def ignores_result(run: Run) -> bool:
+    """Say whether nobody wants the result of a run: by its call, else by its task."""
     message, task = run.message, run.task
     if message is not None and message.ignore_result is not None:
         return message.ignore_result

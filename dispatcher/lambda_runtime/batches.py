@@ -28,6 +28,7 @@ class Worker:
     def __init__(self, load: Callable[[], Dispatcher]) -> None:
         self._load = load
         self._environment: LambdaEnvironment | None = None
+        self._guarded = False
 
     def start(self) -> None:
         """Load the app and get ready for the first batch; what goes wrong is logged, and an invocation tries again."""
@@ -36,6 +37,12 @@ class Worker:
         except BaseException as error:
             self._environment = None
             logger.critical("the app cannot be loaded, no task can run: %r", error, exc_info=error)
+
+    def guard(self) -> None:
+        """Have batches guarded from now on; call it before the first one. May go on in a forked process."""
+        self._guarded = True
+        if self._environment is not None:
+            self._environment.guard(early=True)
 
     def close(self) -> None:
         """Close the event loop and the app's connections; Lambda never does, whoever runs the worker elsewhere may."""
@@ -62,13 +69,18 @@ class Worker:
         return answer if answer is not None else response_of([record["messageId"] for record in records])
 
     def _run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response | None:
-        if self._environment is None:
-            self.start()
-        environment = self._environment
+        environment = self._environment or self._start_late()
         if environment is None:
             hand_back(records, arrived)
             return None
         return environment.run(records, context, arrived)
+
+    def _start_late(self) -> LambdaEnvironment | None:
+        self.start()
+        environment = self._environment
+        if environment is not None and self._guarded:
+            environment.guard(early=False)
+        return environment
 
 
 def _size_of(event: Any) -> int:

@@ -29,6 +29,11 @@ def function() -> Function:
     )
 
 
+def is_runtime() -> bool:
+    """Say whether this process is the runtime of an execution environment, and not one that only imports it."""
+    return "AWS_LAMBDA_RUNTIME_API" in os.environ
+
+
 def trace_id() -> str | None:
     """Return the X-Ray trace of the current invocation; the runtime client changes the variable with each."""
     header = os.environ.get("_X_AMZN_TRACE_ID", "")

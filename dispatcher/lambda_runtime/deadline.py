@@ -23,6 +23,11 @@ def remaining(context: Any) -> float | None:
     return float(ask()) / 1000
 
 
+def margin(seconds: float | None, wanted: float) -> float:
+    """Return how much of an invocation of so many seconds a margin takes."""
+    return wanted if seconds is None else min(wanted, MAX_MARGIN * seconds)
+
+
 def time_left(seconds: float | None, margins: Iterable[float]) -> Callable[[], float] | None:
     """Return a function that returns the seconds until tasks must have ended.
 
@@ -30,7 +35,7 @@ def time_left(seconds: float | None, margins: Iterable[float]) -> Callable[[], f
     """
     if seconds is None:
         return None
-    ends = time.monotonic() + seconds - sum(min(margin, MAX_MARGIN * seconds) for margin in margins)
+    ends = time.monotonic() + seconds - sum(margin(seconds, wanted) for wanted in margins)
     monotonic = time.monotonic
 
     def left() -> float:

@@ -18,9 +18,13 @@ from dispatcher.execution.limits import ThreadLimits
 from dispatcher.execution.run import Run
 from dispatcher.lambda_runtime import bootstrap, deadline, events, logs
 from dispatcher.lambda_runtime.alarm import BatchAlarm
+from dispatcher.lambda_runtime.guard import fork_guard
 from dispatcher.lambda_runtime.metrics import Metrics
+from dispatcher.lambda_runtime.progress import Batch, Progress
+from dispatcher.lambda_runtime.rescue import Cause, rescue
 from dispatcher.lambda_runtime.sources import Sources, names_of
 from dispatcher.lambda_runtime.transport import LambdaTransport, Response
+from dispatcher.lambda_runtime.watchdog import SharedProgress, Watchdog
 from dispatcher.loading import find_app
 
 logger = logging.getLogger("dispatcher.worker")
@@ -81,14 +85,48 @@ class LambdaEnvironment:
             _ = self._executor.loop  # the first batch will need it
         self._margins = (app.conf.cleanup_margin, app.conf.settle_margin)
         self._checked = False
+        self._progress: Progress | None = None
+
+    def guard(self, *, early: bool) -> None:
+        """Have somebody watch over the batches to come, as ``lambda_guard`` says; may go on in a forked process.
+
+        ``early`` says that no AWS client was used yet.
+        """
+        kind = self.app.conf.lambda_guard
+        if kind == "none":
+            return
+        keeps_values = self.app.conf.result_serializer == "json"
+        progress: Progress | None = None
+        if kind == "process":
+            progress = Progress(keeps_values=keeps_values)
+            try:
+                fork_guard(progress, self._rescue, early=early)
+            except (OSError, AttributeError) as error:
+                logger.warning(
+                    "there is no guard process, since this system does not fork (%s); a thread keeps hard limits "
+                    "instead, but not of code that holds the interpreter's lock", error,
+                )  # fmt: skip
+                progress = None
+        if progress is None:
+            progress = shared = SharedProgress(keeps_values=keeps_values)
+            Watchdog(shared, self._rescue).start()
+        self._progress = self._env.watch = progress
+        self._env.limits.keeps_hard = True
+
+    def _rescue(self, batch: Batch, cause: Cause) -> None:
+        rescue(self.app, self._broker, batch, cause, self._env.hostname)
 
     def run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response:
         """Run the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises."""
         deliveries = events.deliveries_of(records, self._sources.queue_of, arrived)
-        transport = LambdaTransport(self._broker, self.app.clock)
+        progress = self._progress
+        settled = progress.settled if progress is not None else None
+        transport = LambdaTransport(self._broker, self.app.clock, settled)
         runs: list[Run] = []
         try:
             seconds = deadline.remaining(context)
+            if progress is not None:
+                progress.begin(deliveries, seconds, deadline.margin(seconds, self._margins[1]))
             if not self._checked and seconds is not None:
                 self._check_limits(seconds)
             self._env.transport = transport
@@ -102,6 +140,8 @@ class LambdaEnvironment:
             logger.critical("an internal error; what is not settled of the batch goes back", exc_info=error)
         if self._alarm is not None:
             self._alarm.end_batch()
+        if progress is not None:
+            progress.end()
         return transport.response(deliveries)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dispatcher.brokers.base import Delivery, Settlement
@@ -41,11 +41,13 @@ class LambdaTransport:
     """Settles the deliveries of one batch.
 
     A delivery counts as failed until it is known to be done with, so that whatever goes wrong leads to a redelivery.
+    ``settled`` is told of each that was released.
     """
 
-    def __init__(self, broker: Queue, clock: Clock) -> None:
+    def __init__(self, broker: Queue, clock: Clock, settled: Callable[[Delivery], None] | None = None) -> None:
         self._broker = broker
         self._clock = clock
+        self._settled = settled
         self._done: set[Delivery] = set()
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -84,6 +86,9 @@ class LambdaTransport:
             self._broker.settle(settlements)
         except Exception as error:  # noqa: BLE001 - the queue's own visibility timeout stands in
             logger.warning("messages come back only after the queue's visibility timeout: %s", error)
+        if self._settled is not None:
+            for settlement in settlements:
+                self._settled(settlement.delivery)
 
     @property
     def lease(self) -> float | None:
@@ -110,6 +115,17 @@ class LambdaTransport:
         """Return the partial batch response: every id that is not done with, once."""
         done = self._done
         return response_of([delivery.message_id for delivery in deliveries if delivery not in done])
+
+
+class ClosingTransport(LambdaTransport):
+    """Settles deliveries of an invocation that will not be answered: what is done with is deleted at once."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out settlements; raises `OperationalError` where a message cannot be deleted."""
+        super().settle(settlements)
+        gone = [Settlement(each.delivery, "ack") for each in settlements if each.delivery in self._done]
+        if gone:
+            self._broker.settle(gone)
 
 
 def response_of(ids: Sequence[str]) -> Response:

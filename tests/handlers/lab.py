@@ -43,8 +43,8 @@ class Lab:
         )
         self.arn = aws.queue_arn(self.url)
         dead = "default-dead.fifo" if fifo else "default-dead"
-        urls = {self.queue: self.url, dead: self.dead_url}
-        transport: dict[str, Any] = {"predefined_queues": {queue: {"url": url} for queue, url in urls.items()}}
+        self.urls = {self.queue: self.url, dead: self.dead_url}
+        transport: dict[str, Any] = {"predefined_queues": {queue: {"url": url} for queue, url in self.urls.items()}}
         self.app = Dispatcher(
             name,
             broker="sqs://",

@@ -1,17 +1,12 @@
 """The deployed handler under AWS's runtime client, in a process of its own with the function's environment alone."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher.exceptions import SoftTimeLimitExceeded, WorkerLostError
-from tests.emulation import environments
-from tests.emulation.availability import unavailable
-from tests.emulation.endpoint import AwsEndpoint
-from tests.emulation.sandbox import Function, Sandbox
+from tests.handlers.conftest import MakeSandbox
 from tests.handlers.lab import Lab, checked
 
 APP = """
@@ -41,46 +36,11 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
-MakeSandbox = Callable[..., Sandbox]
-
 
 @pytest.fixture
-def lab(aws_env: AwsEndpoint) -> Lab:
-    """A queue and a table; the app is the sandbox's own."""
-    return Lab(aws_env)
-
-
-@pytest.fixture
-def make_sandbox(tmp_path: Path, lab: Lab) -> Iterator[MakeSandbox]:
-    """Deploy an app's source with the handler of this repository."""
-    try:
-        python = str(environments.lambda_python())
-    except environments.EnvironmentUnavailable as error:
-        unavailable(f"no environment for Lambda functions: {error}")
-    made: list[Sandbox] = []
-
-    def make(source: str = APP, *, timeout: float = 10.0, **variables: str) -> Sandbox:
-        (tmp_path / "app.py").write_text(source)
-        environment = {
-            **lab.aws.env(),
-            "DISPATCHER_APP": "app:app",
-            "DISPATCHER_BROKER_URL": "sqs://",
-            "DISPATCHER_RESULT_BACKEND": str(lab.app.conf.result_backend),
-            "DISPATCHER_QUEUE_URL_DEFAULT": lab.url,
-            "DISPATCHER_QUEUE_URL_DEFAULT_DEAD": lab.dead_url,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **variables,
-        }
-        function = Function(
-            code=tmp_path, handler="handlers.worker.handler", python=python, timeout=timeout, environment=environment,
-            path=[environments.ROOT],
-        )  # fmt: skip
-        made.append(Sandbox(function))
-        return made[-1]
-
-    yield make
-    for sandbox in made:
-        sandbox.close()
+def app_source() -> str:
+    """The app of most tests here."""
+    return APP
 
 
 def json_lines(log: str) -> list[dict[str, Any]]:
@@ -146,9 +106,9 @@ def test_exit_of_a_task_leaves_the_runtime_alive(lab: Lab, make_sandbox: MakeSan
     assert sandbox.invoke({"Records": []}).init_duration is None
 
 
-def test_death_of_the_runtime_reports_nothing_wrong(lab: Lab, make_sandbox: MakeSandbox) -> None:
+def test_death_of_an_unguarded_runtime_is_counted_from_the_second_on(lab: Lab, make_sandbox: MakeSandbox) -> None:
     """A task that kills its process leaves an unsettled message, which a later delivery fails for good."""
-    sandbox = make_sandbox(DISPATCHER_MAX_WORKER_LOSSES="1")
+    sandbox = make_sandbox(DISPATCHER_MAX_WORKER_LOSSES="1", DISPATCHER_LAMBDA_GUARD="none")
     result = lab.app.send_task("app.die")
     event = lab.take()
     [record] = event["Records"]

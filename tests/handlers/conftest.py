@@ -1,0 +1,49 @@
+"""The deployed handler under AWS's runtime client, for the tests that need a process of its own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher.config.environment import queue_variable
+from tests.emulation import environments
+from tests.emulation.endpoint import AwsEndpoint
+from tests.emulation.sandbox import Function, Sandbox
+from tests.handlers.lab import Lab
+
+MakeSandbox = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def lab(aws_env: AwsEndpoint) -> Lab:
+    """A queue and a table; the app is the sandbox's own."""
+    return Lab(aws_env)
+
+
+@pytest.fixture
+def make_sandbox(tmp_path: Path, lab: Lab, lambda_python: str, app_source: str) -> Iterator[MakeSandbox]:
+    """Deploy an app's source, ``app_source`` if none is given, with the handler of this repository."""
+    made: list[Sandbox] = []
+
+    def make(source: str = app_source, *, timeout: float = 10.0, **variables: str) -> Sandbox:
+        (tmp_path / "app.py").write_text(source)
+        environment = {
+            **lab.aws.env(),
+            "DISPATCHER_APP": "app:app",
+            "DISPATCHER_BROKER_URL": "sqs://",
+            "DISPATCHER_RESULT_BACKEND": str(lab.app.conf.result_backend),
+            **{queue_variable(queue): url for queue, url in lab.urls.items()},
+            "DISPATCHER_TASK_DEFAULT_QUEUE": lab.queue,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **variables,
+        }
+        function = Function(
+            code=tmp_path, handler="handlers.worker.handler", python=lambda_python, timeout=timeout,
+            environment=environment, path=[environments.ROOT],
+        )  # fmt: skip
+        made.append(Sandbox(function))
+        return made[-1]
+
+    yield make
+    for sandbox in made:
+        sandbox.close()
