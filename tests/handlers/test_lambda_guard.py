@@ -190,8 +190,8 @@ STUCK = {
     "hash_for_ever": 10.0,
     "spin": 10.0,
     "match": 10.0,
-    "swallow": 2.0,
-    "count": 2.0,
+    "swallow": 5.0,
+    "count": 5.0,
 }
 
 
