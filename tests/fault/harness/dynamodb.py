@@ -1,0 +1,155 @@
+"""A model of DynamoDB, as much of it as the adapter asks for: conditions and statements are read as they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tests.fault.harness.sqs import Parameters, ServiceFault
+
+Item = dict[str, dict[str, Any]]
+_WORDS = {"AND": "and", "OR": "or", "=": "==", "<=": "<=", ">=": ">=", "<": "<", ">": ">", "(": "(", ")": ")"}
+_CONDITION = re.compile(r"attribute_not_exists\(\w+\)|[:#]?\w+|<=|>=|[=<>()]")
+_ASSIGNMENT = re.compile(r"([#\w]+) = (?:if_not_exists\(([#\w]+), (:\w+)\)|(:\w+))")
+_PAIR = re.compile(r"""["'](\w+)["'](?:: | (=|>) )(\?|[\w.+-]+)""")
+
+
+class _Missing:
+    """An attribute that is not there: every comparison with it fails."""
+
+    def _no(self, _: object) -> bool:
+        return False
+
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _no  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    ((kind, content),) = value.items()
+    return float(content) if kind == "N" else None if kind == "NULL" else content
+
+
+def _literal(text: str, parameters: list[Any]) -> dict[str, Any]:
+    if text == "?":
+        return dict(parameters.pop(0))
+    if text in ("TRUE", "FALSE"):
+        return {"BOOL": text == "TRUE"}
+    return {"NULL": True} if text == "NULL" else {"N": text}
+
+
+class DynamoDb:
+    """The service; every read is strongly consistent, TTL deletes nothing."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[tuple[str, str], Item]] = {}
+
+    def __call__(self, operation: str, parameters: Parameters) -> Any:
+        """Carry out a call; raises `ServiceFault`."""
+        return getattr(self, "_" + re.sub(r"(?<!^)([A-Z])", r"_\1", operation).lower())(parameters)
+
+    def _table(self, name: str) -> dict[tuple[str, str], Item]:
+        if name not in self.tables:
+            raise ServiceFault("ResourceNotFoundException")
+        return self.tables[name]
+
+    def _create_table(self, parameters: Parameters) -> Any:
+        if parameters["TableName"] in self.tables:
+            raise ServiceFault("ResourceInUseException")
+        self.tables[parameters["TableName"]] = {}
+        return {}
+
+    def _describe_table(self, parameters: Parameters) -> Any:
+        self._table(parameters["TableName"])
+        return {"Table": {"TableStatus": "ACTIVE"}}
+
+    def _update_time_to_live(self, parameters: Parameters) -> Any:
+        return {}
+
+    def _get_item(self, parameters: Parameters) -> Any:
+        item = self._table(parameters["TableName"]).get(_key(parameters["Key"]))
+        return {} if item is None else {"Item": item}
+
+    def _batch_get_item(self, parameters: Parameters) -> Any:
+        answer = {}
+        for name, wanted in parameters["RequestItems"].items():
+            table = self._table(name)
+            answer[name] = [table[_key(key)] for key in wanted["Keys"] if _key(key) in table]
+        return {"Responses": answer, "UnprocessedKeys": {}}
+
+    def _batch_write_item(self, parameters: Parameters) -> Any:
+        for name, requests in parameters["RequestItems"].items():
+            for request in requests:
+                self._table(name).pop(_key(request["DeleteRequest"]["Key"]), None)
+        return {"UnprocessedItems": {}}
+
+    def _update_item(self, parameters: Parameters) -> Any:
+        table, key = self._table(parameters["TableName"]), _key(parameters["Key"])
+        names, values = parameters["ExpressionAttributeNames"], parameters["ExpressionAttributeValues"]
+        item = table.get(key)
+        if not _holds(parameters["ConditionExpression"], item or {}, names, values):
+            raise ServiceFault("ConditionalCheckFailedException", **({} if item is None else {"Item": item}))
+        changed: Item = {**parameters["Key"], **(item or {})}
+        assignments, _, removed = parameters["UpdateExpression"].removeprefix("SET ").partition(" REMOVE ")
+        for target, kept, default, value in _ASSIGNMENT.findall(assignments):
+            name = names.get(target, target)
+            if not (kept and names.get(kept, kept) in changed):
+                changed[name] = values[value or default]
+        for target in removed.split(", ") if removed else ():
+            changed.pop(names.get(target, target), None)
+        table[key] = changed
+        return {}
+
+    def _batch_execute_statement(self, parameters: Parameters) -> Any:
+        return {"Responses": [self._execute(statement) for statement in parameters["Statements"]]}
+
+    def _execute(self, statement: Parameters) -> Any:
+        text, parameters = statement["Statement"], list(statement["Parameters"])
+        verb, name = text.split(" ", 1)[0], text.split('"')[1]
+        table = self._table(name)
+        head, _, tail = text.partition(" WHERE ")
+        head = head.partition(f'"{name}"')[2]
+        row = {target: _literal(value, parameters) for target, _, value in _PAIR.findall(head)}
+        if verb == "INSERT":
+            if _key(row) in table:
+                return {"Error": {"Code": "DuplicateItem", "Message": "it exists"}}
+            table[_key(row)] = row
+            return {"TableName": name}
+        checks = [(target, sign, _literal(value, parameters)) for target, sign, value in _PAIR.findall(tail)]
+        key = _key({target: value for target, _, value in checks if target in ("pk", "sk")})
+        item = table.get(key)
+        if item is None or not all(_compare(item.get(target), sign, value) for target, sign, value in checks):
+            shown = item if statement.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD" else None
+            error = {"Code": "ConditionalCheckFailed", "Message": "the condition failed"}
+            return {"Error": error | ({} if shown is None else {"Item": shown})}
+        table[key] = {**item, **row}
+        return {"TableName": name}
+
+
+def _key(values: Mapping[str, Any]) -> tuple[str, str]:
+    return values["pk"]["S"], values["sk"]["S"]
+
+
+def _compare(found: Mapping[str, Any] | None, sign: str, wanted: Mapping[str, Any]) -> bool:
+    if found is None:
+        return False
+    return bool(_plain(found) == _plain(wanted) if sign == "=" else _plain(found) > _plain(wanted))
+
+
+def _holds(condition: str, item: Item, names: Mapping[str, str], values: Mapping[str, Any]) -> bool:
+    """Evaluate a condition as Python: its grammar is the same but for the words."""
+    words, scope = [], {}
+    for number, token in enumerate(_CONDITION.findall(condition)):
+        if token in _WORDS:
+            words.append(_WORDS[token])
+            continue
+        if token.startswith("attribute_not_exists"):
+            value: Any = token[len("attribute_not_exists(") : -1] not in item
+        elif token.startswith(":"):
+            value = _plain(values[token])
+        else:
+            found = item.get(names.get(token, token))
+            value = _Missing() if found is None else _plain(found)
+        scope[f"v{number}"] = value
+        words.append(f"v{number}")
+    return bool(eval(" ".join(words), {"__builtins__": {}}, scope))
