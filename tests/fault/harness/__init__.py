@@ -1,11 +1,11 @@
-"""Tens of thousands of tasks on real adapters, with faults injected beneath them from a seed, and the counting after it.
+"""Tens of thousands of tasks on real adapters, with faults injected beneath them from a seed, then the counting.
 
     DISPATCHER_TEST_FAULTS="redis/dynamodb 12345 20000" pytest -s tests/fault/test_faults_beneath_adapters.py
 
-runs 20,000 tasks on that pair from seed 12345 and prints what was injected and counted; a comma separates several runs.
-A failing test prints the line that repeats it. Everything is one thread and one clock, so that a seed repeats a run
-exactly, but for pairs with Redis: its server is a real one with a clock of its own, so there a seed repeats the plan and
-the faults, and not each moment.
+runs 20,000 tasks on that pair from seed 12345 and prints what was injected and counted; commas separate several runs.
+A failing test prints the line that repeats it. All workers take turns in one thread, and overtake each other in the
+middle of calls and runs where the seed says so. A seed repeats the plan and the order in which faults are drawn; what
+goes by the machine's own clock (Redis, SQLite's waits for locks, when an executor writes early) may shift them a bit.
 
 The words, each a module:
 

@@ -1,7 +1,7 @@
 """The faults of SQLite's file: locked by somebody else, a full disk, errors of the disk before and after a commit.
 
-Locks and full disks are real ones: another connection takes the lock, the file may not grow. They are put in between the
-adapter and the sqlite3 module.
+Locks and full disks are real ones: another connection takes the lock, the file may not grow. They are put in between
+the adapter and the sqlite3 module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model of DynamoDB, as much of it as the adapter asks for: conditions and statements are read as they are written."""
+"""A model of DynamoDB, as much of it as the adapter asks for; it reads conditions and statements as they are."""
 
 from __future__ import annotations
 

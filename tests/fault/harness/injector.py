@@ -18,7 +18,8 @@ RATES: Mapping[str, float] = {
     "overtaken": 0.05, "stalled": 0.004,
     # AWS
     "throttled": 0.03, "server error": 0.02, "refused": 0.01, "reset": 0.01, "lost answer": 0.02,
-    "half-failed batch": 0.06, "entry applied and failed": 0.02, "twin": 0.04, "undeleted": 0.01, "disorder": 0.3,
+    "half-failed batch": 0.06, "entry applied and failed": 0.02, "twin": 0.04, "undeleted": 0.01, "old receipt": 0.5,
+    "disorder": 0.3,
     # Redis
     "cut before": 0.01, "cut in a command": 0.01, "cut in a reply": 0.01, "swallowed reply": 0.015, "dribble": 0.01,
     "hang": 0.001, "full": 0.005,
@@ -37,6 +38,8 @@ class Injector:
     def __init__(self, seed: int, scale: float = 1.0) -> None:
         self.random = random.Random(seed)
         self.scale = scale
+        #: Faults come in spells: how much likelier they are at the moment.
+        self.spell = 1.0
         self.counts: Counter[str] = Counter()
         self._calm = 0
 
@@ -60,7 +63,7 @@ class Injector:
             return None
         chance = self.random.random()
         for kind in kinds:
-            chance -= RATES[kind] * self.scale
+            chance -= min(0.5, RATES[kind] * self.scale * self.spell)
             if chance < 0:
                 self.counts[kind] += 1
                 return kind

@@ -151,7 +151,7 @@ class Plan:
 
 
 def _unreadable(call: Call, number: int) -> None:
-    call.body, call.countdown = "{broken %d" % number, None
+    call.body, call.countdown = f"{{broken {number}", None
     call.ends[call.id] = End("", letter="undecodable", attempts=0)
 
 

@@ -179,8 +179,8 @@ class Sqs:
 
     def _delete(self, queue: _Queue, entry: Parameters) -> Mapping[str, Any]:
         _, message = self._held(entry)
-        if entry["ReceiptHandle"] != message.receipts[-1] and self.injector.random.random() < 0.5:
-            return {}  # an older receipt may delete the message or not; the answer is the same
+        if self._is_old(message, entry):
+            return {}  # the answer is the same
         if message.id in queue.messages and self.injector.draw("undeleted"):
             self.doubled.add(message.body)
             message.visible_at = self.clock.time()
@@ -193,10 +193,14 @@ class Sqs:
         now = self.clock.time()
         if message.id not in queue.messages:
             raise ServiceFault("InvalidParameterValue", "the message does not exist")
-        if message.visible_at <= now:
+        if message.visible_at <= now or self._is_old(message, entry):
             raise ServiceFault("AWS.SimpleQueueService.MessageNotInflight")
         message.visible_at = now + entry["VisibilityTimeout"]
         return {}
+
+    def _is_old(self, message: _Stored, entry: Parameters) -> bool:
+        """Say whether a receipt is good no more: one of an earlier receive may work or not."""
+        return entry["ReceiptHandle"] != message.receipts[-1] and self.injector.draw("old receipt") is None
 
     def _held(self, entry: Parameters) -> tuple[_Queue, _Stored]:
         found = self._receipts.get(entry["ReceiptHandle"])

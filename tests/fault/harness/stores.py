@@ -1,4 +1,4 @@
-"""Where messages and records of a run are kept: a URL and options for every process, and an onlooker nothing happens to."""
+"""Where messages and records of a run are kept: URLs and options for its processes, and for an undisturbed onlooker."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ import botocore.endpoint
 import pytest
 
 from dispatcher import aws, connections
-from dispatcher.aws_options import client_settings, read
 from dispatcher.backends.base import TaskRecord
-from dispatcher.backends.dynamodb import OPTIONS as DYNAMODB_OPTIONS
 from dispatcher.backends.dynamodb_items import key, record_of
-from dispatcher.brokers.sqs_queues import OPTIONS as SQS_OPTIONS
 from dispatcher.clock import Clock
 from tests.fault.harness.disk import Disk
 from tests.fault.harness.dynamodb import DynamoDb
@@ -30,7 +27,7 @@ from tests.fault.harness.wire import Wire
 LEASE = 60.0
 TABLE = "records"
 #: Botocore repeats a call once by itself, so that its own repeats are met as well as errors.
-_AWS = {
+AWS_OPTIONS = {
     "region": "us-east-1", "access_key_id": "key", "secret_access_key": "secret", "endpoint_url": "http://127.0.0.1:9",
     "client-config": {"retries": {"mode": "standard", "total_max_attempts": 2}},
 }  # fmt: skip
@@ -76,12 +73,10 @@ class Stores:
 
     def _prepare_aws(self, patch: pytest.MonkeyPatch) -> None:
         # Clients of this run alone, calls made side by side in one order, and no pause between botocore's repeats.
-        patch.setattr(aws, "_process", aws._Process())
         patch.setattr(aws, "MAX_THREADS", 1)
         patch.setattr(botocore.endpoint, "time", types.SimpleNamespace(sleep=lambda seconds: None))
-        for name, service, options in (("sqs", self.sqs, SQS_OPTIONS), ("dynamodb", self.dynamodb, DYNAMODB_OPTIONS)):
-            client = aws.client(name, client_settings(name, read(name, _AWS, options, {})))
-            Wire(name, service, self._injector, self._gate).attach(client)
+        connect(patch, Wire("sqs", self.sqs, self._injector, self._gate),
+                Wire("dynamodb", self.dynamodb, self._injector, self._gate))  # fmt: skip
         self.dynamodb("CreateTable", {"TableName": TABLE})
         self.sqs("CreateQueue", {"QueueName": "default-dead"})
         policy = '{"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:default-dead", "maxReceiveCount": 100}'
@@ -109,7 +104,7 @@ class Stores:
 
     def _options(self, kind: str, number: int, onlooker: bool) -> dict[str, Any]:
         if kind in ("sqs", "dynamodb"):
-            return dict(_AWS)
+            return dict(AWS_OPTIONS)
         if kind == "redis":
             hasty = {"max_retries": 1, "interval_start": 0.0, "socket_timeout": 5.0 if onlooker else 0.25}
             return {"global_keyprefix": self._prefix, **hasty}
@@ -135,6 +130,15 @@ class Stores:
             if item is not None:
                 found[task_id] = record_of(item)
         return found
+
+
+def connect(patch: pytest.MonkeyPatch, *wires: Wire) -> None:
+    """Let every client that the AWS adapters make meanwhile use these wires, and forget clients of before."""
+    process = aws._Process()
+    process.session = aws._make_session({})
+    for wire in wires:
+        wire.attach(process.session)
+    patch.setattr(aws, "_process", process)
 
 
 def make_broker(stores: Stores, clock: Clock) -> Any:

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dispatcher import Dispatcher
 from dispatcher.exceptions import Ignore, Reject
 
+#: What a step of a script raises.
+_ERRORS: Mapping[str, Callable[[], BaseException]] = {
+    "raise": lambda: ValueError("no"), "throw": lambda: KeyError("expected"), "reject": lambda: Reject("not mine"),
+    "ignore": Ignore,
+}  # fmt: skip
+
+
+class _Script:
+    """What the scripted tasks have in common; ``started`` is told of each run and returns how many there were."""
+
+    def __init__(self, started: Callable[[Any], int], unit: float) -> None:
+        self.started = started
+        self.unit = unit
+
+    def act(self, task: Any, script: list[str], changed: tuple[Any, ...], result: Any) -> Any:
+        """Do what the script says of this attempt; ``changed`` are the arguments of a retry that has others."""
+        runs, steps = self.started(task), list(script)
+        if steps[0] == "again":
+            del steps[0]
+            if runs == 1:
+                raise Reject("later", requeue=True)
+        step = steps[task.request.retries]
+        if step == "retry":
+            raise task.retry(countdown=3 * self.unit)
+        if step == "move":
+            raise task.retry(args=changed, countdown=2 * self.unit)
+        if step in _ERRORS:
+            raise _ERRORS[step]()
+        return result
+
 
 def add_tasks(app: Dispatcher, started: Callable[[Any], int], unit: float) -> None:
     """Register the tasks; ``started`` is told of each run and returns how many there were of this task."""
     options: dict[str, Any] = {"bind": True, "max_retries": None}
-
-    def act(task: Any, script: list[str], args: tuple[Any, ...], result: Any) -> Any:
-        runs, remaining = started(task), list(script)
-        if remaining[0] == "again":
-            del remaining[0]
-            if runs == 1:
-                raise Reject("later", requeue=True)
-        step = remaining[task.request.retries]
-        if step == "retry":
-            raise task.retry(countdown=3 * unit)
-        if step == "move":
-            raise task.retry(args=args, countdown=2 * unit)
-        if step == "raise":
-            raise ValueError("no")
-        if step == "throw":
-            raise KeyError("expected")
-        if step == "reject":
-            raise Reject("not mine")
-        if step == "ignore":
-            raise Ignore
-        return result
+    act = _Script(started, unit).act
 
     def step(self: Any, number: int, script: list[str], marks: int = 0) -> Any:
         return act(self, script, (number, script, marks + 1), [number, marks])

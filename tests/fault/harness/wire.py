@@ -35,13 +35,13 @@ class Wire:
 
     def __init__(self, name: str, service: Service, injector: Injector, gate: Gate) -> None:
         self._name = name
-        self._service = service
+        self.service = service
         self._injector = injector
         self._gate = gate
 
-    def attach(self, client: Any) -> None:
-        """Let a client's calls go over this wire."""
-        client.meta.events.register(f"before-send.{client.meta.service_model.service_id.hyphenize()}", self._send)
+    def attach(self, session: Any) -> None:
+        """Let the calls of the service's clients that a session makes from now on go over this wire."""
+        session.register(f"before-send.{self._name}", self._send)
 
     def _send(self, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers["X-Amz-Target"]
@@ -76,7 +76,7 @@ class Wire:
         partial = _PARTIAL.get(operation)
         if partial is not None and self._gate.draw("half-failed batch"):
             return partial(self, operation, parameters)
-        return self._service(operation, parameters)
+        return self.service(operation, parameters)
 
     # Batches of which a part fails
 
@@ -85,13 +85,13 @@ class Wire:
         entries = parameters["Entries"]
         failing = self._injector.some(entries)
         rest = [entry for entry, fails in zip(entries, failing, strict=True) if not fails]
-        answer = self._service(operation, {**parameters, "Entries": rest}) if rest else {"Successful": [], "Failed": []}
+        answer = self.service(operation, {**parameters, "Entries": rest}) if rest else {"Successful": [], "Failed": []}
         for entry, fails in zip(entries, failing, strict=True):
             if fails:
                 passing = self._injector.random.random() < 0.7
                 code = "InternalError" if passing else "AccessDenied"
                 if passing and self._gate.draw("entry applied and failed"):
-                    self._service(operation, {**parameters, "Entries": [entry]})
+                    self.service(operation, {**parameters, "Entries": [entry]})
                 answer["Failed"].append(
                     {"Id": entry["Id"], "Code": code, "Message": "no", "SenderFault": not passing}
                 )  # fmt: skip
@@ -103,7 +103,7 @@ class Wire:
         left = self._injector.some(wanted["Keys"])
         now = [key for key, later in zip(wanted["Keys"], left, strict=True) if not later]
         later = [key for key, later in zip(wanted["Keys"], left, strict=True) if later]
-        answer = self._service(operation, {"RequestItems": {table: {**wanted, "Keys": now}}})
+        answer = self.service(operation, {"RequestItems": {table: {**wanted, "Keys": now}}})
         return {**answer, "UnprocessedKeys": {table: {**wanted, "Keys": later}}}
 
     def _half_of_writes(self, operation: str, parameters: Answer) -> Any:
@@ -112,7 +112,7 @@ class Wire:
         left = self._injector.some(requests)
         now = [request for request, later in zip(requests, left, strict=True) if not later]
         later = [request for request, later in zip(requests, left, strict=True) if later]
-        self._service(operation, {"RequestItems": {table: now}})
+        self.service(operation, {"RequestItems": {table: now}})
         return {"UnprocessedItems": {table: later}}
 
     def _half_of_statements(self, operation: str, parameters: Answer) -> Any:
@@ -121,7 +121,7 @@ class Wire:
         responses = []
         for statement, fails in zip(statements, self._injector.some(statements), strict=True):
             if not fails or self._gate.draw("entry applied and failed"):
-                (response,) = self._service(operation, {"Statements": [statement]})["Responses"]
+                (response,) = self.service(operation, {"Statements": [statement]})["Responses"]
             if fails:
                 code = self._injector.random.choice([*_UNCERTAIN, "AccessDenied"])
                 response = {"Error": {"Code": code, "Message": "no"}}

@@ -132,6 +132,6 @@ class LambdaFunction(Process):
 def _record(message: Any) -> dict[str, Any]:
     return {
         "messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"],
-        "attributes": message["Attributes"], "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "us-east-1",
-        "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:default",
+        "attributes": message["Attributes"], "messageAttributes": {}, "eventSource": "aws:sqs",
+        "awsRegion": "us-east-1", "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:default",
     }  # fmt: skip
