@@ -25,17 +25,20 @@ logger = logging.getLogger("dispatcher.worker")
 class Worker:
     """Answers the invocations of one function; ``load`` returns its app, or raises."""
 
+    environment: type[LambdaEnvironment] = LambdaEnvironment
+
     def __init__(self, load: Callable[[], Dispatcher]) -> None:
         self._load = load
         self._environment: LambdaEnvironment | None = None
         self._guarded = False
+        self._cause: BaseException | None = None
 
     def start(self) -> None:
         """Load the app and get ready for the first batch; what goes wrong is logged, and an invocation tries again."""
         try:
-            self._environment = LambdaEnvironment(self._load())
+            self._environment = self.environment(self._load())
         except BaseException as error:
-            self._environment = None
+            self._environment, self._cause = None, error
             logger.critical("the app cannot be loaded, no task can run: %r", error, exc_info=error)
 
     def guard(self) -> None:
@@ -71,8 +74,7 @@ class Worker:
     def _run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response | None:
         environment = self._environment or self._start_late()
         if environment is None:
-            hand_back(records, arrived)
-            return None
+            return hand_back(records, arrived, self._cause)
         return environment.run(records, context, arrived)
 
     def _start_late(self) -> LambdaEnvironment | None:
