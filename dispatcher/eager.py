@@ -206,11 +206,12 @@ def _run_to_the_end(
 def _result(app: Any, task: Task[Any, Any], run: Run, throw: bool) -> EagerResult[Any]:
     outcome = run.outcome or Outcome(Kind.IGNORED)
     status = _STATES.get(outcome.kind, states.SUCCESS)
-    value = outcome.error if outcome.error is not None else outcome.value
+    error = outcome.raised or outcome.error  # the caller's own, whatever is sensitive in it
+    value = error if error is not None else outcome.value
     if outcome.kind is Kind.IGNORED:
         status, value = run.state_written if run.state_written is not None else (states.IGNORED, None)
-    if throw and outcome.error is not None and outcome.kind in (Kind.FAILURE, Kind.UNREADABLE, Kind.REJECTED):
-        raise outcome.error
+    if throw and error is not None and outcome.kind in (Kind.FAILURE, Kind.UNREADABLE, Kind.REJECTED):
+        raise error
     result: EagerResult[Any] = EagerResult(run.id, value, status, outcome.traceback, task.name)
     result._app = app
     return result

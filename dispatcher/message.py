@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dispatcher.exceptions import DecodeError, SecurityError
+from dispatcher.sensitive import Marks, masked
 from dispatcher.serialization import json_decode, json_encode, unpack
 
 WIRE_VERSION: Final = 1
@@ -42,13 +43,13 @@ class UnsupportedMessage(InvalidMessage):
     """A body is of a newer version or needs a feature this version lacks; a newer worker may run it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Message:
     """One request to run a task; times are epoch seconds, limits seconds.
 
     ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``;
     `with_arguments` opens it. ``payload`` is the reference to arguments that are in a payload store; until
-    `with_payload` has put them in, there are none.
+    `with_payload` has put them in, there are none. ``sensitive`` marks arguments that no text may show.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Message:
     deduplication_id: str | None = None
     group_id: str | None = None
     handover: str | None = None
+    sensitive: Marks | None = None
 
     @classmethod
     def make(cls, fields: Mapping[str, Any]) -> Message:
@@ -91,6 +93,13 @@ class Message:
         message = object.__new__(cls)
         message.__dict__.update(fields)
         return message
+
+    def __repr__(self) -> str:
+        fields = {name: value for name, value in self.__dict__.items() if value != _DEFAULTS[name]}
+        if self.sensitive is not None:
+            fields["args"], fields["kwargs"] = masked(self.args, self.kwargs, self.sensitive)
+            fields.pop("packed", None)
+        return f"Message({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     def replace(self, **changes: Any) -> Message:
         """Return a copy with these fields changed."""
@@ -146,7 +155,10 @@ class Message:
 
 
 _DEFAULTS: Final[dict[str, Any]] = {
-    field.name: None if field.default is dataclasses.MISSING else field.default for field in dataclasses.fields(Message)
+    "id": None,
+    "task": None,
+    "sensitive": None,  # before what it marks, so that whoever finds a half of a body knows
+    **{field.name: field.default for field in dataclasses.fields(Message) if field.default is not dataclasses.MISSING},
 }
 
 
@@ -196,7 +208,7 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
         if check is not None:
             predicate, wanted = check
             if not predicate(value):
-                raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind(value)}", task_id)
+                raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind_of_field(name, value)}", task_id)
             known[name] = tuple(value) if type(value) is list else value
     if "payload" in known and not known.keys().isdisjoint(("args", "kwargs", "packed")):
         raise InvalidMessage("a message with 'payload' has its arguments there and nowhere else", task_id)
@@ -223,7 +235,7 @@ def _check_version(fields: dict[str, Any], task_id: str) -> None:
 def _check(name: str, value: Any, task_id: str) -> None:
     predicate, wanted = _CHECKS[name]
     if not predicate(value):
-        raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind(value)}", task_id)
+        raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind_of_field(name, value)}", task_id)
 
 
 def check_option(option: str, name: str, value: Any) -> None:
@@ -244,6 +256,12 @@ def _kind(value: Any) -> str:
     if type(value) is dict:
         return "an object"
     return "a list" if type(value) is list else type(value).__name__
+
+
+def _kind_of_field(name: str, value: Any) -> str:
+    # What should be arguments may be sensitive, and nobody can say so who cannot read them.
+    quotable = name not in ("args", "kwargs") or type(value) not in (str, int, float)
+    return _kind(value) if quotable else f"a value of type {type(value).__name__}"
 
 
 def _is_text(value: Any) -> bool:
@@ -268,6 +286,10 @@ def _is_list(value: Any) -> bool:
 
 def _is_keywords(value: Any) -> bool:
     return type(value) is dict and all(type(key) is str for key in value)
+
+
+def _is_marks(value: Any) -> bool:
+    return value is True or (type(value) is list and all(type(mark) in (str, int) for mark in value))
 
 
 def _is_signatures(value: Any) -> bool:
@@ -311,4 +333,5 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "deduplication_id": _TEXT,
     "group_id": _TEXT,
     "handover": _TEXT,
+    "sensitive": (_is_marks, "true or a list of names and positions"),
 }

@@ -43,6 +43,7 @@ _FROM_MESSAGE: dict[str, Callable[[Message], Any]] = {
     "origin": lambda m: m.origin,
     "ignore_result": lambda m: bool(m.ignore_result),
     "shadow": lambda m: m.shadow,
+    "sensitive": lambda m: m.sensitive,
 }
 _DEFAULTS: dict[str, Callable[[], Any]] = {
     **{name: lambda: None for name in _FROM_MESSAGE},
@@ -136,6 +137,7 @@ class Context:
             "retries": self.retries,
             "reply_to": self.reply_to,
             "origin": self.origin,
+            "sensitive": self.sensitive,
         }
 
     def __repr__(self) -> str:

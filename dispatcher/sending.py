@@ -12,6 +12,7 @@ from dispatcher import signals
 from dispatcher.brokers.base import Broker, Outgoing
 from dispatcher.clock import Clock, timestamp
 from dispatcher.exceptions import (
+    EncodeError,
     ImproperlyConfigured,
     MessageTooLarge,
     OperationalError,
@@ -20,6 +21,7 @@ from dispatcher.exceptions import (
 )
 from dispatcher.message import Message, check_option, encode
 from dispatcher.routing import Routes
+from dispatcher.sensitive import Marks, both, marks_of_call, raise_discreetly
 from dispatcher.serialization import pack
 from dispatcher.state import current_frame
 
@@ -80,7 +82,8 @@ _PLAIN = {
 #: Options that are understood elsewhere.
 _HANDLED = {
     "queue", "countdown", "eta", "expires", "soft_time_limit", "time_limit", "link", "link_error",
-    "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls",
+    "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "sensitive",
+    "argsrepr", "kwargsrepr",
 }  # fmt: skip
 
 
@@ -113,8 +116,9 @@ class Sender:
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
         task: Any = None,
+        marks: Marks | None = None,
     ) -> Call:
-        """Return the call's message and queue.
+        """Return the call's message and queue; ``marks`` are those that it has beside the task's and the options'.
 
         Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
@@ -132,6 +136,9 @@ class Sender:
             _check_limits(fields, task)
         if type(name) is not str or not name:
             raise TypeError(f"a task's name must be a text, not {name!r}")
+        marks = both(marks, marks_of_call(options, args, kwargs, task))
+        if marks is not None:
+            fields["sensitive"] = marks
         self._set_arguments(fields, args, kwargs, options)
         frame = current_frame()
         if frame is not None:
@@ -158,7 +165,10 @@ class Sender:
         compression = options.get("compression") or self._conf.task_compression
         if (serializer != "json" or compression) and (args or kwargs):
             accept = frozenset(self._conf.accept_content)
-            fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression, accept_content=accept)
+            try:
+                fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression, accept_content=accept)
+            except EncodeError as error:
+                raise_discreetly(error, args, kwargs, fields.get("sensitive"))
 
     def _set_lineage(self, fields: dict[str, Any], request: Any) -> None:
         parent_id = request.id
@@ -211,7 +221,10 @@ class Sender:
 
     def _outgoing(self, broker: Broker, call: Call, parcels: Parcels | None) -> Outgoing:
         message, queue, delay = call
-        body = self.seal(encode(message) if parcels is None else parcels.body_of(message), queue)
+        try:
+            body = self.seal(encode(message) if parcels is None else parcels.body_of(message), queue)
+        except EncodeError as error:
+            raise_discreetly(error, message.args, message.kwargs, message.sensitive)
         limit = broker.features.max_body
         if limit is not None and len(body) > limit:
             remedy = (

@@ -18,6 +18,7 @@ from dispatcher.exceptions import (
 from dispatcher.request import Context, idle_request
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.retry import RetryPolicy
+from dispatcher.sensitive import Marks, both, marks_of, masked
 from dispatcher.task_options import (
     FROM_CONFIG,
     HOOKS,
@@ -81,6 +82,8 @@ class Task(Generic[P, R]):
     priority: int | None = None
     queue: str | None = None
     resultrepr_maxsize: int = 1024
+    #: parameters whose values no text may show; ``"return"``: the result, ``"raise"``: exceptions' texts; `True`: all
+    sensitive: bool | str | Sequence[str] = ()
     #: false with ``ignore_result``: a lean task, which promises at least once only and costs no record
     revocable: bool | None = None
 
@@ -88,6 +91,7 @@ class Task(Generic[P, R]):
     _check_call: Callable[..., Any] | None = None
     _send_options: dict[str, Any] = {}  # noqa: RUF012 - replaced when bound
     _lean: bool = False
+    _sensitive: Marks | None = None
     _is_async: bool = False
     _hooks: frozenset[str] = frozenset()
     _has_own_call: bool = False
@@ -104,6 +108,7 @@ class Task(Generic[P, R]):
         self._is_async = inspect.iscoroutinefunction(self.run)
         self._has_own_call = type(self).__call__ is not Task.__call__
         self._hooks = self._find_hooks()
+        self._sensitive = marks_of(self.sensitive, self.run, self.name)
         self.on_bound(app)
         return self
 
@@ -131,6 +136,7 @@ class Task(Generic[P, R]):
         typing = self.typing if self.typing is not None else self._owner.strict_typing
         self._check_call = call_checker(self.run, self.name) if typing else None
         self._hooks = self._find_hooks()  # annotations may have added some
+        self._sensitive = marks_of(self.sensitive, self.run, self.name)
         self._lean = bool(self.ignore_result) and self.revocable is False and not self.track_started
 
     def _find_hooks(self) -> frozenset[str]:
@@ -292,8 +298,9 @@ class Task(Generic[P, R]):
             request.update(_retry_limit=max_retries)
             if exc is not None:
                 raise exc
+            args, kwargs = masked(request.args, request.kwargs, both(self._sensitive, request.sensitive))
             raise MaxRetriesExceededError(
-                f"Can't retry {self.name}[{request.id}] args:{request.args!r} kwargs:{request.kwargs!r}",
+                f"Can't retry {self.name}[{request.id}] args:{args!r} kwargs:{kwargs!r}",
                 task_args=request.args,
                 task_kwargs=request.kwargs,
             )

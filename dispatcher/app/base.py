@@ -27,6 +27,7 @@ from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
 from dispatcher.sending import Call, Sender, positional
+from dispatcher.sensitive import marks_on_wire
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 
@@ -423,7 +424,7 @@ class Dispatcher:
         options.setdefault("parent_id", parent.id)
         options.setdefault("root_id", parent.effective_root_id)
         task = self._tasks.get(linked.task)
-        call = self._sender.build(linked.task, merged, kwargs, options, task)
+        call = self._sender.build(linked.task, merged, kwargs, options, task, marks_on_wire(sig.get("sensitive")))
         self._sender.send([self._sender.continuation(call, parent.depth + 1)])
 
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:

@@ -26,6 +26,9 @@ class Outgoing(NamedTuple):
     group_id: str | None = None
     deduplication_id: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<Outgoing: {self.id} to {self.queue}>"
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Delivery:
@@ -35,7 +38,7 @@ class Delivery:
     """
 
     queue: str
-    body: str | bytes
+    body: str | bytes = dataclasses.field(repr=False)  # arguments may be sensitive
     receipt: Any
     receive_count: int = 1
     message_id: str = ""
@@ -63,6 +66,9 @@ class Settlement(NamedTuple):
     reason: Mapping[str, str] | None = None
     body: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<Settlement: {self.action} of {self.delivery!r}>"
+
 
 class DeadLetter(NamedTuple):
     """A message that will not be run again by itself; ``at`` is when it died, in epoch seconds.
@@ -77,6 +83,9 @@ class DeadLetter(NamedTuple):
     message_id: str
     group_id: str | None = None
     receipt: Any = None
+
+    def __repr__(self) -> str:
+        return f"<DeadLetter: {self.message_id} of {self.queue}>"
 
 
 class QueueCounts(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dispatcher.exceptions import UnsupportedOption
+from dispatcher.sensitive import Marks, both, marks_on_wire, masked
 from dispatcher.state import get_current_app
 
 _DEFAULTS: dict[str, Any] = {"args": (), "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
@@ -43,7 +44,7 @@ class Signature(dict[str, Any]):
                 raise TypeError(f"a signature needs a task or a task's name, not {task!r}")
             self._type, task = task, task.name
         if isinstance(args, str | bytes):
-            raise TypeError(f"the arguments of {task} must be a list or tuple, not the text {args!r}")
+            raise TypeError(f"the arguments of {task} must be a list or tuple, not a text")
         super().__init__(
             task=task,
             args=tuple(args or ()),
@@ -106,6 +107,7 @@ class Signature(dict[str, Any]):
         if route_name is not None:
             merged_options["route_name"] = route_name
         if task is None:
+            merged_options.setdefault("sensitive", self._marks)
             return app.send_task(self["task"], merged_args, merged_kwargs, **merged_options)
         return task.apply_async(merged_args, merged_kwargs, **merged_options)
 
@@ -231,9 +233,16 @@ class Signature(dict[str, Any]):
     def __reduce__(self) -> Any:
         return Signature, (dict(self),)
 
+    @property
+    def _marks(self) -> Marks | None:
+        """What of the call no text may show: by the task, by its wire form, and by the options of this call."""
+        marks = both(getattr(self._type, "_sensitive", None), marks_on_wire(self.get("sensitive")))
+        return both(marks, marks_on_wire(self["options"].get("sensitive")))
+
     def __repr__(self) -> str:
-        parts = [repr(value) for value in self["args"]]
-        parts += [f"{key}={value!r}" for key, value in self["kwargs"].items()]
+        args, kwargs = masked(self["args"], self["kwargs"], self._marks, partial=True)
+        parts = [repr(value) for value in args]
+        parts += [f"{key}={value!r}" for key, value in kwargs.items()]
         return f"{self['task']}({', '.join(parts)})"
 
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
@@ -257,6 +266,9 @@ def to_wire(sig: Mapping[str, Any]) -> dict[str, Any]:
         value = sig.get(key)
         if value and value != default:
             body[key] = list(value) if key == "args" else value
+    marks = sig._marks if isinstance(sig, Signature) else sig.get("sensitive")
+    if marks:
+        body["sensitive"] = marks
     options = body.get("options")
     if options:
         body["options"] = {

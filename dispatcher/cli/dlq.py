@@ -15,7 +15,7 @@ import click
 
 from dispatcher.brokers.base import DeadLetter
 from dispatcher.cli.errors import FAILED, NO_RESULT, OK, CommandError, say_error
-from dispatcher.cli.letters import Selection, describe, selecting, task_id_of, task_of
+from dispatcher.cli.letters import Selection, body_of, describe, revealing, selecting, task_id_of, task_of
 from dispatcher.cli.options import shown
 from dispatcher.cli.queues import known_queues
 from dispatcher.cli.session import Session
@@ -55,8 +55,9 @@ _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @selecting
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The newest so many.")
 @_json("Print a JSON list, bodies included.")
+@revealing
 @click.pass_obj
-def list_letters(session: Session, selection: Selection, limit: int, as_json: bool) -> int:
+def list_letters(session: Session, selection: Selection, limit: int, as_json: bool, reveal: bool) -> int:
     """List dead letters, newest first."""
     app, names = _opened(session, selection)
     if selection.everything:
@@ -70,7 +71,7 @@ def list_letters(session: Session, selection: Selection, limit: int, as_json: bo
     if not selection.everything:
         total = counted.total()
     if as_json:
-        click.echo(shown([describe(letter) for letter in newest]))
+        click.echo(shown([describe(letter, app, reveal) for letter in newest]))
         return OK
     if not newest:
         click.echo("no dead letters" if selection.everything else "no dead letter fits", err=True)
@@ -98,23 +99,24 @@ def _moment(at: float) -> str:
 @click.argument("wanted", metavar="ID...", nargs=-1, required=True)
 @selecting
 @_json("Print a JSON list.")
+@revealing
 @click.pass_obj
-def show(session: Session, wanted: tuple[str, ...], selection: Selection, as_json: bool) -> int:
+def show(session: Session, wanted: tuple[str, ...], selection: Selection, as_json: bool, reveal: bool) -> int:
     """Show dead letters whole: reason, traceback, body. ID is a task's id, or the message id that `list` shows."""
     app, names = _opened(session, selection)
     selection = selection.with_ids(wanted)
     letters = [letter for page in _chosen(session, app, names, selection) for letter in page]
     if as_json:
-        click.echo(shown([describe(letter) for letter in letters]))
+        click.echo(shown([describe(letter, app, reveal) for letter in letters]))
     else:
-        click.echo("\n\n".join(_as_text(letter) for letter in letters), nl=bool(letters))
+        click.echo("\n\n".join(_as_text(letter, body_of(letter, app, reveal)) for letter in letters), nl=bool(letters))
     if not letters:
         say_error(f"no dead letter of {', '.join(wanted)} in {', '.join(names)}")
         return NO_RESULT
     return OK
 
 
-def _as_text(letter: DeadLetter) -> str:
+def _as_text(letter: DeadLetter, body: str) -> str:
     known = {
         "queue": letter.queue, "task": task_of(letter), "task id": task_id_of(letter), "message id": letter.message_id,
         "group": letter.group_id, "died": _moment(letter.at),
@@ -123,7 +125,7 @@ def _as_text(letter: DeadLetter) -> str:
     lines = [f"{name:12}{value}" for name, value in {**known, **reason}.items() if value is not None]
     if "traceback" in letter.reason:
         lines += ["", letter.reason["traceback"].rstrip()]
-    return "\n".join((*lines, "", letter.body))
+    return "\n".join((*lines, "", body))
 
 
 @dlq.command("redrive")
@@ -167,16 +169,25 @@ def purge(session: Session, selection: Selection, dry_run: bool, yes: bool, as_j
     "-o", "--output", type=click.File("w", encoding="utf-8", atomic=True), default="-",
     help="The file [standard output]; it appears when it is complete.",
 )  # fmt: skip
+@revealing
 @click.pass_obj
-def export(session: Session, selection: Selection, output: Any) -> int:
-    """Write dead letters as JSON lines, with body and reason; they stay where they are."""
+def export(session: Session, selection: Selection, output: Any, reveal: bool) -> int:
+    """Write dead letters as JSON lines, with body and reason; they stay where they are.
+
+    Arguments that are marked as sensitive are written with --reveal only: without it such a body cannot be sent again.
+    """
     app, names = _opened(session, selection)
     written: Counter[str] = Counter()
+    masked = 0
     with contextlib.closing(_chosen(session, app, names, selection, written)) as pages:
         for page in pages:
-            output.writelines(f"{shown(describe(letter))}\n" for letter in page)
+            described = [describe(letter, app, reveal) for letter in page]
+            masked += sum(each["body"] != letter.body for each, letter in zip(described, page, strict=True))
+            output.writelines(f"{shown(each)}\n" for each in described)
     if not session.quiet:
         click.echo(f"{_counted(written.total())} written", err=True)
+    if masked:
+        click.echo(f"{masked} of them without their sensitive arguments; --reveal writes those too", err=True)
     return OK
 
 

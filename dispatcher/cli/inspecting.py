@@ -120,7 +120,7 @@ def dead_letters(session: Session, names: list[str] | None, limit: int, as_json:
     app.finalize()
     letters = [letter for name in names or known_queues(app) for letter in app.broker.dead_letters(name, limit)]
     if as_json:
-        click.echo(shown([describe(letter) for letter in letters]))
+        click.echo(shown([describe(letter, app) for letter in letters]))
     elif letters:
         show_table(
             ("queue", "task", "id", "reason"),

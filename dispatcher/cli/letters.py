@@ -15,11 +15,14 @@ import click
 
 from dispatcher.brokers.base import DeadLetter
 from dispatcher.cli.options import Names
+from dispatcher.sensitive import MASK, Marks, both, marks_on_wire, masked
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 #: The name a reason has where the body could not be read.
 _UNREAD: Final = "?"
+#: What a body has in it, however damaged, if its message has sensitive arguments.
+_MARKED: Final = '"sensitive":'
 
 Pattern = re.Pattern[str]
 
@@ -129,6 +132,9 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     return collected
 
 
+revealing = click.option("--reveal", is_flag=True, help="Show arguments that are marked as sensitive, too.")
+
+
 def task_of(letter: DeadLetter) -> str | None:
     """Return the task's name: from the reason, else from the body; a redrive policy of SQS gives no reason."""
     known = letter.reason.get("task")
@@ -149,10 +155,59 @@ def _field(body: str, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def describe(letter: DeadLetter) -> dict[str, Any]:
-    """Return all that is known of a letter, for JSON."""
+def body_of(letter: DeadLetter, app: Any, reveal: bool) -> str:
+    """Return a letter's body, with sensitive arguments masked unless they are to be revealed.
+
+    A masked body is for reading: it has neither the arguments nor a signature that holds.
+    """
+    if reveal:
+        return letter.body
+    try:
+        fields = json.loads(letter.body)
+    except (ValueError, RecursionError):
+        # Whose arguments are in it, and which are sensitive, cannot be told any more.
+        return MASK if _MARKED in letter.body else letter.body
+    task = app.tasks.get(task_of(letter)) if app is not None else None
+    masked_fields = _without_arguments(fields, task._sensitive if task is not None else None)
+    return letter.body if masked_fields == fields else json.dumps(masked_fields, separators=(",", ":"))
+
+
+def _without_arguments(call: Any, marks: Marks | None, partial: bool = False) -> Any:
+    """Return a message, or a signature in one, without its sensitive arguments."""
+    if not isinstance(call, dict):
+        return call
+    try:
+        marks = both(marks, marks_on_wire(call.get("sensitive")))
+    except TypeError:
+        marks = True
+    shown = _without_links(call)
+    if isinstance(call.get("options"), dict):
+        shown["options"] = _without_links(call["options"])
+    if marks is None:
+        return shown
+    if isinstance(call.get("args", []), list) and isinstance(call.get("kwargs", {}), dict):
+        safe = masked(call.get("args", []), call.get("kwargs", {}), marks, partial)
+    else:
+        safe = [MASK], {MASK: MASK}
+    shown.update((name, value) for name, value in zip(("args", "kwargs"), safe, strict=True) if name in call)
+    if "packed" in call:
+        shown["packed"] = MASK
+    return shown
+
+
+def _without_links(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy whose callbacks have no sensitive arguments."""
+    shown = dict(call)
+    for name in ("link", "link_error", "chain"):
+        if isinstance(call.get(name), list):
+            shown[name] = [_without_arguments(each, None, partial=True) for each in call[name]]
+    return shown
+
+
+def describe(letter: DeadLetter, app: Any = None, reveal: bool = False) -> dict[str, Any]:
+    """Return all that is known of a letter, for JSON; its sensitive arguments only if they are to be revealed."""
     return {
         "queue": letter.queue, "message_id": letter.message_id, "group_id": letter.group_id, "task": task_of(letter),
         "task_id": task_id_of(letter), "died_at": datetime.fromtimestamp(letter.at, UTC), "at": letter.at,
-        "reason": dict(letter.reason), "body": letter.body,
+        "reason": dict(letter.reason), "body": body_of(letter, app, reveal),
     }  # fmt: skip

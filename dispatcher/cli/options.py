@@ -27,9 +27,10 @@ class Json(click.ParamType[Any]):
         try:
             found = json_decode(value)
         except DispatcherError as error:
-            self.fail(f"{value!r} is not JSON ({error}); it must look like {self.example}", param, ctx)
+            # Not quoted, and no more so by a log of the command: it may be a sensitive argument.
+            self.fail(f"it is not JSON ({error}); it must look like {self.example}", param, ctx)
         if not isinstance(found, self.kind):
-            self.fail(f"{value!r} must be JSON like {self.example}", param, ctx)
+            self.fail(f"it is {type(found).__name__}; it must be JSON like {self.example}", param, ctx)
         return found
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
 from dispatcher.execution import admission, invocation, recording, renewal, retrying, settling
+from dispatcher.execution.concealing import conceal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -104,8 +105,11 @@ class Executor:
         if not runs:
             return
         for run in runs:
+            if run.outcome is not None and run.outcome.error is not None:
+                conceal(run)
             if retrying.needs_new_generation(run):
                 retrying.publish_retry(self.env, run)
+                conceal(run)
         recording.record(self.env, [run for run in runs if run.write is None])
         renewal.renew(self.env, runs)
         settling.continue_(self.env, runs)

@@ -13,11 +13,13 @@ from typing import Any
 from dispatcher import signals, states
 from dispatcher.clock import timestamp
 from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
+from dispatcher.execution.concealing import conceal, log_error, marks_of
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.retry import decide as decide_retry
+from dispatcher.sensitive import MASK, RETURN, marks_word
 from dispatcher.state import pop_frame, push_frame
 from dispatcher.task import Task
 
@@ -273,20 +275,25 @@ def tell(env: Environment, run: Run) -> None:
             _call_hooks(run, task, outcome)
         except ShutdownNow:
             raise
-        except BaseException as error:  # a hook's failure must not become the task's, nor leave the worker
+        except BaseException as error:  # noqa: BLE001 - a hook's failure must not become the task's, nor leave the worker
             if isinstance(error, Retry) and outcome.kind is Kind.FAILURE:
-                run.outcome = outcome = _retry_outcome(env, error)
-                _log(run, task, outcome)
+                run.outcome = _retry_outcome(env, error)
+                conceal(run)
+                _log(run, task, run.outcome)
                 return
-            logger.exception("a hook of %s[%s] raised; the outcome %s stands", task.name, run.id, outcome.kind.value)
+            log_error(
+                logger, run, error, "a hook of %s[%s] raised; the outcome %s stands", task.name, run.id,
+                outcome.kind.value,
+            )  # fmt: skip
             signals.task_internal_error.send(
                 task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
                 request=run.context, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
             )  # fmt: skip
+    conceal(run)
     try:
-        _log(run, task, outcome)
-    except Exception:  # a user's __repr__ may raise anything
-        logger.exception("the outcome %s of %s[%s] cannot be shown", outcome.kind.value, task.name, run.id)
+        _log(run, task, run.outcome or outcome)
+    except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything
+        log_error(logger, run, error, "the outcome %s of %s[%s] cannot be shown", outcome.kind.value, task.name, run.id)
 
 
 def _listened() -> bool:
@@ -343,7 +350,7 @@ def _log(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
         return
     extra = {"outcome": kind.value, "duration": round(run.duration, 6)}  # fields of JSON logs
     if kind is Kind.SUCCESS:
-        shown = repr(outcome.value)
+        shown = MASK if marks_word(marks_of(run), RETURN) else repr(outcome.value)
         if len(shown) > task.resultrepr_maxsize:
             shown = shown[: task.resultrepr_maxsize] + "…"
         logger.info("Task %s[%s] succeeded in %.6fs: %s", name, run.id, run.duration, shown, extra=extra)

@@ -21,9 +21,11 @@ from dispatcher.exceptions import (
 )
 from dispatcher.execution import handover
 from dispatcher.execution.admission import is_lean, runs_once
+from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment, ExecutorApp
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.request import Context
+from dispatcher.sensitive import masked
 from dispatcher.serialization import json_encode
 
 logger = logging.getLogger("dispatcher.worker")
@@ -226,9 +228,10 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     try:
         data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}", run.id)
     except (EncodeError, ImproperlyConfigured, MessageTooLarge) as error:
-        logger.error("%s[%s]: %s", task.name if task else "?", run.id, error)
+        logger.error("%s[%s]: %s", task.name if task else "?", run.id, shown_error(run, error))
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
-        meta.result, meta.error, meta.traceback = None, error, None
+        conceal(run)
+        meta.result, meta.error, meta.traceback = None, run.outcome.error, None
         data = meta.encode()
     return data
 
@@ -253,7 +256,8 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
     if children:
         meta.children = [child.as_tuple() for child in children]
     if conf.result_extended:
-        meta.name, meta.args, meta.kwargs = message.task, _shown(list(message.args)), _shown(dict(message.kwargs))
+        args, kwargs = masked(message.args, message.kwargs, marks_of(run))
+        meta.name, meta.args, meta.kwargs = message.task, _shown(args), _shown(kwargs)
         meta.worker, meta.queue = env.hostname, run.delivery.queue
     return meta
 

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Mapping
 from enum import Enum
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.brokers.base import Delivery, Settlement
@@ -69,6 +70,8 @@ class Outcome:
     changes: Mapping[str, Any] | None = None
     expected: bool = False
     signum: signal.Signals | None = None
+    #: what the function raised, where ``error`` is that without its sensitive parts
+    raised: BaseException | None = None
 
     @classmethod
     def terminated(cls, signum: signal.Signals) -> Outcome:
@@ -175,7 +178,12 @@ class ExceptionInfo:
 
 def format_traceback(error: BaseException) -> str:
     """Return the traceback of an exception as text, without the executor's own frames."""
+    return "".join(traceback.format_exception(type(error), error, own_frames(error)))
+
+
+def own_frames(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an exception from the first frame on that is not the executor's."""
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith("dispatcher."):
         tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb))
+    return tb

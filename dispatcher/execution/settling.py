@@ -12,10 +12,12 @@ from dispatcher import states
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import DispatcherError, OperationalError, Reject
+from dispatcher.execution.concealing import conceal, log_error
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.renewal import longest_wait
 from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message
+from dispatcher.sensitive import both, masked
 
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
@@ -45,7 +47,7 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
             # Trying again would not help: the callback itself is wrong, or the user's code that was asked for it.
             if env.eager:
                 raise
-            logger.exception("what follows %s can never be sent, its message is dead", run.id)
+            log_error(logger, run, error, "what follows %s can never be sent, its message is dead", run.id)
             run.uncontinued = error
 
 
@@ -92,8 +94,12 @@ def errback_call(
     task = env.app.tasks.get(sig["task"])
     if task is not None and not _takes_several(task.run):
         return sig, (message.id,)
+    failed = env.app.tasks.get(message.task)
+    args, kwargs = masked(
+        message.args, message.kwargs, both(message.sensitive, failed._sensitive if failed is not None else None)
+    )
     request = {
-        "id": message.id, "task": message.task, "args": list(message.args), "kwargs": dict(message.kwargs),
+        "id": message.id, "task": message.task, "args": args, "kwargs": kwargs,
         "root_id": message.effective_root_id, "parent_id": message.parent_id, "retries": message.retries,
     }  # fmt: skip
     options = dict(sig.get("options") or {})
@@ -149,7 +155,10 @@ def _uncontinued(run: Run) -> Settlement:
     The body stays as it is: brought back, it finds its outcome in the record and tries the callbacks again.
     """
     assert run.outcome is not None and run.uncontinued is not None
-    why = Outcome(run.outcome.kind, error=run.uncontinued, traceback=format_traceback(run.uncontinued))
+    decided = run.outcome
+    run.outcome = Outcome(decided.kind, error=run.uncontinued, traceback=format_traceback(run.uncontinued))
+    conceal(run)
+    why, run.outcome = run.outcome, decided
     return Settlement(run.delivery, "dead", reason=_reason("uncontinued", run, why))
 
 

@@ -99,8 +99,18 @@ def _complain(event: Any, records: Sequence[events.Record]) -> None:
     else:
         logger.error(
             "the event is no batch of SQS messages, so there is nothing to run: %.500s; this function is for an SQS "
-            "event source mapping, a task is sent by task.delay()", repr(event),
+            "event source mapping, a task is sent by task.delay()", _shape_of(event),
         )  # fmt: skip
+
+
+def _shape_of(event: Any) -> str:
+    """Return what an event looks like, without its content."""
+    if not isinstance(event, dict):
+        return f"it is a {type(event).__name__}"
+    records = event.get("Records")
+    first = records[0] if isinstance(records, list) and records else None
+    inside = f", the first of the Records has {sorted(map(str, first))}" if isinstance(first, dict) else ""
+    return f"it has the keys {sorted(map(str, event))}{inside}"
 
 
 def _log_internal(error: BaseException, size: int) -> None:

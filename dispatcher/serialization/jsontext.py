@@ -178,7 +178,7 @@ def _refuse_constant(name: str) -> Any:
 def _finite(digits: str) -> float:
     number = float(digits)
     if number - number != 0:
-        raise DecodeError(f"the number {shorten(digits)} is out of range")
+        raise DecodeError(f"a number of {len(digits)} characters is out of range")
     return number
 
 

@@ -175,7 +175,14 @@ def revive(value: dict[str, Any]) -> Any:
     except DecodeError:
         raise
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        raise DecodeError(f"malformed {tag} value: {shorten(error)}") from error
+        raise DecodeError(f"malformed {tag} value{_detail(error, value['v'])}") from error
+
+
+def _detail(error: BaseException, value: Any) -> str:
+    """Return what an error says; nothing where it quotes the value, which may be a sensitive argument."""
+    text = shorten(error)
+    quoted = isinstance(value, str) and len(value) > 1 and value[:20] in text
+    return "" if quoted else f": {text}"
 
 
 def shorten(value: Any) -> str:

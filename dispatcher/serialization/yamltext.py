@@ -62,7 +62,12 @@ def decode(text: str) -> Any:
     try:
         return _revived(yaml.load(text, Loader=_Loader))
     except yaml.YAMLError as error:
-        raise DecodeError(f"not yaml: {' '.join(str(error).split())[:300]}") from error
+        raise DecodeError(f"not yaml: {_place(error)}") from None  # its text quotes the content
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else type(error).__name__
 
 
 def _revived(value: Any) -> Any:

@@ -58,6 +58,7 @@ MESSAGES: dict[str, Message] = {
         ID, "tasks.add", (1, 2), ignore_result=True, priority=3, headers={"trace": "abc"}, shadow="adding",
         origin="1@host", reply_to="elsewhere", deduplication_id="once", group_id="tenant-7",
     ),
+    "sensitive": Message(ID, "tasks.login", ("ann", "x"), sensitive=("password", 1, "return")),
     "refused-result": Message(ID, "tasks.add", (1, 2), ignore_result=False),
     "handover": Message(ID, "tasks.add", (1, 2), gen=1, retries=1, handover="0f9d3a529d7e4a53"),
     "chain-and-chord": Message(

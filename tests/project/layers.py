@@ -23,6 +23,7 @@ LAYERS = {
     "config": 1,
     "serialization": 1,
     "security": 1,
+    "sensitive": 1,
     "retry": 1,
     "rates": 1,
     "schedules": 1,

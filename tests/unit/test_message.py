@@ -57,7 +57,7 @@ def _body(**fields: Any) -> str:
         (_body() + "x", "not JSON: more text after the value"),
         ('{"v":1,"id":"\\ud800","task":"t"}', "lone surrogate"),
         ('{"v":1,"id":"a","task":"t","args":[NaN]}', "NaN is not a JSON number"),
-        ('{"v":1,"id":"a","task":"t","args":[1e999]}', "the number '1e999' is out of range"),
+        ('{"v":1,"id":"a","task":"t","args":[1e999]}', "a number of 5 characters is out of range"),
         ('{"v":1,"id":"a","task":"t","args":[-Infinity]}', "-Infinity is not a JSON number"),
         ('{"v":1,"id":"a","task":"t","args":[{"$":"uuid","v":"x"}]}', "malformed uuid value"),
         ('{"v":1,"id":"a","task":"t","args":[{"$":"nothing","v":1}]}', "nothing"),

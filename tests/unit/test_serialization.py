@@ -255,7 +255,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a number for bytes": ('{"$":"bytes","v":5}', "malformed bytes"),
     "no date": ('{"$":"date","v":"2026-02-30"}', "malformed date"),
     "a number for a datetime": ('{"$":"datetime","v":5}', "malformed datetime"),
-    "a long text for a time": (f'{{"$":"time","v":"{"x" * 100_000}"}}', "malformed time value: .{0,130}$"),
+    "a long text for a time": (f'{{"$":"time","v":"{"x" * 100_000}"}}', "malformed time value$"),
     "an endless timedelta": ('{"$":"timedelta","v":[1000000000,0,0]}', "malformed timedelta"),
     "a fractional timedelta": ('{"$":"timedelta","v":[0.5,0,0]}', "malformed timedelta"),
     "no decimal": ('{"$":"decimal","v":"1.2.3"}', "malformed decimal"),

@@ -61,7 +61,7 @@ def test_what_is_no_call_is_refused(wrong: Any) -> None:
 
 def test_text_as_arguments_is_refused() -> None:
     """A text is not a list of arguments."""
-    with pytest.raises(TypeError, match="must be a list or tuple, not the text 'ab'"):
+    with pytest.raises(TypeError, match="must be a list or tuple, not a text"):
         signature("add", args="ab")
     with pytest.raises(TypeError, match="a signature or its dict form is needed, not 5"):
         maybe_signature(5)
