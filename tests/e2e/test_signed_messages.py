@@ -18,7 +18,7 @@ from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.message import Message, encode
 from dispatcher.security import SIGNATURE_LENGTH, Signer
-from dispatcher.serialization import pack, register
+from dispatcher.serialization import codecs, pack, register
 
 OLD, NEW, OTHER = bytes(range(32)), bytes(range(32, 64)), bytes(64)
 DAY = 86_400.0
@@ -31,7 +31,6 @@ def _decode(text: str) -> Any:
     return json.loads(text)
 
 
-register("noted", json.dumps, _decode, binary=False)
 ACCEPTED = frozenset({"json", "noted"})
 
 pytestmark = pytest.mark.usefixtures("_alone")
@@ -39,10 +38,12 @@ pytestmark = pytest.mark.usefixtures("_alone")
 
 @pytest.fixture
 def _alone() -> Iterator[None]:
-    """Put back the app that was current, which the command line changes."""
+    """Have a serializer that notes what it decodes; put back the app that was current, which commands change."""
     before = state._current_app
     DECODED.clear()
+    register("noted", json.dumps, _decode, binary=False)
     yield
+    del codecs._CODECS["noted"]
     state.set_current_app(before)
 
 
