@@ -31,7 +31,9 @@ from botocore.exceptions import (
 from botocore.loaders import Loader
 
 from dispatcher._version import __version__
+from dispatcher.aws_bounds import OutOfTime, in_time
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
+from dispatcher.config import inside_lambda
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 
 if TYPE_CHECKING:
@@ -207,6 +209,10 @@ def _make_session(config: Mapping[str, Any]) -> Any:
     return session
 
 
+#: Seconds until a service that says nothing is given up, by service.
+_READ: Final = {"sqs": 30, "s3": 30, "dynamodb": 10}
+_READ_IN_LAMBDA: Final = {"sqs": 7, "s3": 7, "dynamodb": 3}
+
 #: What botocore would read in the ``endpoints.json`` that `_PinnedLoader` spares it.
 _S3_CONFIG: Final[Mapping[str, Any]] = {
     "signature_version": "s3v4",
@@ -215,11 +221,16 @@ _S3_CONFIG: Final[Mapping[str, Any]] = {
 
 
 def _config(service: str, session: Any) -> dict[str, Any]:
-    """Return the defaults of ``client-config``: fail over in seconds, and leave room for a long poll of 20 s."""
+    """Return the defaults of ``client-config``: fail over in seconds, and leave room for a long poll of 20 s.
+
+    A function polls for no longer than 5 s, and has less time: a connection that went dead while it was frozen must
+    leave some for another.
+    """
+    connect, read = (1, _READ_IN_LAMBDA) if inside_lambda() else (5, _READ)
     return {
         **(_S3_CONFIG if service == "s3" else {}),
-        "connect_timeout": 5,
-        "read_timeout": 30 if service in ("sqs", "s3") else 10,
+        "connect_timeout": connect,
+        "read_timeout": read.get(service, 10),
         "retries": {"mode": "standard", "total_max_attempts": 5},
         "max_pool_connections": 32,
         "tcp_keepalive": True,
@@ -315,7 +326,7 @@ def call(client: Any, operation: str, target: str, **parameters: Any) -> Any:
     Raises `ServiceError` naming service, operation, target (a queue, a table) and remedy.
     """
     try:
-        return getattr(client, operation)(**parameters)
+        return in_time(client.meta.service_model.service_name, lambda: getattr(client, operation)(**parameters))
     except ClientError as error:
         details = error.response.get("Error", {})
         code = str(details.get("Code", ""))
@@ -323,15 +334,15 @@ def call(client: Any, operation: str, target: str, **parameters: Any) -> Any:
         raise ServiceError(
             _wording(client, operation, target, reason, _hint_for(code)), code, error.response
         ) from error
-    except (BotoCoreError, HTTPClientError) as error:
+    except (BotoCoreError, HTTPClientError, OutOfTime) as error:
         raise ServiceError(_wording(client, operation, target, str(error), _hint(error))) from error
 
 
 def read_stream(client: Any, operation: str, target: str, stream: Any) -> bytes:
     """Return the rest of a streamed answer; raises `ServiceError` where it breaks off."""
     try:
-        content: bytes = stream.read()
-    except (BotoCoreError, HTTPClientError) as error:
+        content: bytes = in_time(client.meta.service_model.service_name, stream.read)
+    except (BotoCoreError, HTTPClientError, OutOfTime) as error:
         raise ServiceError(_wording(client, operation, target, str(error), _hint(error))) from error
     return content
 
@@ -353,6 +364,8 @@ def _hint(error: Exception) -> str:
         return _CREDENTIALS_HINT
     if isinstance(error, NoRegionError):
         return "set AWS_DEFAULT_REGION or the option 'region'"
+    if isinstance(error, OutOfTime):
+        return "the place that this runs in ends soon; a message whose outcome is not recorded comes again"
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ConnectionClosedError | ReadTimeoutError):
         return (
             "check the network, the region, and AWS_ENDPOINT_URL or the option 'endpoint_url' if an emulator is meant"

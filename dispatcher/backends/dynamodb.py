@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from dispatcher import aws
+from dispatcher import aws, aws_bounds
 from dispatcher.aws_options import COMMON, FLAG, TEXT, Expected, client_settings, number, parse_url, read
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.backends.dynamodb_items import (
@@ -362,14 +362,15 @@ class DynamoDBBackend(ResultBackend):
         return str(table["TableStatus"])
 
     def _attempts(self, what: str) -> Iterator[int]:
-        """Count attempts, waiting longer between them, with jitter; give up after ``retry_timeout``."""
-        deadline = self.clock.monotonic() + self._patience
+        """Count attempts, waiting longer between them, with jitter; give up after ``retry_timeout``, or out of time."""
+        patience = min(self._patience, aws_bounds.time_left("dynamodb"))
+        deadline = self.clock.monotonic() + patience
         for attempt in itertools.count():
             yield attempt
             left = deadline - self.clock.monotonic()
             if left <= 0:
                 raise OperationalError(
-                    f"{self.describe()} had no capacity to {what} within {self._patience:g} s (option retry_timeout)"
+                    f"{self.describe()} had no capacity to {what} within {patience:.3g} s (option retry_timeout)"
                 )
             self.clock.sleep(min(left, random.uniform(0.0, min(1.0, 0.05 * 2**attempt))))
 

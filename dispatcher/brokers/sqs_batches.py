@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from dispatcher import aws
+from dispatcher import aws, aws_bounds
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.sqs_letters import attributes_of, size_of, size_of_attributes
 from dispatcher.brokers.sqs_queues import Queues, is_fifo, is_missing
@@ -75,7 +75,9 @@ class Calls:
         for attempt in range(1, BATCH_ATTEMPTS + 1):
             answer = self.call(job.queue, job.operation, Entries=batch)
             failures = {failed["Id"]: failed for failed in answer.get("Failed", ())}
-            again = [entry for entry in batch if _is_passing(failures.get(entry["Id"])) and attempt < BATCH_ATTEMPTS]
+            pause = random.uniform(0.0, 0.1 * 2**attempt)
+            once_more = attempt < BATCH_ATTEMPTS and pause < aws_bounds.time_left("sqs")
+            again = [entry for entry in batch if once_more and _is_passing(failures.get(entry["Id"]))]
             passing = {entry["Id"] for entry in again}
             lost += [
                 (entry, failures[entry["Id"]])
@@ -85,7 +87,7 @@ class Calls:
             if not again:
                 break
             batch = again
-            self._clock.sleep(random.uniform(0.0, 0.1 * 2**attempt))
+            self._clock.sleep(pause)
         return lost
 
 

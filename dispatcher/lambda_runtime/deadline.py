@@ -13,6 +13,10 @@ logger = logging.getLogger("dispatcher.worker")
 
 #: The most that each of the two margins takes of an invocation, so that a short timeout leaves room for tasks.
 MAX_MARGIN: Final = 0.1
+#: The shares of the settle margin that must be left when records are written, and when messages are released. At half
+#: of it the guard takes over from a runtime that has not answered.
+RECORDS_UNTIL: Final = 0.7
+QUEUES_UNTIL: Final = 0.55
 
 
 def remaining(context: Any) -> float | None:
@@ -35,13 +39,30 @@ def time_left(seconds: float | None, margins: Iterable[float]) -> Callable[[], f
     """
     if seconds is None:
         return None
-    ends = time.monotonic() + seconds - sum(margin(seconds, wanted) for wanted in margins)
+    return _until(seconds - sum(margin(seconds, wanted) for wanted in margins))
+
+
+def _until(seconds: float) -> Callable[[], float]:
+    """Return a function that returns what is left of so many seconds from now."""
+    ends = time.monotonic() + seconds
     monotonic = time.monotonic
 
     def left() -> float:
         return ends - monotonic()
 
     return left
+
+
+def call_bounds(seconds: float | None, settle_margin: float) -> dict[str, Callable[[], float]]:
+    """Return how long calls of each service may take, so that the answer is given before the invocation ends.
+
+    Of the settle margin the first part is for records and the next for releases; half of it is the guard's.
+    """
+    if seconds is None:
+        return {}
+    settling = margin(seconds, settle_margin)
+    records, queues = _until(seconds - RECORDS_UNTIL * settling), _until(seconds - QUEUES_UNTIL * settling)
+    return {"dynamodb": records, "s3": records, "sqs": queues}
 
 
 def check_limits(tasks: Iterable[Task[Any, Any]], timeout: float) -> list[str]:

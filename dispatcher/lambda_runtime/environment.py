@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from dispatcher import aws_bounds
 from dispatcher.app import Dispatcher
 from dispatcher.brokers.sqs import SQSBroker
 from dispatcher.config import app_name, queue_urls
@@ -131,6 +132,7 @@ class LambdaEnvironment:
                 self._check_limits(seconds)
             self._env.transport = transport
             self._env.time_left = deadline.time_left(seconds, self._margins)
+            aws_bounds.bound(deadline.call_bounds(seconds, self._margins[1]))
             if self._alarm is not None:
                 self._alarm.begin_batch()
             runs = self._executor.process(deliveries)
@@ -142,6 +144,7 @@ class LambdaEnvironment:
             self._alarm.end_batch()
         if progress is not None:
             progress.end()
+        aws_bounds.bound({})
         return transport.response(deliveries)
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ LAYERS = {
     "utils.log": 3,
     # 4: adapters and what reads them
     "aws": 4,
+    "aws_bounds": 4,
     "aws_options": 4,
     "redis_settings": 4,
     "redis_connection": 4,

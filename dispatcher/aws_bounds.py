@@ -1,0 +1,94 @@
+"""How long calls of AWS services may take where the process may run for a known time only, as a Lambda function.
+
+A client's own timeouts and retries add up to a minute. They stay as they are, but nobody waits longer than is left.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+_Result = TypeVar("_Result")
+
+#: Threads for the calls of a process, those made side by side included, and others that were given up.
+_MAX_THREADS: Final = 32
+#: More seconds than a call ever takes by its client's own timeouts and retries.
+_AMPLE: Final = 300.0
+
+
+class OutOfTime(Exception):
+    """A call had no answer in the time that was left for it, in seconds."""
+
+    def __init__(self, left: float) -> None:
+        super().__init__(f"no answer in the {max(0.0, left):.1f} s that were left for it")
+
+
+class _Process:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.bounds: Mapping[str, Callable[[], float]] = {}
+        self.threads: ThreadPoolExecutor | None = None
+
+
+_process = _Process()
+
+
+def _forget_parent() -> None:
+    global _process
+    _process = _Process()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+
+
+def bound(bounds: Mapping[str, Callable[[], float]]) -> None:
+    """Let this process's calls of these services take no longer than the seconds that their functions return.
+
+    This replaces what was bound before; nothing is by default.
+    """
+    _process.bounds = bounds
+
+
+def time_left(service: str) -> float:
+    """Return how long calls of a service may take from now, in seconds; infinity where nothing is bound."""
+    left = _process.bounds.get(service)
+    return math.inf if left is None else left()
+
+
+def in_time(service: str, function: Callable[[], _Result]) -> _Result:
+    """Call a function within the time left for a service; raises `OutOfTime`.
+
+    A call that is given up goes on in its thread, and may still take effect.
+    """
+    left = time_left(service)
+    if left > _AMPLE:
+        return function()
+    if left <= 0:
+        raise OutOfTime(left)
+    import concurrent.futures
+
+    future: Any = _threads().submit(contextvars.copy_context().run, function)
+    concurrent.futures.wait([future], left)
+    if not future.done():
+        future.cancel()
+        raise OutOfTime(left)
+    result: _Result = future.result()
+    return result
+
+
+def _threads() -> ThreadPoolExecutor:
+    process = _process
+    if process.threads is None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with process.lock:
+            if process.threads is None:
+                process.threads = ThreadPoolExecutor(_MAX_THREADS, "dispatcher-aws-bounded")
+    return process.threads
