@@ -15,7 +15,7 @@ logger = logging.getLogger("dispatcher.worker")
 MAX_MARGIN: Final = 0.1
 #: The shares of the settle margin that must be left when records are written, and when messages are released. At half
 #: of it the guard takes over from a runtime that has not answered.
-RECORDS_UNTIL: Final = 0.7
+RECORDS_UNTIL: Final = 0.8
 QUEUES_UNTIL: Final = 0.55
 
 
