@@ -55,7 +55,7 @@ REFUSED_OPTIONS: Mapping[str, str] = {
     "visitor": "stamping is not available in this release",
     "chord": "chords are not available in this release; use link=",
     "chain": "chains are not available in this release; use link=",
-    "rate_limit": "rate limits are not available in this release",
+    "rate_limit": "it belongs to the task; set it in @app.task",
     "unique": "unique tasks are not available in this release",
     "task_type": "tasks are found by their name; leave it out",
     "app": "a task belongs to one app; leave it out",

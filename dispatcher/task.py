@@ -15,6 +15,7 @@ from dispatcher.exceptions import (
     Retry,
     UnsupportedOption,
 )
+from dispatcher.rates import Rate
 from dispatcher.request import Context, idle_request
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.retry import RetryPolicy
@@ -27,6 +28,8 @@ from dispatcher.task_options import (
     TaskOwner,
     call_checker,
     check_options,
+    rate_of,
+    settled_rate,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +65,10 @@ class Task(Generic[P, R]):
     retry_jitter: bool = True
     #: expected exceptions: reported as failures, logged without alarm, not copied to the dead letters
     throws: tuple[type[BaseException], ...] = ()
+    #: starts per second, or text such as "100/m"; 0 is no limit
     rate_limit: str | float | None = None
+    #: "global" holds for all workers and functions together, "worker" for each local worker, as in Celery
+    rate_limit_scope: str | None = None
     ignore_result: bool | None = None
     store_errors_even_if_ignored: bool | None = None
     trail: bool = True
@@ -92,6 +98,7 @@ class Task(Generic[P, R]):
     _send_options: dict[str, Any] = {}  # noqa: RUF012 - replaced when bound
     _lean: bool = False
     _sensitive: Marks | None = None
+    _rate: Rate | None = None
     _is_async: bool = False
     _hooks: frozenset[str] = frozenset()
     _has_own_call: bool = False
@@ -109,6 +116,7 @@ class Task(Generic[P, R]):
         self._has_own_call = type(self).__call__ is not Task.__call__
         self._hooks = self._find_hooks()
         self._sensitive = marks_of(self.sensitive, self.run, self.name)
+        rate_of(self)
         self.on_bound(app)
         return self
 
@@ -137,7 +145,10 @@ class Task(Generic[P, R]):
         self._check_call = call_checker(self.run, self.name) if typing else None
         self._hooks = self._find_hooks()  # annotations may have added some
         self._sensitive = marks_of(self.sensitive, self.run, self.name)
-        self._lean = bool(self.ignore_result) and self.revocable is False and not self.track_started
+        self._rate = settled_rate(self, conf)
+        # A run that waits for its slot finds it in its record.
+        kept = self.track_started or self._rate is not None
+        self._lean = bool(self.ignore_result) and self.revocable is False and not kept
 
     def _find_hooks(self) -> frozenset[str]:
         own = type(self)

@@ -7,6 +7,7 @@ import keyword
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from dispatcher import rates
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
 from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
@@ -60,6 +61,8 @@ FROM_CONFIG: Mapping[str, str] = {
     "time_limit": "task_time_limit",
     "revocable": "task_revocable",
     "acks_late": "task_acks_late",
+    "rate_limit": "task_default_rate_limit",
+    "rate_limit_scope": "rate_limit_scope",
 }
 HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
 #: Options of the task that go into each message it sends, unless the call overrides them.
@@ -79,7 +82,6 @@ _REFUSED = {
     "exchange": "there are no AMQP exchanges here; use queue=",
     "routing_key": "there are no AMQP exchanges here; use queue=",
     "pydantic": "pydantic models are not converted in this release; call Model.model_validate in the task",
-    "rate_limit": "rate limits are not available in this release; limit the queue's concurrency instead",
     "unique": "unique tasks are not available in this release",
 }
 
@@ -100,6 +102,7 @@ def check_options(task: Any) -> None:
             f"task {task.name}: reject_on_worker_lost=False cannot work: a run whose worker dies is repeated, at most "
             "max_worker_losses times; leave it out, or set acks_late=False to run at most once"
         )
+    rate_of(task)
     _check_send_options(task)
     task.throws = _exception_classes(task)
     for option in ("time_limit", "soft_time_limit"):
@@ -115,6 +118,30 @@ def check_options(task: Any) -> None:
         raise ImproperlyConfigured(
             f"task {task.name}: soft_time_limit={task.soft_time_limit:g} is over time_limit={task.time_limit:g}"
         )
+
+
+def rate_of(task: Any) -> rates.Rate | None:
+    """Return the rate of a task's ``rate_limit``; raise `ImproperlyConfigured` for one that cannot be meant."""
+    if task.rate_limit_scope not in (None, "global", "worker"):
+        raise ImproperlyConfigured(
+            f'task {task.name}: rate_limit_scope must be "global" or "worker", not {task.rate_limit_scope!r}'
+        )
+    try:
+        return rates.parse(task.rate_limit)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"task {task.name}: rate_limit {error}") from None
+
+
+def settled_rate(task: Any, conf: Any) -> rates.Rate | None:
+    """Return the rate that holds for a task; warn, once for an app, where nobody chose whom it holds for."""
+    rate = None if conf.worker_disable_rate_limits else rate_of(task)
+    if rate is not None and task.rate_limit_scope is None:
+        conf.warn_once(
+            "rate_limit_scope",
+            f"rate_limit={task.rate_limit!r} of {task.name} holds for all workers together, in Celery for each; "
+            'set rate_limit_scope="global" to agree, or "worker" for Celery\'s meaning',
+        )
+    return rate
 
 
 def _check_send_options(task: Any) -> None:

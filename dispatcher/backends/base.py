@@ -100,6 +100,11 @@ class Write:
         )  # fmt: skip
 
 
+def slots_until(first: int, step: int, count: int, latest: int | None) -> int:
+    """Return how many of ``count`` slots, ``step`` apart from ``first`` on, are not after ``latest``."""
+    return count if latest is None else max(0, min(count, (latest - first) // step + 1))
+
+
 class ResultBackend(ABC):
     """Keeps the records of tasks."""
 
@@ -145,8 +150,8 @@ class ResultBackend(ABC):
         """Reserve the next ``count`` slots of a rate limit; return their times, in epoch seconds and in order.
 
         A bucket hands out a slot every ``interval`` seconds, to all who share the store. One that was not asked for a
-        while has up to ``burst`` slots for now, whose times may have passed. Where the next slot is after ``latest``,
-        none is taken and none returned. A reservation whose caller dies, or that the network repeats, is lost.
+        while has up to ``burst`` slots for now, whose times may have passed. Slots after ``latest`` are not taken: then
+        fewer are returned. A reservation whose caller dies, or that the network repeats, is lost.
 
         The generic cell rate algorithm: all there is to a bucket is when its next slot is. "Now" is our own clock, as
         everywhere: a worker whose clock is fast takes slots early by as much, and none twice.
@@ -155,14 +160,14 @@ class ResultBackend(ABC):
         step = round(interval * MICROSECONDS)
         floor = int(self.clock.time() * MICROSECONDS) - (burst - 1) * step
         bound = None if latest is None else int(latest * MICROSECONDS)
-        first = self._advance(bucket, floor, count * step, bound)
-        return [] if first is None else [(first + number * step) / MICROSECONDS for number in range(count)]
+        first, taken = self._take_slots(bucket, floor, step, count, bound)
+        return [(first + number * step) / MICROSECONDS for number in range(taken)]
 
     @abstractmethod
-    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
-        """Return when the bucket's next slot is, not before ``floor``, and put that off by ``step``, atomically.
+    def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
+        """Take the bucket's next slots, not before ``floor``, atomically; return the first and how many.
 
-        Times are in microseconds since the epoch. Where it is after ``latest``, return `None` and change nothing.
+        They are ``step`` apart, and as many as `slots_until` says. Times are in microseconds since the epoch.
         """
 
     @abstractmethod

@@ -253,8 +253,8 @@ class DynamoDBBackend(ResultBackend):
             return item
         return None
 
-    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
-        return self._rates.advance(bucket, floor, step, latest)
+    def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
+        return self._rates.take(bucket, floor, step, count, latest)
 
     # Revoking and forgetting
 

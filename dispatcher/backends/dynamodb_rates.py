@@ -8,10 +8,11 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from dispatcher import aws
+from dispatcher.backends.base import slots_until
 
 KEY_PREFIX: Final = "RATE#"
 _NAMES: Final = {"#next": "next"}
@@ -30,47 +31,41 @@ class Rates:
         #: the last slots seen, by which the first guess is made
         self._known: dict[str, int] = {}
 
-    def advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
-        """Reserve a span; see `ResultBackend._advance`."""
+    def take(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
+        """Take slots; see `ResultBackend._take_slots`."""
         for _ in self._attempts("reserve a slot"):
-            following = self._known.get(bucket, 0)
-            if following > floor:
-                following = self._add(bucket, floor, step, latest)
-            if following <= floor:
-                seen = self._set(bucket, floor, step)
-                if seen is None:
-                    return floor
-                following = self._add(bucket, floor, step, latest)
-            if following > floor:
-                return following if latest is None or following <= latest else None
-        return None
+            for _ in range(2):  # what is seen in vain is the better guess
+                known = self._known.get(bucket, 0)
+                first = max(known, floor)
+                taken = slots_until(first, step, count, latest)
+                if not taken:
+                    return first, 0
+                if first == known:
+                    bound = None if latest is None else latest - (taken - 1) * step
+                    done, following = self._put_off(bucket, floor, taken * step, bound)
+                else:
+                    done, following = self._set(bucket, floor, first + taken * step)
+                if done:
+                    self._known[bucket] = (following or first) + taken * step
+                    return following or first, taken
+                self._known[bucket] = following
+        raise AssertionError  # attempts end with an error
 
-    def _add(self, bucket: str, floor: int, step: int, latest: int | None) -> int:
-        """Return the slot that was put off; one that is too late, or has passed, is left as it is."""
-        bound = {} if latest is None else {":latest": {"N": str(latest)}}
-        done, item = self._update(
-            bucket,
-            "SET #next = #next + :step",
-            "#next > :floor" + (" AND #next <= :latest" if bound else ""),
-            {":step": {"N": str(step)}, ":floor": {"N": str(floor)}, **bound},
-        )
-        following = int(item["next"]["N"]) if item else 0
-        self._known[bucket] = following + step if done else following
-        return following
+    def _put_off(self, bucket: str, floor: int, span: int, bound: int | None) -> tuple[bool, int]:
+        """Put the next slot off, if it is still to come and not after ``bound``; return whether, and when it was."""
+        condition, values = "#next > :floor", {":span": span, ":floor": floor}
+        if bound is not None:
+            condition, values = f"{condition} AND #next <= :bound", {**values, ":bound": bound}
+        return self._update(bucket, "SET #next = #next + :span", condition, values)
 
-    def _set(self, bucket: str, floor: int, step: int) -> int | None:
-        """Start anew at ``floor``; return the slot that is ahead of it, if one is."""
-        done, item = self._update(
-            bucket,
-            "SET #next = :next",
-            "attribute_not_exists(#next) OR #next <= :floor",
-            {":next": {"N": str(floor + step)}, ":floor": {"N": str(floor)}},
-        )
-        self._known[bucket] = floor + step if done else int(item["next"]["N"])
-        return None if done else self._known[bucket]
+    def _set(self, bucket: str, floor: int, following: int) -> tuple[bool, int]:
+        """Set the next slot, if it is not after ``floor``; return whether, and when it is if not."""
+        condition = "attribute_not_exists(#next) OR #next <= :floor"
+        done, seen = self._update(bucket, "SET #next = :next", condition, {":next": following, ":floor": floor})
+        return done, 0 if done else seen
 
-    def _update(self, bucket: str, update: str, condition: str, values: Any) -> tuple[bool, Any]:
-        """Return whether the condition held, and the item as it was."""
+    def _update(self, bucket: str, update: str, condition: str, values: Mapping[str, int]) -> tuple[bool, int]:
+        """Return whether the condition held, and when the next slot was before, 0 for never."""
         try:
             answer = self._call(
                 "update_item",
@@ -79,12 +74,14 @@ class Rates:
                 UpdateExpression=update,
                 ConditionExpression=condition,
                 ExpressionAttributeNames=_NAMES,
-                ExpressionAttributeValues=values,
+                ExpressionAttributeValues={name: {"N": str(value)} for name, value in values.items()},
                 ReturnValues="UPDATED_OLD",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except aws.ServiceError as error:
             if error.code != "ConditionalCheckFailedException":
                 raise
-            return False, error.response.get("Item") or {}
-        return True, answer.get("Attributes") or {}
+            done, item = False, error.response.get("Item")
+        else:
+            done, item = True, answer.get("Attributes")
+        return done, int(item["next"]["N"]) if item else 0

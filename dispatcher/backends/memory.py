@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write, slots_until
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
@@ -100,13 +100,13 @@ class MemoryBackend(ResultBackend):
             store.changed.notify_all()
         return losers
 
-    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+    def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
         with self._store.changed:
-            following = max(self._store.slots.get(bucket, floor), floor)
-            if latest is not None and following > latest:
-                return None
-            self._store.slots[bucket] = following + step
-        return following
+            first = max(self._store.slots.get(bucket, floor), floor)
+            taken = slots_until(first, step, count, latest)
+            if taken:
+                self._store.slots[bucket] = first + taken * step
+        return first, taken
 
     def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
         """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""

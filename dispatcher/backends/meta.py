@@ -138,6 +138,26 @@ class ResultMeta:
         return meta
 
 
+def slot_of(data: str) -> float | None:
+    """Return the interval of the rate limit by whose slot a record's ``not_before`` was set, `None` for a retry's."""
+    slot: float | None = json_decode(data, max_bytes=len(data)).get("slot") if '"slot"' in data else None
+    return slot
+
+
+def with_slot(data: str, interval: float) -> str:
+    """Return a record's data with the interval of the rate limit that ``not_before`` is a slot of."""
+    return json_encode({**(json_decode(data, max_bytes=len(data)) if data else {}), "slot": interval})
+
+
+def without_slot(data: str) -> str:
+    """Return a record's data once its slot is used up."""
+    if slot_of(data) is None:
+        return data
+    body = json_decode(data, max_bytes=len(data))
+    del body["slot"]
+    return json_encode(body) if body else ""
+
+
 _PLAIN = tuple(
     field.name for field in dataclasses.fields(ResultMeta) if field.name not in {"result", "error", "payload", "source"}
 )

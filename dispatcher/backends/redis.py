@@ -63,11 +63,11 @@ class RedisBackend(ResultBackend):
             ]
         return losers
 
-    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
+    def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
         key = f"{self._settings.key_prefix}rate:{{{bucket}}}"
         bound = "" if latest is None else latest
-        (reply,) = self._connections.run([scripts.ADVANCE.call((key,), (floor, step, bound))])
-        return None if reply is None else int(reply)
+        (reply,) = self._connections.run([scripts.TAKE_SLOTS.call((key,), (floor, step, count, bound))])
+        return int(reply[0]), int(reply[1])
 
     def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
         """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""

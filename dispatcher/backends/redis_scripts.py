@@ -78,17 +78,21 @@ end
 """
 )
 
-#: Keys: a rate limit's next slot. Arguments, in microseconds: the earliest it can be, how far to put it off, the latest
-#: it may be or nothing. Returns it, or nil and changes nothing.
-ADVANCE: Final = Script(
+#: Keys: a rate limit's next slot. Arguments, times in microseconds: the earliest it can be, how far slots are apart,
+#: how many are wanted, the latest they may be or nothing. Returns the first slot and how many were taken.
+TAKE_SLOTS: Final = Script(
     """
-local floor, step, latest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local following = math.max(tonumber(redis.call('GET', KEYS[1]) or ARGV[1]), floor)
-if latest and following > latest then return false end
--- It may go once it has passed, which nobody can tell then; an hour more, because clocks differ.
-local life = math.ceil((following + step - floor) / 1000) + 3600000
-redis.call('SET', KEYS[1], string.format('%.0f', following + step), 'PX', string.format('%.0f', life))
-return string.format('%.0f', following)
+local floor, step, count, latest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local first = math.max(tonumber(redis.call('GET', KEYS[1]) or ARGV[1]), floor)
+local taken = count
+if latest then taken = math.max(0, math.min(count, math.floor((latest - first) / step) + 1)) end
+if taken > 0 then
+  local following = first + taken * step
+  -- It may go once it has passed, which nobody can tell then; an hour more, because clocks differ.
+  local life = math.ceil((following - floor) / 1000) + 3600000
+  redis.call('SET', KEYS[1], string.format('%.0f', following), 'PX', string.format('%.0f', life))
+end
+return {string.format('%.0f', first), taken}
 """
 )
 

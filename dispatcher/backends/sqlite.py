@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import sqlite_store
-from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write, slots_until
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
@@ -91,14 +91,14 @@ class SQLiteBackend(ResultBackend):
 
         return self._store.write(work)
 
-    def _advance(self, bucket: str, floor: int, step: int, latest: int | None) -> int | None:
-        def work(connection: sqlite3.Connection) -> int | None:
+    def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
             row = connection.execute(_NEXT_SLOT, (bucket,)).fetchone()
-            following = floor if row is None else max(row[0], floor)
-            if latest is not None and following > latest:
-                return None
-            connection.execute(_PUT_SLOT, (bucket, following + step))
-            return following
+            first = floor if row is None else max(row[0], floor)
+            taken = slots_until(first, step, count, latest)
+            if taken:
+                connection.execute(_PUT_SLOT, (bucket, first + taken * step))
+            return first, taken
 
         return self._store.write(work)
 

@@ -40,7 +40,6 @@ _HARMLESS: Final[Mapping[str, tuple[Any, ...]]] = {
     "task_reject_on_worker_lost": (True,),
     "task_retry_on_worker_lost": (True,),
     "worker_deduplicate_successful_tasks": (True,),
-    "worker_disable_rate_limits": (True,),
     "worker_enable_remote_control": (False,),
     "worker_redirect_stdouts": (False,),
 }
@@ -56,7 +55,6 @@ _REDIS_URL: Final = (
     "connections are described by the URL alone, as in redis://user:password@host:6379/0?socket_timeout=5"
 )
 _LOOP: Final = "the worker's loop is built otherwise"
-_NO_RATES: Final = "rate limits are not available in this release; limit a queue by the number of workers that read it"
 _CERTIFICATES: Final = "messages are signed with shared keys here, not by certificates; set signing_keys"
 _ACKS: Final = (
     "a task that failed or timed out is always acked, or it would run for ever; "
@@ -227,11 +225,6 @@ _NO_EFFECT: Final = (
         {"task_reject_on_worker_lost": None, "task_retry_on_worker_lost": False},
     ),
     *_keys(
-        "no_effect",
-        "rate limits are not available in this release, so there are none to disable",
-        {"worker_disable_rate_limits": False},
-    ),
-    *_keys(
         "no_effect", "a task that has its result is never run again", {"worker_deduplicate_successful_tasks": False}
     ),
     *_keys(
@@ -296,7 +289,6 @@ _REFUSED: Final = (
         _ACKS,
         {"task_acks_on_failure_or_timeout": True, "task_acks_on_failure": None, "task_acks_on_timeout": None},
     ),
-    *_keys("refused", _NO_RATES, {"task_default_rate_limit": None, "rate_limit_scope": None}),
     *_keys(
         "refused",
         "workers have no queues of their own; route to a queue that only this worker reads",

@@ -192,7 +192,7 @@ class Config(Values, Mapping[str, Any]):
         for key in ("broker_url", "result_backend"):
             variable = environment.unread_celery_variable(key, self.__dict__["_environ"])
             if variable is not None and self.__dict__[key] is None:
-                self._warn(variable, f"{variable} is not read; set DISPATCHER_{key.upper()} or {key}")
+                self.warn_once(variable, f"{variable} is not read; set DISPATCHER_{key.upper()} or {key}")
 
     @property
     def frozen(self) -> bool:
@@ -216,7 +216,7 @@ class Config(Values, Mapping[str, Any]):
     def _load(self, layer: str, source: Any, namespace: str | None = None) -> None:
         from dispatcher.config.objects import settings_in
 
-        found = settings_in(source, namespace, lambda message: self._warn(message, message))
+        found = settings_in(source, namespace, lambda message: self.warn_once(message, message))
         for each in found:
             self._refuse_late(OPTIONS[each.key], each.spelling)
         checked = [(each.key, self._check(OPTIONS[each.key], each.spelling, each.value)) for each in found]
@@ -229,7 +229,7 @@ class Config(Values, Mapping[str, Any]):
             self._set(ENVIRONMENT, variable.option.name, variable.name, variable.value)
         for name, match in environment.unknown_variables(environ):
             hint = f"; did you mean {match}?" if match else ""
-            self._warn(name, f"the environment variable {name} means nothing to dispatcher{hint}")
+            self.warn_once(name, f"the environment variable {name} means nothing to dispatcher{hint}")
 
     def _set(self, layer: str, key: str, spelling: str, value: Any) -> None:
         option = OPTIONS[key]
@@ -260,7 +260,7 @@ class Config(Values, Mapping[str, Any]):
             return value
         if option.kind == "refused":
             raise ImproperlyConfigured(f"{spelling} is refused: {option.reason}")
-        self._warn(option.name, f"{spelling} has no effect: {option.reason}")
+        self.warn_once(option.name, f"{spelling} has no effect: {option.reason}")
         return value
 
     def _store(self, layer: str, key: str, value: Any) -> None:
@@ -281,7 +281,8 @@ class Config(Values, Mapping[str, Any]):
                 return
         self.__dict__[key] = OPTIONS[key].initial()
 
-    def _warn(self, about: str, message: str) -> None:
+    def warn_once(self, about: str, message: str) -> None:
+        """Warn with a `CompatibilityWarning`, unless there was one ``about`` this already."""
         warned: set[str] = self.__dict__["_warned"]
         if about not in warned:
             warned.add(about)

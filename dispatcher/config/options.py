@@ -18,14 +18,15 @@ from dispatcher.config.types import (
     LogFormat,
     LogLevel,
     Names,
-    OpenChoice,
     PayloadUrl,
+    RateLimit,
     Seconds,
     Text,
     Type,
     Url,
     Zone,
 )
+from dispatcher.config.words import BROKERS, CODECS, COMPRESSIONS, GUARDS, POOLS, STORES
 
 #: supported: works. no_effect: known, warns once. refused: would be dangerous to ignore.
 Kind = Literal["supported", "no_effect", "refused"]
@@ -65,79 +66,6 @@ class Option(NamedTuple):
 def _option(name: str, kind: Type, default: Any, description: str, **more: Any) -> Option:
     return Option(name, kind, default, description, **{"nullable": default is None, **more})
 
-
-CODECS: Final = OpenChoice(
-    "json",
-    "msgpack",
-    "yaml",
-    "pickle",
-    also={
-        "application/json": "json",
-        "application/x-msgpack": "msgpack",
-        "application/msgpack": "msgpack",
-        "application/x-yaml": "yaml",
-        "application/yaml": "yaml",
-        "application/x-python-serialize": "pickle",
-    },
-    refused={
-        "auth": "messages are signed with shared keys here; set signing_keys",
-        "application/data": "messages are signed with shared keys here; set signing_keys",
-    },
-)
-
-_COMPRESSIONS: Final = OpenChoice(
-    "zlib", "gzip", "bz2", "lzma", "zstd", also={"bzip2": "bz2", "bzip": "bz2", "xz": "lzma", "zstandard": "zstd"}
-)
-
-_NO_RABBIT: Final = "there is no RabbitMQ transport"
-_NO_BROKER: Final = "there is no such transport"
-_NO_STORE: Final = "there is no such result backend"
-_BROKERS: Final = Url(
-    "sqs://, redis://localhost:6379/0, sqlite:///tasks.db or memory://",
-    {
-        **dict.fromkeys(("amqp", "amqps", "pyamqp", "librabbitmq", "qpid"), _NO_RABBIT),
-        **dict.fromkeys(
-            (
-                *("sentinel", "kafka", "confluentkafka", "gcpubsub", "mongodb", "zookeeper", "zk", "consul", "etcd"),
-                *("filesystem", "pyro", "sqla", "sqlalchemy", "azurestoragequeues", "azureservicebus", "slmq"),
-            ),
-            _NO_BROKER,
-        ),
-    },
-)
-_STORES: Final = Url(
-    "dynamodb://, redis://localhost:6379/0, sqlite:///results.db or memory://",
-    {
-        **dict.fromkeys(("rpc", "amqp"), "results do not travel as messages here"),
-        **dict.fromkeys(
-            (
-                *("db", "database", "cache", "mongodb", "cassandra", "elasticsearch", "couchdb", "couchbase", "s3"),
-                *(
-                    "arangodb",
-                    "azureblockblob",
-                    "cosmosdbsql",
-                    "consul",
-                    "file",
-                    "filesystem",
-                    "gs",
-                    "sentinel",
-                    "etcd",
-                ),
-            ),
-            _NO_STORE,
-        ),
-        "disabled": "retries and duplicates are tracked in the record; leave it unset and set task_ignore_result",
-        **dict.fromkeys(("django-db", "django-cache"), "results are not kept in Django's database or cache"),
-    },
-)
-_POOLS: Final = Choice(
-    "prefork",
-    "solo",
-    "threads",
-    "asyncio",
-    also={"processes": "prefork", "process": "prefork", "thread": "threads", "aio": "asyncio"},
-    refused=dict.fromkeys(("gevent", "eventlet"), "this pool is not available in this release; use asyncio or threads"),
-)
 
 _GENERAL: Final = (
     _option("imports", Names(), (), "Modules to import when a worker or Lambda function starts."),
@@ -181,7 +109,7 @@ _GENERAL: Final = (
 _BROKER: Final = (
     _option(
         "broker_url",
-        _BROKERS,
+        BROKERS,
         None,
         "Where messages go. Unset means the embedded SQLite file, which is refused inside Lambda.",
         differs="the default is RabbitMQ on localhost there.",
@@ -218,7 +146,7 @@ _BROKER: Final = (
 _RESULT: Final = (
     _option(
         "result_backend",
-        _STORES,
+        STORES,
         None,
         "Where results go. Unset means what belongs to the broker: DynamoDB for SQS, else the same server or file.",
         differs="unset means no results there; here that is `task_ignore_result`.",
@@ -241,7 +169,7 @@ _RESULT: Final = (
         nullable=True,
     ),
     _option("result_serializer", CODECS, "json", "The serializer of results."),
-    _option("result_compression", _COMPRESSIONS, None, "The compression of results, such as `zlib`."),
+    _option("result_compression", COMPRESSIONS, None, "The compression of results, such as `zlib`."),
     _option("result_extended", Bool(), False, "Keep name, arguments, worker, retries and queue with the result."),
     _option(
         "record_retention",
@@ -253,7 +181,7 @@ _RESULT: Final = (
 
 _TASK: Final = (
     _option("task_serializer", CODECS, "json", "The serializer of arguments."),
-    _option("task_compression", _COMPRESSIONS, None, "The compression of messages, such as `zlib`; used when it pays."),
+    _option("task_compression", COMPRESSIONS, None, "The compression of messages, such as `zlib`; used when it pays."),
     _option(
         "task_default_queue",
         Text(),
@@ -302,6 +230,20 @@ _TASK: Final = (
         None,
         "The soft limit of a run in seconds: `SoftTimeLimitExceeded` is raised in it.",
     ),
+    _option(
+        "task_default_rate_limit",
+        RateLimit(),
+        None,
+        'The rate limit of tasks that set none: starts per second, or text such as `"100/m"`; a task\'s own 0 is no '
+        "limit.",
+    ),
+    _option(
+        "rate_limit_scope",
+        Choice("global", "worker"),
+        None,
+        'What a rate limit holds for: `"global"`, all workers and Lambda functions together, or `"worker"`, each local '
+        "worker. Unset means global, and a warning for apps with a rate limit.",
+    ),
     _option("task_always_eager", Bool(), False, "`apply_async` runs the task at once, in this process.", live=True),
     _option("task_eager_propagates", Bool(), False, "Eager tasks raise their errors.", live=True),
     _option("task_store_eager_result", Bool(), False, "Eager tasks keep their results in the backend.", live=True),
@@ -346,7 +288,7 @@ _TASK: Final = (
 _WORKER: Final = (
     _option(
         "worker_pool",
-        _POOLS,
+        POOLS,
         "prefork",
         "How a local worker runs tasks.",
         differs="gevent and eventlet are not available.",
@@ -364,6 +306,7 @@ _WORKER: Final = (
         "How many messages a local worker takes in advance, for each task it can run at once.",
         differs="0 (unlimited) is refused.",
     ),
+    _option("worker_disable_rate_limits", Bool(), False, "Tasks run without their rate limits."),
     _option("worker_max_tasks_per_child", Int(1), None, "After how many tasks a prefork child is replaced."),
     _option(
         "worker_max_memory_per_child",
@@ -402,15 +345,13 @@ _WORKER: Final = (
     _option("worker_hostname", Text(), None, "The name of a local worker; %h, %n and %d are parts of the host's name."),
 )
 
-_GUARDS: Final = Choice("process", "thread", "none")
-
 _LAMBDA: Final = (
     _option(
         "lambda_concurrency", Int(1), 10, "How many `async def` tasks of a batch run at once in a Lambda function."
     ),
     _option(
         "lambda_guard",
-        _GUARDS,
+        GUARDS,
         "process",
         "Who ends a task in a Lambda function that is past its hard limit or deaf to its soft one, and settles its "
         "batch: a forked process, which also sees the function's process die; a thread, which code in C can keep from "

@@ -13,6 +13,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from dispatcher import rates
+
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
@@ -119,6 +121,22 @@ class Seconds(Number):
     def number(self, value: Any) -> float:
         """Return the seconds of a number or timedelta."""
         return super().number(value.total_seconds() if isinstance(value, datetime.timedelta) else value)
+
+
+class RateLimit(Type):
+    """How often a task may start, in Celery's syntax; kept as written."""
+
+    name = 'number or text such as "100/m"'
+
+    def convert(self, value: Any) -> str | float:
+        """Return the limit if it can be read."""
+        rates.parse(value)
+        limit: str | float = value
+        return limit
+
+    def parse(self, text: str) -> str:
+        """Return the text as it is."""
+        return text
 
 
 class Text(Type):

@@ -54,6 +54,8 @@ class Values:
     task_revocable: bool
     task_time_limit: float | None
     task_soft_time_limit: float | None
+    task_default_rate_limit: str | float | None
+    rate_limit_scope: str | None
     task_always_eager: bool
     task_eager_propagates: bool
     task_store_eager_result: bool
@@ -70,6 +72,7 @@ class Values:
     worker_pool: str
     worker_concurrency: int | None
     worker_prefetch_multiplier: int
+    worker_disable_rate_limits: bool
     worker_max_tasks_per_child: int | None
     worker_max_memory_per_child: int | None
     worker_allow_unkept_limits: bool

@@ -12,7 +12,7 @@ from dispatcher.brokers.base import Broker, Delivery, Settlement
 from dispatcher.consumer.leases import SLOW_RUN, Leases
 from dispatcher.consumer.terminations import Terminate, Terminations
 from dispatcher.exceptions import OperationalError
-from dispatcher.execution.environment import Environment
+from dispatcher.execution.environment import Environment, WorkerRates
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import LimitKeeper
 from dispatcher.execution.run import Run
@@ -78,6 +78,7 @@ class ConsumerLoop:
         on_tick: Callable[[], None] | None = None,
         on_runs: Callable[[Sequence[Run]], None] | None = None,
         terminate: Terminate | None = None,
+        worker_rates: WorkerRates | None = None,
     ) -> None:
         self.app = app
         self.queues = list(queues)
@@ -91,7 +92,7 @@ class ConsumerLoop:
         self.terminations = Terminations(app.backend, self.leases.running, terminate or (lambda run, signum: False))
         self.env = Environment(
             app=app, backend=app.backend, transport=BrokerTransport(broker), limits=limits, clock=app.clock,
-            hostname=hostname,
+            hostname=hostname, worker_rates=worker_rates,
         )  # fmt: skip
         self.executor = Executor(self.env, concurrency=concurrency)
         self.ran = 0

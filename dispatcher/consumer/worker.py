@@ -14,6 +14,7 @@ from dispatcher.consumer.loop import ConsumerLoop
 from dispatcher.consumer.names import node_name
 from dispatcher.consumer.pools import AsyncioPool, Pool, SoloPool, ThreadPool
 from dispatcher.consumer.prefork import PreforkPool
+from dispatcher.consumer.rates import rates_of
 from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
 
@@ -76,6 +77,7 @@ class Worker:
         keeps_soft, keeps_hard, replaces, parallel = POOLS[self.pool_name]
         default = _DEFAULT_CONCURRENCY.get(self.pool_name, os.cpu_count() or 1) if parallel else 1
         self.concurrency: int = conf.worker_concurrency or default
+        self._rates = rates_of(app.tasks.values(), app.clock, prefork=self.pool_name == "prefork")
         self._check_pool(replaces, parallel)
         self._check_limits(keeps_soft, keeps_hard)
         self._stop_asked_at: float | None = None
@@ -199,6 +201,7 @@ class Worker:
             over_memory=(lambda: resident_kib() > most) if most is not None else None,
             on_tick=on_tick,
             terminate=terminate,
+            worker_rates=self._rates,
         )
 
     def _install_signals(self) -> None:

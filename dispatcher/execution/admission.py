@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dispatcher import signals, states
 from dispatcher.backends.base import TaskRecord
+from dispatcher.backends.meta import slot_of
 from dispatcher.exceptions import (
     BackendError,
     DecodeError,
@@ -200,7 +201,8 @@ def _admit_by_record(env: Environment, run: Run, message: Message, record: TaskR
         return Outcome(Kind.REVOKED, error=TaskRevokedError("revoked"))
     if record.gen == message.gen:
         if record.not_before is not None and record.not_before > now:
-            return Outcome(Kind.HANDED_BACK, delay=record.not_before - now)
+            waits_for = Kind.HANDED_BACK if slot_of(record.data) is None else Kind.DEFERRED
+            return Outcome(waits_for, delay=record.not_before - now)
         lost = lost_for_good(env, run)
         if lost is not None:
             return Outcome(Kind.FAILURE, error=lost, traceback=str(lost))

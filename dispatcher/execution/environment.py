@@ -14,6 +14,7 @@ from dispatcher.clock import SYSTEM, Clock
 from dispatcher.execution.limits import LimitKeeper, NoLimits
 from dispatcher.execution.watch import Watch
 from dispatcher.message import Message
+from dispatcher.rates import Rate
 from dispatcher.task import Task
 
 
@@ -94,6 +95,14 @@ class Transport(Protocol):
         ...
 
 
+class WorkerRates(Protocol):
+    """The rate limits of one local worker."""
+
+    def take(self, name: str, rate: Rate, count: int) -> list[float]:
+        """Return for each of ``count`` runs of a task in how many seconds it is worth asking again, 0 to start now."""
+        ...
+
+
 @dataclasses.dataclass(slots=True)
 class Environment:
     """The surroundings of a run.
@@ -110,6 +119,8 @@ class Environment:
     hostname: str = ""
     time_left: Callable[[], float] | None = None
     eager: bool = False
+    #: what keeps rate limits of the scope "worker"; `None` where there is no local worker
+    worker_rates: WorkerRates | None = None
     #: whether results are kept, so that they must be data
     keeps_results: bool = True
     random: random.Random = dataclasses.field(default_factory=random.Random)

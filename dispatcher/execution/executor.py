@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
-from dispatcher.execution import admission, invocation, recording, renewal, retrying, settling
+from dispatcher.execution import admission, invocation, recording, renewal, retrying, settling, throttling
 from dispatcher.execution.concealing import conceal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
@@ -70,8 +70,9 @@ class Executor:
         return runs
 
     def prepare(self, deliveries: Sequence[Delivery]) -> list[Run]:
-        """Steps 1 and 2, decode and admit: what needs no run has its outcome afterwards."""
+        """Steps 1 and 2, decode and admit: what needs no run, or must wait, has its outcome afterwards."""
         runs = self._admitted(deliveries)
+        throttling.throttle(self.env, runs)
         for run in runs:
             if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
                 invocation.tell_unrun(self.env, run)

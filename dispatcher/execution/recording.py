@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from dispatcher import signals, states
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
-from dispatcher.backends.meta import ResultMeta
+from dispatcher.backends.meta import ResultMeta, with_slot, without_slot
 from dispatcher.clock import Clock
 from dispatcher.exceptions import (
     BackendError,
@@ -67,7 +67,7 @@ def record_start(env: Environment, run: Run) -> bool:
         where = {"pid": os.getpid(), "hostname": env.hostname}
         write.data = ResultMeta(result=where, worker=env.hostname, parent_id=run.message.parent_id).encode()
     elif run.record is not None:
-        write.data = run.record.data
+        write.data = without_slot(run.record.data)
     try:
         stood = env.backend.write([write])[0]
     except (OperationalError, BackendError) as error:
@@ -100,7 +100,7 @@ def record_loss(env: Environment, run: Run) -> None:
     write = write_of(env, run, record.status if record is not None else states.PENDING, env.clock.time())
     write.starts, write.started_at = 1, env.clock.time()
     if record is not None:
-        write.starts, write.data = record.starts + 1, record.data
+        write.starts, write.data = record.starts + 1, without_slot(record.data)
     try:
         stood = env.backend.write([write])[0]
     except (OperationalError, BackendError) as error:
@@ -180,6 +180,8 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
         return None
     if outcome.kind is Kind.RETRY:
         return _retry_write(env, run, outcome, now)
+    if outcome.slot is not None:
+        return _slot_write(env, run, outcome.slot, now)
     if goes_back(outcome):
         return _end_of_start(env, run, now)
     status = _FINAL.get(outcome.kind)
@@ -196,9 +198,27 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
 
 
 def goes_back(outcome: Outcome) -> bool:
-    """Say whether the message returns to its queue without an outcome: handed back, or rejected with ``requeue``."""
+    """Say whether the message returns to its queue without an outcome: handed back, deferred, or requeued."""
     error = outcome.error
-    return outcome.kind is Kind.HANDED_BACK or (isinstance(error, Reject) and error.requeue)
+    return outcome.kind in (Kind.HANDED_BACK, Kind.DEFERRED) or (isinstance(error, Reject) and error.requeue)
+
+
+def _slot_write(env: Environment, run: Run, slot: float, now: float) -> Write:
+    """Return the write that keeps a record as it is and says when the run's slot is."""
+    assert run.message is not None and run.task is not None and run.task._rate is not None
+    # A generation that has failed says nothing of one that somebody has brought back.
+    record = run.record if run.record is not None and not run.record.final else None
+    write = write_of(env, run, record.status if record is not None else states.PENDING, now)
+    interval, data = run.task._rate.interval, ""
+    if record is not None:
+        data = record.data
+        if record.gen == write.gen:
+            write.starts, write.started_at = record.starts, record.started_at
+    write.not_before, write.data = slot, with_slot(data, interval)
+    write.expires_at += slot - now
+    if env.backend.max_data is not None and len(write.data) > env.backend.max_data:
+        write.data = with_slot("", interval)
+    return write
 
 
 def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:

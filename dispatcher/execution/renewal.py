@@ -23,6 +23,12 @@ logger = logging.getLogger("dispatcher.worker")
 #: The share of its budget at which a message is renewed; later on FIFO queues, where it loses its place by that.
 RENEW_AT, RENEW_ORDERED_AT = 0.5, 0.8
 
+#: A message that waits longer than this for its slot in a rate limit is sent once more with a delay, in seconds. What
+#: is hidden counts as in flight, of which a queue of SQS has 120,000; what is delayed does not. So no more of them are
+#: in flight than the limit lets start in this time. On FIFO queues, where a message has no delay of its own, it waits.
+#: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
+LONG_DEFERRAL = 60.0
+
 
 def longest_wait(env: Environment, delivery: Delivery) -> float | None:
     """Return the longest release of a delivery, in seconds: what the transport can, and in time for its renewal."""
@@ -65,7 +71,11 @@ def _waits(env: Environment, run: Run) -> float | None:
     if env.transport.budget_spent(delivery) >= (RENEW_ORDERED_AT if ordered else RENEW_AT):
         return outcome.delay
     longest = longest_wait(env, delivery)
-    return outcome.delay if outcome.kind is Kind.RETRY and longest is not None and outcome.delay > longest else None
+    if longest is None:
+        return None
+    if outcome.kind is Kind.DEFERRED and not ordered:
+        longest = min(longest, LONG_DEFERRAL)
+    return outcome.delay if outcome.kind in (Kind.RETRY, Kind.DEFERRED) and outcome.delay > longest else None
 
 
 def _found_again(message: Message) -> Message:

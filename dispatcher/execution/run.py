@@ -45,6 +45,8 @@ class Kind(Enum):
     IGNORED = "ignored"
     #: the task was revoked or expired before it ran, or its run was ended because it was revoked
     REVOKED = "revoked"
+    #: the task is over its rate limit: the message goes back until its slot; no retry is counted
+    DEFERRED = "deferred"
     #: the message goes back to the queue untouched; no retry is counted
     HANDED_BACK = "handed_back"
     #: an earlier run of this generation decided already; its continuations are repeated
@@ -59,7 +61,8 @@ class Kind(Enum):
 class Outcome:
     """A decision; ``delay`` is in seconds, ``changes`` are message fields and options of a retry that differ.
 
-    ``signum`` is the signal that ended a revoked run.
+    ``signum`` is the signal that ended a revoked run. ``slot`` is when a deferred run may start, in epoch seconds,
+    where that is yet to be recorded.
     """
 
     kind: Kind
@@ -69,6 +72,7 @@ class Outcome:
     delay: float = 0.0
     changes: Mapping[str, Any] | None = None
     expected: bool = False
+    slot: float | None = None
     signum: signal.Signals | None = None
     #: what the function raised, where ``error`` is that without its sensitive parts
     raised: BaseException | None = None

@@ -129,7 +129,7 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
     kind = outcome.kind
     if kind is Kind.SUCCESS or run.sent_on:
         return Settlement(delivery, "ack")
-    if kind in (Kind.HANDED_BACK, Kind.RETRY):
+    if kind in (Kind.HANDED_BACK, Kind.RETRY, Kind.DEFERRED):
         longest = longest_wait(env, delivery)
         delay = outcome.delay if longest is None else min(outcome.delay, longest)
         return Settlement(delivery, "release", delay)

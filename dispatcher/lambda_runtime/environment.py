@@ -12,7 +12,7 @@ from dispatcher import aws_bounds
 from dispatcher.app import Dispatcher
 from dispatcher.brokers.sqs import SQSBroker
 from dispatcher.config import app_name, queue_urls
-from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import ThreadLimits
@@ -46,7 +46,8 @@ class LambdaEnvironment:
     """An app ready to run batches.
 
     Making one connects to nothing, but makes what the first batch needs: tasks imported and checked, clients of SQS and
-    the result backend, handlers of signals and logs. Raises `ImproperlyConfigured` for an app that cannot run here.
+    the result backend, handlers of signals and logs. Raises `ImproperlyConfigured` or `UnsupportedOption` for an app
+    that cannot run here.
     """
 
     def __init__(self, app: Dispatcher) -> None:
@@ -54,6 +55,7 @@ class LambdaEnvironment:
         logs.set_up(app.conf)
         app.import_default_modules()
         app.finalize(auto=True)
+        _refuse_worker_rates(app)
         broker = app.broker
         if not isinstance(broker, SQSBroker):
             raise ImproperlyConfigured(
@@ -157,6 +159,15 @@ class LambdaEnvironment:
         self._checked = True
         for complaint in deadline.check_limits(self.app.tasks.values(), timeout + 1):
             logger.error("%s; until then it gets the soft limit of the function", complaint)
+
+
+def _refuse_worker_rates(app: Dispatcher) -> None:
+    for task in app.tasks.values():
+        if task._rate is not None and task.rate_limit_scope == "worker":
+            raise UnsupportedOption(
+                f"task {task.name}: rate_limit_scope='worker' cannot work in Lambda, where each environment would be a "
+                'worker; use rate_limit_scope="global", or give the tasks of local workers an app of their own'
+            )
 
 
 def _alarm() -> BatchAlarm | None:

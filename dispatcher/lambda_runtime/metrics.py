@@ -26,6 +26,7 @@ UNITS: Final = {
     "TasksFailed": _COUNT,
     "TasksRetried": _COUNT,
     "TasksHandedBack": _COUNT,
+    "TasksDeferred": _COUNT,
     "TaskDuration": _MILLISECONDS,
     "QueueLatency": _MILLISECONDS,
 }
@@ -40,13 +41,14 @@ class Tally(NamedTuple):
     failed: int
     retried: int
     handed_back: int
+    deferred: int
     durations: list[str]
     latencies: list[str]
 
 
 def tally(runs: Iterable[Run], now: float) -> Tally:
     """Count the runs of a batch that arrived at ``now``, in epoch seconds."""
-    succeeded = failed = retried = handed_back = 0
+    succeeded = failed = retried = handed_back = deferred = 0
     durations: list[str] = []
     latencies: list[str] = []
     for run in runs:
@@ -58,6 +60,8 @@ def tally(runs: Iterable[Run], now: float) -> Tally:
             succeeded += 1
         elif kind in _FAILURES:
             failed += 1
+        elif kind is Kind.DEFERRED:
+            deferred += 1
         elif kind is Kind.RETRY or (run.write is not None and run.write.status == states.RETRY):
             retried += 1
         elif kind is Kind.HANDED_BACK:
@@ -67,7 +71,7 @@ def tally(runs: Iterable[Run], now: float) -> Tally:
             if message is not None and message.eta is not None and message.eta > since:
                 since = message.eta
             latencies.append(f"{(now - since) * 1000:.1f}" if now > since else "0.0")
-    return Tally(len(durations), succeeded, failed, retried, handed_back, durations, latencies)
+    return Tally(len(durations), succeeded, failed, retried, handed_back, deferred, durations, latencies)
 
 
 class Metrics:
@@ -96,6 +100,7 @@ class Metrics:
             "TasksFailed": counts.failed,
             "TasksRetried": counts.retried,
             "TasksHandedBack": counts.handed_back,
+            "TasksDeferred": counts.deferred,
             "TaskDuration": ",".join(counts.durations[:MAX_VALUES]),
             "QueueLatency": ",".join(counts.latencies[:MAX_VALUES]),
         }

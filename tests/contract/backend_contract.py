@@ -375,14 +375,17 @@ class BackendContract:
         assert slots[3] > now - 0.5
         assert [round(later - slot, 4) for slot, later in itertools.pairwise(slots)] == [0.1] * 4
 
-    def test_a_slot_that_is_too_late_is_not_taken(self, harness: Harness[ResultBackend]) -> None:
-        """Where the next slot is after ``latest`` the bucket stays as it is."""
+    def test_slots_that_are_too_late_are_not_taken(self, harness: Harness[ResultBackend]) -> None:
+        """Of what would be after ``latest`` nothing is taken, and whoever has time gets it."""
         backend, bucket = harness.open(), harness.task_id()
-        first = backend.reserve(bucket, 6, 10.0, latest=harness.clock.time() + 5.0)[0]
-        assert backend.reserve(bucket, 1, 10.0, latest=first + 59.0) == []
-        assert harness.open().reserve(bucket, 1, 10.0, latest=first + 59.0) == []
-        assert backend.reserve(bucket, 2, 10.0, latest=first + 60.001) == pytest.approx([first + 60, first + 70])
-        assert backend.reserve(bucket, 1, 10.0) == pytest.approx([first + 80])
+        slots = backend.reserve(bucket, 6, 10.0, latest=harness.clock.time() + 35.0)
+        first = slots[0]
+        assert slots == pytest.approx([first, first + 10, first + 20, first + 30])
+        assert backend.reserve(bucket, 1, 10.0, latest=first + 39.0) == []
+        assert harness.open().reserve(bucket, 1, 10.0, latest=first + 39.0) == []
+        assert harness.open().reserve(bucket, 3, 10.0, latest=first + 50.5) == pytest.approx([first + 40, first + 50])
+        assert backend.reserve(bucket, 2, 10.0, latest=first + 60.5) == pytest.approx([first + 60])
+        assert backend.reserve(bucket, 1, 10.0) == pytest.approx([first + 70])
 
     def test_threads_get_every_slot_once(self, harness: Harness[ResultBackend]) -> None:
         """Of eight threads that reserve in batches, none gets another's slot, and no slot is left out."""

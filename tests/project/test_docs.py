@@ -119,7 +119,7 @@ def test_names_are_there_or_not_as_the_guide_says(heading: str, thing: object) -
 def test_refused_task_options_are_refused() -> None:
     """An option of a task that the guide calls refused stops the app with an error that names it."""
     refused = [name for name, verdict in _verdicts("Attributes and methods of `Task`").items() if verdict == "refused"]
-    assert "rate_limit" in refused
+    assert "exchange" in refused
     for name in set(refused) - {"send_event"}:
         app = Dispatcher("docs", broker="memory://", set_as_current=False)
         options: dict[str, Any] = {name: "x"}

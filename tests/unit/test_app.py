@@ -93,9 +93,9 @@ def test_finalizing_happens_once_and_in_order() -> None:
 def test_app_whose_tasks_are_wrong_never_becomes_final() -> None:
     """An option that cannot work stops every use, not the first alone."""
     app = Bench().app
-    task = app.task(name="limited", rate_limit="10/s")(lambda: 1)
+    task = app.task(name="wrong", exchange="x")(lambda: 1)
     for _ in range(2):
-        with pytest.raises(UnsupportedOption, match="task limited: rate_limit='10/s' cannot work"):
+        with pytest.raises(UnsupportedOption, match="task wrong: exchange='x' cannot work"):
             task.delay()
     assert not app.finalized
 

@@ -353,11 +353,9 @@ def test_values_that_ask_for_what_happens_anyway_pass(key: str, value: object) -
         ("broker_read_url", "redis://h", "broker_url"),
         ("broker_transport", "redis", "broker_url"),
         ("broker_use_ssl", {"ca_certs": "x"}, "rediss://"),
-        ("rate_limit_scope", "worker", "not available in this release"),
         ("redis_backend_use_ssl", {"ssl_cert_reqs": 0}, "rediss://"),
         ("security_key", "/etc/key.pem", "signing_keys"),
         ("task_acks_on_failure_or_timeout", False, "autoretry_for"),
-        ("task_default_rate_limit", "10/m", "not available in this release"),
         ("worker_direct", True, "route to a queue"),
     ],
 )

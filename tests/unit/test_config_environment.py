@@ -76,7 +76,7 @@ def test_every_default_can_be_written_as_text(name: str) -> None:
         ("DISPATCHER_TASK_ROUTES", "a=b", "must be JSON"),
         ("DISPATCHER_TASK_ROUTES", "3", "must be a dict"),
         ("DISPATCHER_BROKER_URL", "amqp://guest@h", "no RabbitMQ"),
-        ("DISPATCHER_TASK_DEFAULT_RATE_LIMIT", "10/m", "not available in this release"),
+        ("DISPATCHER_TASK_DEFAULT_RATE_LIMIT", "10/d", "must be starts per second"),
         ("DISPATCHER_TASK_DEFAULT_QUEUE", "none", ""),
     ],
 )
