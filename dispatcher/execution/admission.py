@@ -155,6 +155,13 @@ def catch_up(run: Run) -> None:
 
 def is_lean(run: Run) -> bool:
     """Say whether this run needs no record: a lean task, delivered for the first time, to which nothing is linked."""
+    lean = run.lean
+    if lean is None:
+        lean = run.lean = _is_lean(run)
+    return lean
+
+
+def _is_lean(run: Run) -> bool:
     message, task = run.message, run.task
     if task is None or message is None or not task._lean or run.delivery.receive_count > 1:
         return False

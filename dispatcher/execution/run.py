@@ -92,6 +92,7 @@ class Run:
         "context",
         "delivery",
         "duration",
+        "lean",
         "message",
         "ours",
         "outcome",
@@ -120,6 +121,8 @@ class Run:
         self.retries = 0
         self._token: str | None = None
         self.duration = 0.0
+        #: whether the run needs no record; worked out when it is first asked for
+        self.lean: bool | None = None
         #: whether the delivery is surely still leased to us
         self.ours = True
         #: the name of the next generation that this run published, which counts once the record names it too

@@ -6,10 +6,12 @@ runtime is stopped. Times are those of the monotonic clock, which both processes
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import marshal
 import math
 import mmap
+import operator
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +52,8 @@ _LENGTH: Final = struct.Struct("<I")
 
 #: How often the guard looks while tasks must have ended and the runtime has not answered yet, in seconds.
 _LOOK_AGAIN: Final = 0.02
+#: What makes a delivery, in the order of its constructor.
+_FIELDS: Final = operator.attrgetter(*(field.name for field in dataclasses.fields(Delivery)))
 #: The outcomes that can be kept as data.
 _KEPT: Final = frozenset({Kind.SUCCESS, Kind.RETRY, Kind.FAILURE, Kind.IGNORED})
 
@@ -94,10 +98,7 @@ class Progress:
     def begin(self, deliveries: Sequence[Delivery], seconds: float | None, margin: float) -> None:
         """Note a batch; its invocation ends in ``seconds``, the last ``margin`` of which is kept for settling."""
         count = len(deliveries)
-        messages = marshal.dumps(
-            [(d.queue, d.body, d.receipt, d.receive_count, d.message_id, d.sent_at, d.group_id, d.attributes)
-             for d in deliveries], 2,
-        )  # fmt: skip
+        messages = marshal.dumps(list(map(_FIELDS, deliveries)), 2)
         if count > MAX_RUNS or len(messages) > len(self._data):
             logger.error("a batch of %d messages of %d bytes is too large to be guarded", count, len(messages))
             self._index = {}
