@@ -16,6 +16,7 @@ from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 from dispatcher.execution.concealing import conceal, log_error, marks_of
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.execution.watch import Watched
 from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.retry import decide as decide_retry
@@ -150,6 +151,8 @@ async def perform_async(env: Environment, run: Run) -> None:
             function = task if task._has_own_call else task.run
             value = function(*call_arguments(message), **message.kwargs)
             if inspect.iscoroutine(value):
+                if env.watch is not None:
+                    value = Watched(value, env.watch, run)
                 value = await run_limited(value, soft, hard, fired)
         except asyncio.CancelledError:
             if _cancelled_from_outside():

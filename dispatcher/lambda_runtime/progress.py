@@ -43,13 +43,15 @@ MAX_RUNS: Final = 10_000
 ROOM: Final = 16 * 2**20
 
 # The header, in doubles.
-_UNDER_WAY, _BEGAN, _RUNNING_UNTIL, _ALL_UNTIL, _WAKES_AT, _COUNT, _MESSAGES, _FILLED = range(8)
-_HEADER: Final = 64
+_UNDER_WAY, _BEGAN, _RUNNING_UNTIL, _ALL_UNTIL, _WAKES_AT, _COUNT, _MESSAGES, _FILLED, _ENTERED = range(9)
+_HEADER: Final = 72
 _HARD: Final = _HEADER + MAX_RUNS + (-MAX_RUNS) % 8
 _LIMIT: Final = _HARD + 8 * MAX_RUNS
 _DATA: Final = _LIMIT + 8 * MAX_RUNS
 _LENGTH: Final = struct.Struct("<I")
 
+#: Stands for no message of a batch.
+_NOBODY: Final = -1
 #: How often the guard looks while tasks must have ended and the runtime has not answered yet, in seconds.
 _LOOK_AGAIN: Final = 0.02
 #: What makes a delivery, in the order of its constructor.
@@ -59,11 +61,16 @@ _KEPT: Final = frozenset({Kind.SUCCESS, Kind.RETRY, Kind.FAILURE, Kind.IGNORED})
 
 
 class Entry(NamedTuple):
-    """One message of a batch and how far its run is; ``limit`` is its hard limit in seconds, where that is over."""
+    """One message of a batch and how far its run is.
+
+    ``limit`` is its hard limit in seconds, where that is over. ``entered`` says that the event loop is in its
+    coroutine, so that this one keeps all others from going on.
+    """
 
     delivery: Delivery
     stage: int
     limit: float | None
+    entered: bool
     decided: Decided | None
 
 
@@ -113,6 +120,7 @@ class Progress:
         self._data[: len(messages)] = messages
         header[_BEGAN], header[_RUNNING_UNTIL], header[_ALL_UNTIL] = now, running, everything
         header[_COUNT], header[_MESSAGES], header[_FILLED] = count, len(messages), len(messages)
+        header[_ENTERED] = _NOBODY
         header[_UNDER_WAY] = 1.0
         if running < header[_WAKES_AT]:
             self.wake()
@@ -156,6 +164,14 @@ class Progress:
         if stage & _STAGE != RUNNING:
             return True  # it was decided before its start, and will be again
         return self._keep(index, run, outcome)
+
+    def entered(self, run: Run) -> None:
+        """Note that the event loop has entered a run's coroutine."""
+        self._header[_ENTERED] = self._index.get(run.delivery, _NOBODY)
+
+    def left(self) -> None:
+        """Note that the event loop has left the coroutine."""
+        self._header[_ENTERED] = _NOBODY
 
     def settled(self, delivery: Delivery) -> None:
         """Note that a message was released or is gone."""
@@ -220,13 +236,9 @@ class Progress:
         entries = []
         for index, fields in enumerate(messages):
             stage = self._stages[index]
-            over = stage & LIMITED and now >= self._hard[index]
-            entries.append(
-                Entry(
-                    Delivery(*fields), stage & _STAGE, self._limit[index] if over else None,
-                    kept.get(index),
-                )
-            )  # fmt: skip
+            limit = self._limit[index] if stage & LIMITED and now >= self._hard[index] else None
+            entered = header[_ENTERED] == index
+            entries.append(Entry(Delivery(*fields), stage & _STAGE, limit, entered, kept.get(index)))
         return Batch(entries, now - header[_BEGAN])
 
     def _kept(self) -> dict[int, Decided]:

@@ -24,13 +24,41 @@ class Cause(Enum):
     #: a run is past its hard limit
     LIMIT = "a task is past its hard limit"
     #: the time of the invocation is over
-    DEADLINE = "tasks still run at the end of the invocation"
+    DEADLINE = "the time of the invocation is up"
     #: the process that ran the batch is gone
     DEATH = "the runtime died"
 
 
+class Verdict(Enum):
+    """What becomes of a run that was under way."""
+
+    #: it fails with `TimeLimitExceeded`
+    OVERDUE = "overdue"
+    #: it counts as one that ended its process
+    LOST = "lost"
+    #: it goes back, as if it had not been started
+    INNOCENT = "innocent"
+
+
+def verdicts(running: Sequence[Entry], cause: Cause) -> list[tuple[Entry, Verdict]]:
+    """Decide who is at fault: where coroutines run together, the one that the event loop is in, if it is in any.
+
+    A run that is over its own hard limit fails for it, even if another one kept it from going on.
+    """
+    culprits = [entry for entry in running if entry.entered] or ([] if cause is Cause.LIMIT else running)
+    fault = Verdict.OVERDUE if cause is Cause.DEADLINE else Verdict.LOST
+    return [
+        (
+            entry,
+            Verdict.OVERDUE if entry.limit is not None and cause is not Cause.DEATH
+            else fault if entry in culprits else Verdict.INNOCENT,
+        )
+        for entry in running
+    ]  # fmt: skip
+
+
 def rescue(app: Dispatcher, broker: Broker, batch: Batch, cause: Cause, hostname: str) -> None:
-    """Delete what is done, record what is decided, end or count what runs, and release the rest at once.
+    """Delete what is done, record what is decided, release the rest at once, and fail or count what runs.
 
     Each step is done whatever becomes of the one before: what cannot be settled comes back after its visibility
     timeout, and finds in its record what was written.
@@ -48,13 +76,11 @@ def rescue(app: Dispatcher, broker: Broker, batch: Batch, cause: Cause, hostname
     _step("recording what is decided", lambda: _conclude(executor, decided))
     for entry in those(ENDED):
         _step("looking up what was decided", _looking_up(executor, entry))
-    running = those(RUNNING)
-    # Where several coroutines run, those are to blame that are over their own limit.
-    over = [entry for entry in running if entry.limit is not None]
-    for entry in running:
-        _step("ending what runs", _ending(executor, entry, batch, cause, blamed=not over or entry in over))
+    # On a FIFO queue, too, before what runs is settled: SQS hands out nothing of a group while one of it is in flight.
     waiting = [Settlement(entry.delivery, "release") for entry in those(WAITING)]
     _step("releasing the rest", lambda: transport.settle(waiting))
+    for entry, verdict in verdicts(those(RUNNING), cause):  # last, since hooks of the user's are called
+        _step("ending what runs", _ending(executor, entry, verdict, batch.lasted))
 
 
 def _conclude(executor: Executor, decided: Sequence[tuple[Delivery, Decided]]) -> None:
@@ -72,13 +98,13 @@ def _looking_up(executor: Executor, entry: Entry) -> Callable[[], Any]:
     return lambda: executor.give_up(entry.delivery)
 
 
-def _ending(executor: Executor, entry: Entry, batch: Batch, cause: Cause, *, blamed: bool) -> Callable[[], Any]:
-    """Return the step for a run that was under way."""
-    if cause is Cause.DEATH:
+def _ending(executor: Executor, entry: Entry, verdict: Verdict, lasted: float) -> Callable[[], Any]:
+    """Return the step for a run that was under way, in a batch that ``lasted`` so many seconds."""
+    if verdict is Verdict.LOST:
         return lambda: executor.lose(entry.delivery)
-    if not blamed:
+    if verdict is Verdict.INNOCENT:
         return lambda: executor.give_up(entry.delivery)
-    limit = entry.limit if entry.limit is not None else round(batch.lasted, 3)
+    limit = entry.limit if entry.limit is not None else round(lasted, 3)
     return lambda: executor.abandon(entry.delivery, limit)
 
 

@@ -15,9 +15,9 @@ MakeSandbox = Callable[..., Sandbox]
 
 
 @pytest.fixture
-def lab(aws_env: AwsEndpoint) -> Lab:
-    """A queue and a table; the app is the sandbox's own."""
-    return Lab(aws_env)
+def lab(aws_env: AwsEndpoint, request: pytest.FixtureRequest) -> Lab:
+    """A queue, of a parameter's kind ("fifo"), and a table; the app is the sandbox's own."""
+    return Lab(aws_env, fifo=getattr(request, "param", "") == "fifo")
 
 
 @pytest.fixture

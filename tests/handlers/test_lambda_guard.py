@@ -1,6 +1,7 @@
 """The guard process under AWS's runtime client: what hangs or dies costs one environment and re-runs no neighbour."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.handlers.lab import Lab, checked
 
 APP = r"""
 import asyncio, ctypes, hashlib, os, re, resource, signal, threading, time
-from dispatcher import Dispatcher
+from dispatcher import Dispatcher, Task
 
 app = Dispatcher("shop")
 
@@ -78,8 +79,18 @@ def count():
     return sum(range(10**12))
 
 @app.task(time_limit=0.3, acks_late=False)
-def acknowledged():
-    time.sleep(60)
+def once():
+    while True:
+        pass
+
+class HangsAfterwards(Task):
+    def on_success(self, *details):
+        while True:
+            pass
+
+@app.task(time_limit=0.3, base=HangsAfterwards)
+def celebrate():
+    return 1
 
 @app.task
 def segfault():
@@ -111,16 +122,26 @@ def devour():
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 @app.task
-async def wait(name, seconds):
+async def wait(name, seconds=0):
     ran(name)
     await asyncio.sleep(seconds)
     return name
 
 @app.task
+async def crash():
+    ran("crash")
+    await asyncio.sleep(0.1)
+    os._exit(1)
+
+@app.task
 async def block():
     ran("block")
     await asyncio.sleep(0.1)
-    time.sleep(60)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
 """
 
 
@@ -162,6 +183,13 @@ class Function:
                     self.lab.sqs.delete_message(QueueUrl=self.lab.url, ReceiptHandle=record["receiptHandle"])
         return invocation
 
+    def stuck_batch(self, task: str) -> tuple[Any, Invocation]:
+        """Run a batch of a task and its neighbours; return the task's result and the invocation."""
+        self.send("lean", "a")
+        stuck = self.send(task)
+        self.send("lean", "b")
+        return stuck, self.invoke()
+
     def runs(self) -> list[str]:
         """Return the names of the runs there were, in their order."""
         return self._runs.read_text().split("\n")[:-1] if self._runs.exists() else []
@@ -190,8 +218,8 @@ STUCK = {
     "hash_for_ever": 10.0,
     "spin": 10.0,
     "match": 10.0,
-    "swallow": 5.0,
-    "count": 5.0,
+    "swallow": 3.0,
+    "count": 3.0,
 }
 
 
@@ -294,3 +322,87 @@ def test_decided_runs_that_were_not_written_yet_are_kept(function: Any) -> None:
     again = worker.invoke()
     assert not again.failed
     assert sorted(run for run in worker.runs() if "warm" not in run) == ["a", "b", "c", "child", "d", "linked"]
+
+
+@pytest.mark.parametrize("task", ["once", "celebrate"])
+def test_limit_holds_for_runs_that_start_once_and_for_hooks(function: Any, task: str) -> None:
+    """With acks_late=False, and in a hook after the function, the hard limit ends the run all the same."""
+    worker = function()
+    stuck, invocation = worker.stuck_batch(task)
+    assert invocation.failed
+    assert isinstance(stuck.result, TimeLimitExceeded)
+    assert not worker.invoke().failed
+    assert worker.runs() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n", "", "the guard "),
+        ("", "del os.fork\n", "a thread keeps hard limits"),
+    ],
+    ids=["threads", "no fork"],
+)
+def test_apps_with_threads_and_systems_without_fork_are_guarded_too(
+    lab: Lab, make_sandbox: MakeSandbox, tmp_path: Path, before: str, after: str, line: str
+) -> None:
+    """A guard beside a runtime with threads is its child; without fork it is a thread, and the log says so."""
+    sandbox = make_sandbox(before + APP + after, RUNS=str(tmp_path / "runs"))
+    worker = Function(lab, sandbox, tmp_path / "runs")
+    stuck, invocation = worker.stuck_batch("spin")
+    assert invocation.failed
+    assert line in invocation.log
+    assert isinstance(stuck.result, TimeLimitExceeded)
+    assert not worker.invoke().failed
+    assert worker.runs() == ["a", "b"]
+
+
+@pytest.mark.parametrize("lab", ["fifo"], indirect=True)
+@pytest.mark.parametrize(("task", "left"), [("spin", ["c", "d"]), ("killed", [])])
+def test_order_of_fifo_groups_is_kept(function: Any, task: str, left: list[str]) -> None:
+    """A group goes on behind a task that failed, and waits behind one that goes back."""
+    worker = function()
+    worker.send("quick", "a", group_id="g")
+    worker.send("quick", "b", group_id="g")
+    worker.send(task, group_id="g")
+    for name in ("c", "d"):
+        worker.send("quick", name, group_id="g")
+    assert worker.invoke().failed
+    assert worker.runs() == ["a", "b"]
+    worker.invoke()
+    assert worker.runs() == ["a", "b", *left]
+
+
+@pytest.mark.parametrize(("task", "ending"), [("block", TimeLimitExceeded), ("crash", WorkerLostError)])
+def test_of_coroutines_that_run_together_one_is_to_blame(function: Any, task: str, ending: type[Exception]) -> None:
+    """The coroutine that the event loop is in is ended or counted; those that wait are run again, the ended not."""
+    worker = function(3.0, DISPATCHER_LAMBDA_CONCURRENCY="10", DISPATCHER_MAX_WORKER_LOSSES="1")
+    done = worker.send("wait", "done")
+    waiting = worker.send("wait", "waiting", 0.5)
+    culprit = worker.send(task)
+    event = worker.take()
+    assert worker.invoke(event).failed
+    assert done.result == "done"
+    assert [record.starts for record in worker.lab.app.backend.read([waiting.id]).values()] == []
+    if task == "crash":
+        [record] = worker.lab.app.backend.read([culprit.id]).values()
+        assert record.starts == 1
+        event = {"Records": [record for record in event["Records"] if culprit.id in record["body"]]}
+        assert not worker.invoke(event).failed
+    assert isinstance(culprit.result, ending)
+    assert not worker.invoke().failed
+    assert waiting.result == "waiting"
+    assert sorted(worker.runs()) == sorted(["done", "waiting", task, "waiting"])
+
+
+def test_deadline_of_an_answered_batch_means_nothing(function: Any) -> None:
+    """An environment that was frozen past the deadline of its last batch serves the next one."""
+    worker = function(1.5)
+    worker.send("quick", "a")
+    worker.invoke()
+    time.sleep(1.6)  # the deadline passes while everything stands still
+    worker.send("quick", "b")
+    invocation = worker.invoke()
+    assert invocation.init_duration is None
+    assert not invocation.failed
+    assert worker.runs() == ["a", "b"]
