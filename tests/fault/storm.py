@@ -1,4 +1,4 @@
-"""Many tasks, real workers, and kill -9 at random moments from a seed; then the counting of what went wrong."""
+"""Many tasks, real workers, kill -9 of workers and servers at random moments from a seed; then the counting."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from dispatcher.execution.settling import derived_id
+from tests.emulation.redis_server import RedisServer
 from tests.fault.fleet import Fleet, Watch, WorkerProcess, until
 
 
@@ -32,14 +33,20 @@ class Report:
 
 
 class Storm:
-    """One run on a fleet: ``tasks`` of four kinds, ``kills`` among ``workers`` workers of two children each."""
+    """One run on a fleet: ``tasks`` of four kinds, ``kills`` among ``workers`` workers of two children each.
 
-    def __init__(self, fleet: Fleet, seed: int, tasks: int, kills: int, workers: int = 2) -> None:
+    With a ``server`` half of the kills are its.
+    """
+
+    def __init__(
+        self, fleet: Fleet, seed: int, tasks: int, kills: int, workers: int = 2, server: RedisServer | None = None
+    ) -> None:
         self.fleet = fleet
         self.random = random.Random(seed)
         self.tasks = tasks
         self.kills = kills
         self.report = Report(0, 0)
+        self._server = server
         self._workers = [fleet.start("prefork", 2) for _ in range(workers)]
 
     def run(self) -> Report:
@@ -84,6 +91,12 @@ class Storm:
         return followed, plain, failing
 
     def _kill(self) -> None:
+        if self._server is not None and self.report.kills % 2 == 0:
+            # What runs at this moment is recorded when the server is back, or runs again.
+            self._server.kill()
+            self._server.start()
+            self._note_kill()
+            return
         victim = self.random.choice(self._workers)
         children = victim.children()
         if children and self.random.random() < 0.6:
@@ -92,6 +105,9 @@ class Storm:
             self._workers.remove(victim)
             self._end(victim, children)
             self._workers.append(self.fleet.start("prefork", 2))
+        self._note_kill()
+
+    def _note_kill(self) -> None:
         self.report.kills += 1
         # What a killed process held stays leased for a while, so this is no less than what it held.
         self.report.in_flight += self.fleet.app.broker.counts("default").in_flight

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
+from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.redis_server import RedisServer
 from tests.fault.fleet import Fleet, alive, until
-from tests.fault.storm import Storm
+from tests.fault.storm import Report, Storm
 
 #: A longer storm: DISPATCHER_TEST_STORM="2000 8 1 2 3" is 2,000 tasks and 8 kills from each of the seeds 1, 2, 3.
 TASKS, KILLS, *SEEDS = map(int, os.environ.get("DISPATCHER_TEST_STORM", "400 5 1").split())
@@ -42,8 +43,30 @@ def sqlite_fleet(tmp_path: Path) -> Iterator[Fleet]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_workers_lose_nothing(fleet: Fleet, seed: int) -> None:
     """Workers and children killed at random moments lose, hang, regress and double nothing."""
-    report = Storm(fleet, seed, TASKS, KILLS).run()
-    assert report.kills == KILLS
+    assert_nothing_lost(fleet, Storm(fleet, seed, TASKS, KILLS).run(), KILLS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_workers_lose_nothing_on_sqs(aws_env: AwsEndpoint, tmp_path: Path, seed: int) -> None:
+    """The same with local workers on SQS and DynamoDB."""
+    name = unique_name("storm")
+    settings = {"backend": f"dynamodb://{name}", "broker_transport_options": {"queue_name_prefix": f"{name}-"}}
+    tasks, kills = max(1, TASKS // 4), max(1, KILLS * 3 // 5)
+    with Fleet(tmp_path, "sqs://", **settings) as fleet:
+        assert_nothing_lost(fleet, Storm(fleet, seed, tasks, kills).run(), kills)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_servers_lose_nothing(redis_executable: str, tmp_path: Path, seed: int) -> None:
+    """A Redis that writes always is killed at random moments, and workers in between: nothing is lost either."""
+    with RedisServer(redis_executable, options=DURABLE) as server, Fleet(tmp_path, server.url) as fleet:
+        assert_nothing_lost(fleet, Storm(fleet, seed, TASKS, KILLS, server=server).run(), KILLS)
+
+
+def assert_nothing_lost(fleet: Fleet, report: Report, kills: int) -> None:
+    """Nothing of what a storm counts may have happened."""
+    print(f"{report.kills} kills, {report.in_flight} deliveries in flight at them, {report.reruns} re-runs")
+    assert report.kills == kills
     assert not report.hung, fleet.logs()
     assert not report.lost
     assert not report.regressed
