@@ -16,7 +16,7 @@ from tests.fault.harness.verdict import Verdict
 from tests.fault.harness.world import World
 
 PAIRS = [
-    "memory/memory", "sqlite/sqlite", "sqlite/redis", "sqlite/dynamodb", "redis/sqlite", "redis/redis",
+    "sqlite/sqlite", "sqlite/redis", "sqlite/dynamodb", "redis/sqlite", "redis/redis",
     "redis/dynamodb", "sqs/sqlite", "sqs/redis", "sqs/dynamodb", "lambda/redis", "lambda/dynamodb",
 ]  # fmt: skip
 SEED, SIZE = 1, 100
@@ -37,7 +37,6 @@ _OF_CALLS = {"killed before", "killed after"}
 _OF_AWS = {"throttled", "server error", "refused", "reset", "lost answer", "half-failed batch"}
 #: What must have been injected for a run to mean anything, by what the pair has.
 EXPECTED = {
-    "memory": _OF_WORKERS,
     "sqlite": _OF_WORKERS | _OF_CALLS | {"locked", "disk full", "disk error", "disk error after commit"},
     "redis": _OF_WORKERS
     | _OF_CALLS

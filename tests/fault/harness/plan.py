@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dispatcher import states
@@ -23,6 +23,8 @@ class End:
     value: Any = ANY
     attempts: int = 1
     letter: str | None = None
+    #: runs once at most: with its worker it is lost for good, and says so
+    once: bool = False
 
 
 @dataclasses.dataclass
@@ -63,13 +65,8 @@ _SCRIPTS: Mapping[tuple[str, ...], int] = {
 }  # fmt: skip
 _TASKS: Mapping[str, int] = {"step": 8, "tracked": 2, "quiet": 2, "auto": 2}
 _UNSCRIPTED: Mapping[str, int] = {
-    "unreadable": 1,
-    "unknown": 1,
-    "bad arguments": 1,
-    "expired": 1,
-    "revoked": 1,
-    "lean": 2,
-}
+    "unreadable": 1, "unknown": 1, "bad arguments": 1, "expired": 1, "revoked": 1, "lean": 2, "early": 3,
+}  # fmt: skip
 
 
 def _end_of(script: tuple[str, ...], number: int, marks: int = 0) -> End:
@@ -143,11 +140,17 @@ class Plan:
                 if end.status == states.SUCCESS:
                     call.ends[child] = dataclasses.replace(end, value=[own.value, link.script.count("move")])
                 elif link.errback:
-                    call.ends[derived_id(child, "link_error/0")] = End(states.SUCCESS, child)
+                    call.ends[_errback(child, 0, link.script)] = End(states.SUCCESS, child)
         elif own.status == states.FAILURE:
             for index, errback in enumerate(call.errbacks):
                 value = call.id if errback == "handle" else [call.id, own.value]
-                call.ends[derived_id(call.id, f"link_error/{index}")] = End(states.SUCCESS, value)
+                call.ends[_errback(call.id, index, call.args[1])] = End(states.SUCCESS, value)
+
+
+def _errback(task_id: str, index: int, script: Sequence[str]) -> str:
+    """Return the id of an error callback: a task may fail in several generations, but does once here."""
+    gen = script.count("move")
+    return derived_id(task_id, f"link_error/{index}/{gen}" if gen else f"link_error/{index}")
 
 
 def _unreadable(call: Call, number: int) -> None:
@@ -183,7 +186,12 @@ def _lean(call: Call, number: int) -> None:
     call.ends[call.id] = End("")
 
 
+def _early(call: Call, number: int) -> None:
+    call.task, call.args, call.errbacks = "early", (number,), ()
+    call.ends[call.id] = End(states.SUCCESS, number, once=True)
+
+
 _MAKE: Mapping[str, Callable[[Call, int], None]] = {
     "unreadable": _unreadable, "unknown": _unknown, "bad arguments": _bad_arguments, "expired": _expired,
-    "revoked": _revoked, "lean": _lean,
+    "revoked": _revoked, "lean": _lean, "early": _early,
 }  # fmt: skip

@@ -78,10 +78,6 @@ class Stores:
         connect(patch, Wire("sqs", self.sqs, self._injector, self._gate),
                 Wire("dynamodb", self.dynamodb, self._injector, self._gate))  # fmt: skip
         self.dynamodb("CreateTable", {"TableName": TABLE})
-        self.sqs("CreateQueue", {"QueueName": "default-dead"})
-        policy = '{"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:default-dead", "maxReceiveCount": 100}'
-        attributes = {"RedrivePolicy": policy, "VisibilityTimeout": str(int(LEASE))}
-        self.sqs("CreateQueue", {"QueueName": "default", "Attributes": attributes})
 
     # What a process is configured with
 
@@ -99,11 +95,13 @@ class Stores:
     def _url(self, kind: str, onlooker: bool) -> str:
         if kind == "redis":
             return f"redis://127.0.0.1:{self._redis_port if onlooker or self.proxy is None else self.proxy.port}/0"
-        return {"memory": f"memory://{self._prefix}", "sqlite": f"sqlite:///{self._path}", "sqs": "sqs://",
+        return {"sqlite": f"sqlite:///{self._path}", "sqs": "sqs://",
                 "dynamodb": f"dynamodb://{TABLE}"}[kind]  # fmt: skip
 
     def _options(self, kind: str, number: int, onlooker: bool) -> dict[str, Any]:
-        if kind in ("sqs", "dynamodb"):
+        if kind == "sqs":
+            return {**AWS_OPTIONS, "sqs-creation-attributes": {"VisibilityTimeout": str(int(LEASE))}}
+        if kind == "dynamodb":
             return dict(AWS_OPTIONS)
         if kind == "redis":
             hasty = {"max_retries": 1, "interval_start": 0.0, "socket_timeout": 5.0 if onlooker else 0.25}

@@ -78,5 +78,6 @@ def add_tasks(app: Dispatcher, started: Callable[[Any], int], unit: float) -> No
     app.task(name="follow", **options)(follow)
     app.task(name="handle", bind=True)(handle)
     app.task(name="handle_all", bind=True)(handle_all)
+    app.task(name="early", bind=True, acks_late=False)(lean)
     app.task(name="lean", bind=True, ignore_result=True, revocable=False)(lean)
     app.finalize()

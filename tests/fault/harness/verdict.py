@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dispatcher import states
 from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import DeadLetter
 from tests.fault.harness.ledger import Ledger
@@ -85,6 +86,9 @@ class Verdict:
     def _judge_end(
         self, name: str, end: End, record: TaskRecord | None, ledger: Ledger, task_id: str, value_of: Any
     ) -> None:
+        if end.once:
+            self._judge_once(name, end, record, len(ledger.starts[task_id]), value_of)
+            return
         attempts = {start.retries for start in ledger.starts[task_id]}
         if attempts != set(range(end.attempts)):
             kind = self.lost if len(attempts) < end.attempts else self.wrong
@@ -96,7 +100,20 @@ class Verdict:
         elif record.status != end.status or (end.value is not ANY and value_of(record) != end.value):
             self.wrong.append(f"{name}: {record.status} {value_of(record)!r}, not {end}")
 
+    def _judge_once(self, name: str, end: End, record: TaskRecord | None, starts: int, value_of: Any) -> None:
+        """Judge a task that runs once at most: it ends well, or as lost with its worker."""
+        if starts > 1:
+            self.unexcused.append(f"{name}: {starts} runs of a task that runs once")
+        if record is None or not record.final:
+            self.lost.append(f"{name}: {record}")
+        elif (record.status, value_of(record)) not in ((end.status, end.value), (states.FAILURE, "WorkerLostError")):
+            self.wrong.append(f"{name}: {record.status} {value_of(record)!r}")
+        elif record.status == end.status and not starts:
+            self.wrong.append(f"{name}: {record.status} without a run")
+
     def _judge_letter(self, name: str, end: End, found: set[str], doubled: bool) -> None:
+        if end.once:
+            return
         if end.letter is None and found:
             self.buried.append(f"{name}: {found}")
         elif end.letter is not None and not found and not doubled:

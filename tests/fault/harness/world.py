@@ -71,7 +71,8 @@ class World:
             self._watch = make_broker(self._stores, self.clock)
             self._look = self._stores.look(self._onlooker)
             with self.injector.calm():
-                self._watch.counts(QUEUE)
+                self._watch.send([Outgoing(QUEUE, "{}", "the first makes the queue")])
+                self._watch.purge(QUEUE)
             self._producer = Process(self._make_app())
             self._workers = [self._hire() for _ in range(WORKERS)]
             for wave in self._plan:
