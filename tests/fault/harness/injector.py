@@ -27,6 +27,12 @@ RATES: Mapping[str, float] = {
     "locked": 0.01, "disk full": 0.02, "disk error": 0.01, "disk error after commit": 0.015,
 }  # fmt: skip
 
+#: What comes in no spells.
+_STEADY = frozenset({
+    "killed before", "killed after", "killed in a run", "killed in an answer", "overtaken", "stalled", "disorder",
+    "old receipt",
+})  # fmt: skip
+
 
 class Killed(BaseException):
     """The process that made a call is dead."""
@@ -38,7 +44,7 @@ class Injector:
     def __init__(self, seed: int, scale: float = 1.0) -> None:
         self.random = random.Random(seed)
         self.scale = scale
-        #: Faults come in spells: how much likelier they are at the moment.
+        #: Faults of stores come in spells: how much likelier they are at the moment.
         self.spell = 1.0
         self.counts: Counter[str] = Counter()
         self._calm = 0
@@ -63,7 +69,8 @@ class Injector:
             return None
         chance = self.random.random()
         for kind in kinds:
-            chance -= min(0.5, RATES[kind] * self.scale * self.spell)
+            spell = 1.0 if kind in _STEADY else self.spell
+            chance -= RATES[kind] * self.scale * spell
             if chance < 0:
                 self.counts[kind] += 1
                 return kind

@@ -28,7 +28,7 @@ WORKERS = 3
 #: How many workers may overtake one another at a time.
 _DEPTH = 2
 #: How much likelier faults are in one wave than in another.
-_SPELLS = (0.3, 1.0, 1.0, 2.0, 5.0)
+_SPELLS = (0.3, 1.0, 1.0, 2.0, 4.0)
 #: Seconds of a unit where a real server's clock counts; elsewhere time is only a number.
 _REAL_UNIT = 0.005
 #: Turns of workers for a wave, and seconds where they are real, until what is left of it counts as hung.
