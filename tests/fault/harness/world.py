@@ -65,7 +65,7 @@ class World:
         self._ids: list[str] = []
 
     def run(self) -> Verdict:
-        """Send the plan's tasks wave by wave, work each off under faults, judge it."""
+        """Send the plan's tasks wave by wave, work each off under faults, judge it; end after one that went wrong."""
         with self._stores.opened(), _silence():
             self._onlooker = self._make_app(onlooker=True)
             self._watch = make_broker(self._stores, self.clock)
@@ -84,8 +84,9 @@ class World:
                     self.verdict.hung.append(f"{self._left()} messages are left of a wave")
                     break
                 self._judge(wave)
-        self._sum_up()
-        return self.verdict
+                if self._sum_up().violations:
+                    break
+        return self._sum_up()
 
     # Processes
 
@@ -245,11 +246,12 @@ class World:
         meta = self._onlooker.read_meta(record)
         return type(meta.error).__name__ if meta.error is not None else meta.result
 
-    def _sum_up(self) -> None:
+    def _sum_up(self) -> Verdict:
         verdict, ledger = self.verdict, self.ledger
         verdict.regressed, verdict.late, verdict.unexcused = ledger.regressed, ledger.late, ledger.unexcused
         verdict.reruns, verdict.exposed = ledger.reruns, ledger.exposed
         verdict.faults = self.injector.counts
+        return verdict
 
 
 @contextlib.contextmanager
