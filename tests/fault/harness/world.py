@@ -32,7 +32,7 @@ _SPELLS = (0.3, 1.0, 1.0, 2.0, 4.0)
 #: Seconds of a unit where a real server's clock counts; elsewhere time is only a number.
 _REAL_UNIT = 0.005
 #: Turns of workers for a wave, and seconds where they are real, until what is left of it counts as hung.
-_MOST_TURNS, _LONGEST_WAVE = 4_000, 60.0
+_MOST_TURNS, _LONGEST_WAVE = 4_000, 240.0
 
 
 class World:
