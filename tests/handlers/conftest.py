@@ -25,7 +25,9 @@ def make_sandbox(tmp_path: Path, lab: Lab, lambda_python: str, app_source: str) 
     """Deploy an app's source, ``app_source`` if none is given, with the handler of this repository."""
     made: list[Sandbox] = []
 
-    def make(source: str = app_source, *, timeout: float = 10.0, **variables: str) -> Sandbox:
+    def make(
+        source: str = app_source, *, timeout: float = 10.0, handler: str = "handlers.worker.handler", **variables: str
+    ) -> Sandbox:
         (tmp_path / "app.py").write_text(source)
         environment = {
             **lab.aws.env(),
@@ -38,7 +40,7 @@ def make_sandbox(tmp_path: Path, lab: Lab, lambda_python: str, app_source: str) 
             **variables,
         }
         function = Function(
-            code=tmp_path, handler="handlers.worker.handler", python=lambda_python, timeout=timeout,
+            code=tmp_path, handler=handler, python=lambda_python, timeout=timeout,
             environment=environment, path=[environments.ROOT],
         )  # fmt: skip
         made.append(Sandbox(function))

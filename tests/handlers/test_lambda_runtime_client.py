@@ -142,6 +142,33 @@ def test_broken_deploy_hands_everything_back(lab: Lab, make_sandbox: MakeSandbox
     assert cause in invocation.log
 
 
+@pytest.mark.parametrize("handler", ["handlers.worker.handler", "handlers.dead_letter.handler"])
+def test_broken_deploy_fails_its_tasks_after_the_grace(lab: Lab, make_sandbox: MakeSandbox, handler: str) -> None:
+    """Whichever function has a message then: `get()` raises the cause, and the letter runs after the repair."""
+    result = lab.app.send_task("app.add", (1, 2))
+    event = lab.take()
+    invocation = make_sandbox("import stripe\n", handler=handler, DISPATCHER_IMPORT_GRACE="0").invoke(event)
+    assert not invocation.failed, invocation.log
+    assert checked(invocation.json(), event) == []
+    with pytest.raises(ImportError, match="No module named 'stripe'"):
+        result.get(timeout=0)
+    [letter] = lab.dead_letters()
+    [record] = event["Records"]
+    record["body"] = letter["Body"]
+    assert make_sandbox().invoke(event).json() == {"batchItemFailures": []}
+    assert lab.app.AsyncResult(result.id).get(timeout=0) == 3
+
+
+def test_dead_letter_function_refuses_a_task_queue(lab: Lab, make_sandbox: MakeSandbox) -> None:
+    """Mapped to the wrong queue it would send each message home to itself; it says what to map it to instead."""
+    lab.app.send_task("app.add", (1, 2))
+    event = lab.take()
+    invocation = make_sandbox(handler="handlers.dead_letter.handler").invoke(event)
+    assert not invocation.failed, invocation.log
+    assert len(checked(invocation.json(), event)) == 1
+    assert "default is no lost queue" in invocation.log
+
+
 @pytest.mark.parametrize("event", [{}, {"Records": []}, {"key1": "value1"}, None, [1], "test"], ids=repr)
 def test_direct_invocation_is_answered_and_explained(make_sandbox: MakeSandbox, event: Any) -> None:
     """A test event from the console is no error of the function, and the log says what the function is for."""
