@@ -10,6 +10,7 @@ from typing import Any
 
 from dispatcher.brokers.base import Broker, Delivery, Settlement
 from dispatcher.consumer.leases import SLOW_RUN, Leases
+from dispatcher.consumer.lost import LostReader
 from dispatcher.consumer.terminations import Terminate, Terminations
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.environment import Environment, WorkerRates
@@ -62,6 +63,7 @@ class ConsumerLoop:
 
     ``prefetch`` is how many messages it takes at a time; more while they are quick. ``max_tasks`` (runs) and
     ``over_memory`` end the loop. ``terminate`` ends a run whose task was revoked so; without it none can be ended.
+    ``reads_lost`` makes it decide on lost messages too, as one consumer of a worker does.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ConsumerLoop:
         on_runs: Callable[[Sequence[Run]], None] | None = None,
         terminate: Terminate | None = None,
         worker_rates: WorkerRates | None = None,
+        reads_lost: bool = False,
     ) -> None:
         self.app = app
         self.queues = list(queues)
@@ -95,6 +98,7 @@ class ConsumerLoop:
             hostname=hostname, worker_rates=worker_rates,
         )  # fmt: skip
         self.executor = Executor(self.env, concurrency=concurrency)
+        self._lost = LostReader(broker, self.queues, self.env) if reads_lost else None
         self.ran = 0
         self._stopping = False
         self._average = 0.0
@@ -133,7 +137,13 @@ class ConsumerLoop:
         self.terminations.stop()
         self.leases.stop()
 
+    def read_lost(self) -> None:
+        """Decide on messages that the transport gave up, if this consumer is the one to do so and it is time."""
+        if self._lost is not None:
+            self._lost.look()
+
     def _cycle(self) -> None:
+        self.read_lost()
         try:
             deliveries = self.broker.receive(self.queues, self._batch_size(), self.broker.poll_wait)
             if deliveries:

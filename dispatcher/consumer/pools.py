@@ -178,6 +178,7 @@ class AsyncioPool:
 
     def _cycle(self) -> None:
         consumer = self._consumer
+        consumer.read_lost()
         free = self._take_slots()
         if not free:
             return

@@ -202,6 +202,7 @@ class Worker:
             on_tick=on_tick,
             terminate=terminate,
             worker_rates=self._rates,
+            reads_lost=number == 0,
         )
 
     def _install_signals(self) -> None:

@@ -4,6 +4,7 @@ Native redrive, event source mappings, and AWS's runtime client around both hand
 """
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,10 +15,16 @@ import pytest
 from dispatcher import Dispatcher, signature
 from dispatcher.async_result import AsyncResult
 from dispatcher.brokers.base import Outgoing
+from dispatcher.consumer import lost as consumer_lost
+from dispatcher.consumer.loop import BrokerTransport
+from dispatcher.consumer.worker import Worker
 from dispatcher.exceptions import NotRegistered, WorkerLostError
+from dispatcher.execution import recording
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
 from dispatcher.execution.settling import derived_id
 from tests.emulation.deployment import Deployment, deploy
-from tests.emulation.endpoint import AwsEndpoint
+from tests.emulation.endpoint import AwsEndpoint, unique_name
 
 TIMEOUT = 60.0
 KEY = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eA=="
@@ -162,3 +169,36 @@ def test_queues_end_empty(deployment: Deployment) -> None:
         urls = [url for queue in deployment.queues.values() for url in (queue.url, queue.lost)]
         depths = [count for url in urls for count in deployment.aws.queue_depth(url).values()]
     assert not any(depths)
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_local_workers_read_lost_queues_too(aws_env: AwsEndpoint, monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    """A team without Lambda has no hanging `get()` either; the queues are made by the broker."""
+    monkeypatch.setattr(consumer_lost, "EVERY", 0.2)
+    app = Dispatcher(
+        "local", broker="sqs://", backend=f"dynamodb://{unique_name('lost')}", set_as_current=False, lost_after=1,
+        task_default_queue=unique_name("lost"), task_publish_retry=False, worker_allow_unkept_limits=True,
+        broker_transport_options={"max_receive_count": 2, "visibility_timeout": 1, "wait_time_seconds": 1},
+    )  # fmt: skip
+    task = app.task(name="die")(lambda: "ran")
+    killed, throttled, queue = task.delay(), task.delay(), app.conf.task_default_queue
+    executor = Executor(Environment(app, app.backend, BrokerTransport(app.broker), clock=app.clock))
+    for _ in range(4):  # received too often for nothing, one of them after a recorded start
+        for run in executor.prepare(app.broker.receive([queue], 2, wait=2)):
+            if run.id == killed.id:
+                recording.record_start(executor.env, run)
+    worker = Worker(app, pool=pool, concurrency=2, handle_signals=False)
+    thread = threading.Thread(target=worker.start)
+    thread.start()
+    try:
+        assert throttled.get(timeout=TIMEOUT) == "ran"
+        with pytest.raises(WorkerLostError, match="never ended"):
+            killed.get(timeout=TIMEOUT)
+    finally:
+        worker.stop()
+        thread.join()
+    [dead] = app.broker.dead_letters(queue)
+    assert (dead.queue, dead.reason["task_id"]) == (queue, killed.id)
+    assert queue in app.broker.queues()
+    assert f"{queue}-lost" not in app.broker.queues()
+    app.close()
