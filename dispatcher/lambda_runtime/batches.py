@@ -8,11 +8,11 @@ https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher.app import Dispatcher
+from dispatcher.clock import SYSTEM, Clock
 from dispatcher.lambda_runtime import events
 from dispatcher.lambda_runtime.environment import LambdaEnvironment
 from dispatcher.lambda_runtime.handback import hand_back
@@ -27,8 +27,9 @@ class Worker:
 
     environment: type[LambdaEnvironment] = LambdaEnvironment
 
-    def __init__(self, load: Callable[[], Dispatcher]) -> None:
+    def __init__(self, load: Callable[[], Dispatcher], clock: Clock = SYSTEM) -> None:
         self._load = load
+        self._clock = clock
         self._environment: LambdaEnvironment | None = None
         self._guarded = False
         self._cause: BaseException | None = None
@@ -55,7 +56,7 @@ class Worker:
 
     def __call__(self, event: Any, context: Any) -> Response:
         """Run the tasks of an SQS event."""
-        arrived = time.time()
+        arrived = self._clock.time()
         records: Sequence[events.Record] = ()
         answer: Response | None = None
         try:
