@@ -73,9 +73,10 @@ def _decide_all(env: Environment, runs: Sequence[Run]) -> list[Run]:
                 decided = _end_of_started(env, run, now)
             elif decided is None and _rounds(run) > MAX_ROUNDS:
                 decided = _never_started(run)
-            elif decided is None or decided.kind is Kind.HANDED_BACK:
+            elif decided is None or decided.kind in (Kind.HANDED_BACK, Kind.DEFERRED):
                 homeward.append(run)
-            run.outcome = decided or Outcome(Kind.HANDED_BACK)
+                decided = Outcome(Kind.HANDED_BACK, delay=decided.delay if decided is not None else 0.0)
+            run.outcome = decided
             seen.add(run.id)
     return homeward
 

@@ -94,8 +94,11 @@ def _template(bucket: str, key: str) -> dict[str, Any]:
     del resources["QueuesOverTlsOnly"]  # the endpoint is plain HTTP, which this policy rightly refuses
     for resource in resources.values():
         scaling = resource["Properties"].get("ScalingConfig")
-        if scaling:  # the service reads the parameter's text as a number
+        if scaling and isinstance(
+            scaling["MaximumConcurrency"], dict
+        ):  # the service reads the parameter's text as a number
             scaling["MaximumConcurrency"] = int(template["Parameters"]["MaximumConcurrency"]["Default"])
-    policy = resources["WorkerRole"]["Properties"]["Policies"][0]["PolicyDocument"]
-    policy["Statement"].append({"Effect": "Allow", "Action": _EMULATOR_ONLY, "Resource": "*"})
+    for role in ("WorkerRole", "DeadLetterRole"):
+        policy = resources[role]["Properties"]["Policies"][0]["PolicyDocument"]
+        policy["Statement"].append({"Effect": "Allow", "Action": _EMULATOR_ONLY, "Resource": "*"})
     return template

@@ -1,10 +1,16 @@
 """template.yaml, built and deployed as it stands, runs the example app under the role it gives the function."""
 
+import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from dispatcher import Dispatcher
+from dispatcher import Dispatcher, signature
+from dispatcher.backends.base import Write
+from dispatcher.brokers.base import Outgoing
+from dispatcher.exceptions import WorkerLostError
+from dispatcher.execution.settling import derived_id
 from tests.e2e import lambda_stack
 from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint
@@ -62,6 +68,35 @@ def test_role_suffices_for_dead_letters(aws: AwsEndpoint, outputs: dict[str, str
         shop.send_task("shop.decline", (1,)).get(timeout=TIMEOUT)
     answer = aws.client("sqs").receive_message(QueueUrl=outputs["DeadLetterQueueUrl"], WaitTimeSeconds=20)
     assert len(answer["Messages"]) == 1
+
+
+def test_role_suffices_for_lost_messages(aws: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
+    """What SQS gave up is sent home or fails, with its error callback and a dead letter, as its record says."""
+    sent: list[Outgoing] = []
+    task_id, lost_id = str(uuid.uuid4()), str(uuid.uuid4())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shop.broker, "send", sent.extend)
+        result = shop.send_task("shop.add", (20, 22), task_id=task_id)
+        errback = signature("shop.notify", app=shop, immutable=True, args=("ops",))
+        lost = shop.send_task("shop.add", (1, 2), task_id=lost_id, link_error=errback)
+    start = Write(lost_id, "PENDING", 0, 0, 0, final=False, token="x", starts=1, started_at=1.0, expires_at=2e9)
+    assert shop.backend.write([start]) == [None]
+    for message in sent:  # as SQS moves them
+        aws.client("sqs").send_message(QueueUrl=outputs["LostQueueUrl"], MessageBody=message.body)
+    assert result.get(timeout=TIMEOUT) == 42
+    with pytest.raises(WorkerLostError, match=r"never ended"):
+        lost.get(timeout=TIMEOUT)
+    told = shop.AsyncResult(derived_id(lost_id, "link_error/0"))
+    assert told.get(timeout=TIMEOUT) == "mail to ops"
+    found: list[str] = []
+    deadline = time.monotonic() + TIMEOUT
+    while lost_id not in found and time.monotonic() < deadline:
+        answer = aws.client("sqs").receive_message(
+            QueueUrl=outputs["DeadLetterQueueUrl"], MessageAttributeNames=["All"], MaxNumberOfMessages=10,
+            VisibilityTimeout=0, WaitTimeSeconds=1,
+        )  # fmt: skip
+        found += [each["MessageAttributes"]["task_id"]["StringValue"] for each in answer.get("Messages", [])]
+    assert lost_id in found
 
 
 def test_role_suffices_for_states(shop: Dispatcher) -> None:

@@ -11,6 +11,10 @@ TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 #: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
 VISIBILITY_FACTOR = 6
 LEAST_RECEIVES = 5
+#: How much of its time in a queue a message may need to be moved, if it only comes back after its visibility timeout.
+RETENTION_SHARE = 0.75
+#: How many times more receives a lost queue gives than the queue before it.
+LOST_FACTOR = 5
 
 Template = dict[str, Any]
 Rule = Callable[[Template], Iterator[str]]
@@ -111,12 +115,50 @@ def redrive(template: Template) -> Iterator[str]:
         if target is None:
             yield f"{name}: no dead-letter queue"
             continue
-        if int(policy.get("maxReceiveCount", 0)) < LEAST_RECEIVES:
-            yield f"{name}: maxReceiveCount under {LEAST_RECEIVES}: a few throttles would kill messages"
+        for given in parameter_sets(template):
+            if numbers(template, policy.get("maxReceiveCount", 0), given) < LEAST_RECEIVES:
+                yield f"{name}: maxReceiveCount under {LEAST_RECEIVES}: a few throttles would kill messages"
+        allowed = target.get("RedriveAllowPolicy", {})
+        sources = [str(arn.get("Fn::Sub", "")) for arn in allowed.get("sourceQueueArns", [])]
+        own = f":{queues[name]['QueueName']['Fn::Sub']}"
+        if allowed.get("redrivePermission") != "byQueue" or [arn.endswith(own) for arn in sources] != [True]:
+            yield f"{name}: its dead-letter queue takes messages of other queues, or not those of this one"
         if int(target.get("MessageRetentionPeriod", 345600)) <= int(queues[name].get("MessageRetentionPeriod", 345600)):
             yield f"{name}: its dead letters are kept no longer than itself"
         if bool(target.get("FifoQueue")) != bool(queues[name].get("FifoQueue")):
             yield f"{name}: its dead-letter queue is of another kind"
+
+
+def budget(template: Template) -> Iterator[str]:
+    """Nothing is deleted by its queue before it is moved, receives may be counted on, and functions know all that."""
+    queues = resources(template, "AWS::SQS::Queue")
+    for event, mapping, name, _ in _mappings(template):
+        source = queues[_referred(mapping["Queue"])]
+        policy = source.get("RedrivePolicy", {})
+        following = queues.get(_referred(policy.get("deadLetterTargetArn")), {}).get("RedrivePolicy")
+        for given in parameter_sets(template):
+            receives = numbers(template, policy.get("maxReceiveCount", 0), given)
+            kept = int(source.get("MessageRetentionPeriod", 345600))
+            if following is None:
+                continue  # the last of the chain: what is moved from there is beyond help
+            if receives * numbers(template, source.get("VisibilityTimeout", 30), given) > RETENTION_SHARE * kept:
+                yield f"{name}.{event}: a throttled message would be deleted before its {receives} receives are over"
+            if int(following["maxReceiveCount"]) < LOST_FACTOR * receives:
+                yield f"{name}.{event}: the lost queue would give a message up when it comes"
+            for reader in resources(template, "AWS::Serverless::Function").values():
+                url = _text(template, reader["Environment"]["Variables"]["DISPATCHER_BROKER_URL"], given)
+                if url != f"sqs://?max_receive_count={receives}&message_retention={kept}":
+                    yield f"{name}.{event}: {receives} receives and {kept} s, but a function is told {url}"
+
+
+def _text(template: Template, value: Any, given: Mapping[str, str]) -> str:
+    """Evaluate a Sub with numbers, with these parameters."""
+    match value:
+        case {"Fn::Sub": [text, names]}:
+            for name, number in names.items():
+                text = text.replace(f"${{{name}}}", str(numbers(template, number, given)))
+            return str(text)
+    return str(value)
 
 
 def partial_batches(template: Template) -> Iterator[str]:
@@ -137,7 +179,11 @@ def partial_batches(template: Template) -> Iterator[str]:
 def functions(template: Template) -> Iterator[str]:
     """Functions run on with chains of tasks, log JSON, find their app, and have a role of the template's."""
     roles = resources(template, "AWS::IAM::Role")
+    seen: set[str] = set()
     for name, function in resources(template, "AWS::Serverless::Function").items():
+        if _referred(function.get("Role")) in seen:
+            yield f"{name}: shares its role with another function"
+        seen.add(_referred(function.get("Role")))
         if function.get("RecursiveLoop") != "Allow":
             yield f"{name}: without RecursiveLoop: Allow Lambda cuts chains of tasks at the 16th"
         if function.get("LoggingConfig", {}).get("LogFormat") != "JSON":
@@ -246,5 +292,5 @@ def payloads(template: Template) -> Iterator[str]:
 
 RULES: dict[str, Rule] = {
     rule.__name__: rule
-    for rule in (visibility, redrive, partial_batches, functions, least_privilege, encryption, table, payloads)
+    for rule in (visibility, redrive, budget, partial_batches, functions, least_privilege, encryption, table, payloads)
 }

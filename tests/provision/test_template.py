@@ -28,7 +28,8 @@ def _resource(name: str) -> Callable[[rules.Template], dict[str, Any]]:
     return lambda template: template["Resources"][name]["Properties"]  # type: ignore[no-any-return]
 
 
-queue, dead = _resource("TaskQueue"), _resource("DeadLetterQueue")
+queue, lost, dead = _resource("TaskQueue"), _resource("LostQueue"), _resource("DeadLetterQueue")
+reader = _resource("DeadLetterFunction")
 bucket = _resource("PayloadBucket")
 function, results, role = _resource("WorkerFunction"), _resource("ResultTable"), _resource("WorkerRole")
 
@@ -46,12 +47,28 @@ def statements(template: rules.Template) -> list[dict[str, Any]]:
 BREAKS: list[tuple[str, Callable[[rules.Template], Any]]] = [
     ("visibility", lambda t: queue(t).update(VisibilityTimeout=359)),
     ("visibility", lambda t: queue(t).pop("VisibilityTimeout")),
-    ("visibility", lambda t: t["Mappings"]["VisibilityTimeout"]["900"].update(Seconds=900)),
+    ("visibility", lambda t: t["Mappings"]["Transport"]["900"].update(Visibility=900)),
     ("visibility", lambda t: mapping(t).update(MaximumBatchingWindowInSeconds=5)),
     ("redrive", lambda t: queue(t).pop("RedrivePolicy")),
     ("redrive", lambda t: queue(t)["RedrivePolicy"].update(maxReceiveCount=3)),
     ("redrive", lambda t: dead(t).pop("MessageRetentionPeriod")),
     ("redrive", lambda t: queue(t).update(FifoQueue=True)),
+    ("redrive", lambda t: lost(t).pop("RedrivePolicy")),
+    ("redrive", lambda t: lost(t).pop("MessageRetentionPeriod")),
+    ("redrive", lambda t: lost(t).pop("RedriveAllowPolicy")),
+    (
+        "redrive",
+        lambda t: dead(t)["RedriveAllowPolicy"].update(
+            sourceQueueArns=lost(t)["RedriveAllowPolicy"]["sourceQueueArns"]
+        ),
+    ),
+    ("budget", lambda t: t["Mappings"]["Transport"]["900"].update(Receives=100)),
+    ("budget", lambda t: lost(t)["RedrivePolicy"].update(maxReceiveCount=100)),
+    ("budget", lambda t: queue(t).update(MessageRetentionPeriod=400000)),
+    ("budget", lambda t: reader(t)["Environment"]["Variables"].update(DISPATCHER_BROKER_URL="sqs://")),
+    ("visibility", lambda t: lost(t).update(VisibilityTimeout=60)),
+    ("partial_batches", lambda t: reader(t)["Events"]["LostMessages"]["Properties"].pop("FunctionResponseTypes")),
+    ("functions", lambda t: reader(t).update(Role=function(t)["Role"])),
     ("partial_batches", lambda t: mapping(t).pop("FunctionResponseTypes")),
     ("partial_batches", lambda t: mapping(t).update(ScalingConfig={"MaximumConcurrency": 1})),
     ("partial_batches", lambda t: mapping(t).update(BatchSize=100)),
@@ -106,20 +123,44 @@ def test_role_allows_what_the_worker_does() -> None:
     }  # fmt: skip
 
 
+def test_role_allows_what_the_reader_of_lost_messages_does() -> None:
+    """It takes from the lost queue alone, and never deletes from, or receives from, the task queue."""
+    allowed = rules.granted(rules.load(), "DeadLetterRole")
+    assert allowed["LostQueue"] == {
+        "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility",
+    }  # fmt: skip
+    assert allowed["TaskQueue"] == allowed["DeadLetterQueue"] == {"sqs:SendMessage"}
+    assert allowed["ResultTable"] == {
+        "dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:UpdateItem", "dynamodb:PartiQLInsert",
+        "dynamodb:PartiQLUpdate",
+    }  # fmt: skip
+
+
+def test_reader_of_lost_messages_knows_the_worker() -> None:
+    """It waits for runs that may go on for as long as the worker's timeout, and has the worker's app."""
+    template = rules.load()
+    worker, variables = (each(template)["Environment"]["Variables"] for each in (function, reader))
+    assert variables["DISPATCHER_LOST_AFTER"] == function(template)["Timeout"]
+    assert variables.items() >= worker.items()
+    kept = {int(each["DISPATCHER_RECORD_RETENTION"]) for each in (worker, variables)}
+    assert kept == {lost(template)["MessageRetentionPeriod"]}
+
+
 def test_payloads_are_kept_where_they_are_asked_for() -> None:
     """The function gets the bucket's name and may do what the payload store does; without days there is neither."""
     template = rules.load()
     variable = function(template)["Environment"]["Variables"]["DISPATCHER_PAYLOAD_BUCKET"]
     assert variable == {"Fn::If": ["KeepsPayloads", {"Ref": "PayloadBucket"}, {"Ref": "AWS::NoValue"}]}
     assert template["Parameters"]["PayloadDays"]["Default"] == "0"
-    assert template["Resources"]["PayloadAccess"]["Condition"] == "KeepsPayloads"
-    access = _resource("PayloadAccess")(template)
-    assert access["RoleName"] == {"Ref": "WorkerRole"}
-    allowed = {str(s["Resource"]): s["Action"] for s in access["PolicyDocument"]["Statement"]}
-    assert allowed == {
-        "{'Fn::Sub': '${PayloadBucket.Arn}/*'}": ["s3:GetObject", "s3:PutObject"],
-        "{'Fn::GetAtt': ['PayloadBucket', 'Arn']}": "s3:ListBucket",
-    }
+    for name, given in (("PayloadAccess", "WorkerRole"), ("LostPayloadAccess", "DeadLetterRole")):
+        assert template["Resources"][name]["Condition"] == "KeepsPayloads"
+        access = _resource(name)(template)
+        assert access["RoleName"] == {"Ref": given}
+        allowed = {str(s["Resource"]): s["Action"] for s in access["PolicyDocument"]["Statement"]}
+        assert allowed == {
+            "{'Fn::Sub': '${PayloadBucket.Arn}/*'}": ["s3:GetObject", "s3:PutObject"],
+            "{'Fn::GetAtt': ['PayloadBucket', 'Arn']}": "s3:ListBucket",
+        }
 
 
 def test_function_finds_its_queues_by_the_package_s_names() -> None:
@@ -128,8 +169,10 @@ def test_function_finds_its_queues_by_the_package_s_names() -> None:
     from dispatcher.config import queue_variable
 
     template = rules.load()
-    variables = function(template)["Environment"]["Variables"]
-    for name, resource in (("default", "TaskQueue"), (Queues.dead("default"), "DeadLetterQueue")):
+    variables = reader(template)["Environment"]["Variables"]
+    for name, resource in (
+        ("default", "TaskQueue"), (Queues.lost("default"), "LostQueue"), (Queues.dead("default"), "DeadLetterQueue")
+    ):  # fmt: skip
         assert variables[queue_variable(name)] == {"Ref": resource}
         assert _resource(resource)(template)["QueueName"] == {"Fn::Sub": f"${{AWS::StackName}}-{name}"}
 
@@ -166,9 +209,13 @@ def test_built_package_holds_what_the_function_needs(tmp_path: Path) -> None:
     done = _run(_tool("sam"), "build", "--build-dir", str(tmp_path / "built"), "--template", "template.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     package = tmp_path / "built" / "WorkerFunction"
+    other = tmp_path / "built" / "DeadLetterFunction"
+    assert {path.name for path in other.iterdir()} == {path.name for path in package.iterdir()}
     names = {path.name for path in package.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"dispatcher", "handlers", "shop.py", "msgpack"}
     assert not list(package.rglob("__pycache__"))
     # The handler's module is found as Lambda finds it, from the package's directory.
-    code = "import importlib.util as u; assert u.find_spec('handlers.worker') and u.find_spec('shop')"
+    code = (
+        "import importlib.util as u; assert all(map(u.find_spec, ('handlers.worker', 'handlers.dead_letter', 'shop')))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=package, check=True, timeout=60)
