@@ -52,6 +52,8 @@ class AsyncResult(Generic[R]):
         self._ignored = False
         #: when the task is due, in epoch seconds, where the call that returned this object said so
         self.eta: float | None = None
+        #: whether the call of a unique task was not sent, because the task of this id stands for it
+        self.duplicate = False
 
     # -- where to look
 

@@ -16,6 +16,8 @@ from dispatcher.serialization import json_decode, json_encode, unpack
 WIRE_VERSION: Final = 1
 #: DynamoDB keys are at most 2,048 bytes and SQS deduplication ids 128; UUIDs need 36.
 MAX_ID_LENGTH: Final = 255
+#: The result backend keeps the locks of unique tasks among the records of tasks: no id begins like theirs.
+LOCK_PREFIX: Final = "LOCK#"
 
 
 class _NoKeys(dict[str, Any]):
@@ -83,6 +85,7 @@ class Message:
     group_id: str | None = None
     handover: str | None = None
     sensitive: Marks | None = None
+    unique: str | None = None
 
     @classmethod
     def make(cls, fields: Mapping[str, Any]) -> Message:
@@ -198,6 +201,8 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
     task_id = fields.get("id")
     if type(task_id) is not str or not 0 < len(task_id) <= MAX_ID_LENGTH:
         raise InvalidMessage(f"'id' must be a text of 1 to {MAX_ID_LENGTH} characters, not {_kind(task_id)}")
+    if task_id.startswith(LOCK_PREFIX):
+        raise InvalidMessage(f"'id' must not begin with {LOCK_PREFIX!r}")
     if fields.get("v") is not WIRE_VERSION or "critical" in fields:
         _check_version(fields, task_id)
     if "task" not in fields:
@@ -241,8 +246,10 @@ def _check(name: str, value: Any, task_id: str) -> None:
 def check_option(option: str, name: str, value: Any) -> None:
     """Raise `TypeError` or `ValueError` for an option of a call that the message's field of this name cannot hold."""
     predicate, wanted = _CHECKS[name]
-    if not predicate(value) or (name == "id" and len(value) > MAX_ID_LENGTH):
-        wanted = f"a text of 1 to {MAX_ID_LENGTH} characters" if name == "id" else wanted
+    reserved = name == "id" and isinstance(value, str) and value.startswith(LOCK_PREFIX)
+    if not predicate(value) or (name == "id" and (len(value) > MAX_ID_LENGTH or reserved)):
+        if name == "id":
+            wanted = f"a text of 1 to {MAX_ID_LENGTH} characters" + f" not beginning with {LOCK_PREFIX!r}" * reserved
         fits = isinstance(value, str) if predicate is _is_text else isinstance(value, int | float)
         error = ValueError if fits else TypeError
         raise error(f"{option} must be {wanted}, not {value!r:.100}")
@@ -334,4 +341,5 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "group_id": _TEXT,
     "handover": _TEXT,
     "sensitive": (_is_marks, "true or a list of names and positions"),
+    "unique": _TEXT,
 }

@@ -71,6 +71,8 @@ def make_task(
     if not (isinstance(base, type) and issubclass(base, Task)):
         raise TypeError(f"task {name}: base= must be a subclass of Task, not {base!r}")
     check_option_names(name, base, options)
+    if callable(options.get("unique")):
+        options = {**options, "unique": staticmethod(options["unique"])}  # it takes the arguments, not the task
     attributes = {
         "run": function if bind else staticmethod(function),
         "name": name,

@@ -64,6 +64,7 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
     "stamped_headers": lambda: None,
     "errors": lambda: None,
     "taskset": lambda: None,
+    "fence": lambda: None,
     "lang": lambda: "py",
     "utc": lambda: True,
     "is_eager": bool,
@@ -89,6 +90,8 @@ class Context:
         called_directly: bool
         delivery_info: dict[str, Any]
         children: list[Any]
+        #: of a unique task's run: larger than that of any run of its key before; see docs/unique.md
+        fence: int | None
 
     def __init__(self, message: Message | None = None, /, **fields: Any) -> None:
         self.__dict__["_message"] = message

@@ -32,11 +32,12 @@ logger = logging.getLogger("dispatcher.producer")
 
 
 class Call(NamedTuple):
-    """A message ready to go: its queue, and how many seconds it is held back by the broker."""
+    """A message ready to go, its queue, how many seconds it is held back; whether another task stands for its call."""
 
     message: Message
     queue: str
     delay: float
+    duplicate: bool = False
 
 
 #: Options of Celery's `apply_async` that cannot work here, with the reason and the alternative.
@@ -56,7 +57,7 @@ REFUSED_OPTIONS: Mapping[str, str] = {
     "chord": "chords are not available in this release; use link=",
     "chain": "chains are not available in this release; use link=",
     "rate_limit": "it belongs to the task; set it in @app.task",
-    "unique": "unique tasks are not available in this release",
+    "unique": "whether a task is unique is its own option; set unique= in @app.task, or give it another name without",
     "task_type": "tasks are found by their name; leave it out",
     "app": "a task belongs to one app; leave it out",
     "timeout": "it limits nothing in Celery either; use time_limit=, or expires=",
@@ -220,7 +221,7 @@ class Sender:
         return None if store is None else Parcels(store, limit, conf.payload_threshold, conf.max_message_bytes)
 
     def _outgoing(self, broker: Broker, call: Call, parcels: Parcels | None) -> Outgoing:
-        message, queue, delay = call
+        message, queue, delay = call.message, call.queue, call.delay
         try:
             body = self.seal(encode(message) if parcels is None else parcels.body_of(message), queue)
         except EncodeError as error:

@@ -31,6 +31,7 @@ from dispatcher.task_options import (
     rate_of,
     settled_rate,
 )
+from dispatcher.unique import Uniqueness, uniqueness_of
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec
@@ -90,6 +91,12 @@ class Task(Generic[P, R]):
     resultrepr_maxsize: int = 1024
     #: parameters whose values no text may show; ``"return"``: the result, ``"raise"``: exceptions' texts; `True`: all
     sensitive: bool | str | Sequence[str] = ()
+    #: true, or a function that takes the task's arguments and returns a text: calls with equal ones are one task's work
+    unique: bool | Callable[..., str] = False
+    #: ``queued`` (default), ``waiting``, ``running`` or ``period``: how long a call stands for the others
+    unique_scope: str | None = None
+    #: the seconds of a period; otherwise how long a call stands for others at most, where nothing is heard of it
+    unique_for: float | None = None
     #: false with ``ignore_result``: a lean task, which promises at least once only and costs no record
     revocable: bool | None = None
 
@@ -99,6 +106,7 @@ class Task(Generic[P, R]):
     _lean: bool = False
     _sensitive: Marks | None = None
     _rate: Rate | None = None
+    _uniqueness: Uniqueness | None = None
     _is_async: bool = False
     _hooks: frozenset[str] = frozenset()
     _has_own_call: bool = False
@@ -146,8 +154,9 @@ class Task(Generic[P, R]):
         self._hooks = self._find_hooks()  # annotations may have added some
         self._sensitive = marks_of(self.sensitive, self.run, self.name)
         self._rate = settled_rate(self, conf)
-        # A run that waits for its slot finds it in its record.
-        kept = self.track_started or self._rate is not None
+        self._uniqueness = uniqueness_of(self, conf)
+        # A run that waits for its slot finds it in its record, and others are answered with a unique task's outcome.
+        kept = self.track_started or self._rate is not None or self._uniqueness is not None
         self._lean = bool(self.ignore_result) and self.revocable is False and not kept
 
     def _find_hooks(self) -> frozenset[str]:
@@ -273,6 +282,10 @@ class Task(Generic[P, R]):
             if value is not None
         )  # fmt: skip
         return self._owner.run_eagerly(self, args or (), kwargs or {}, options)
+
+    def release_lock(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> bool:
+        """Let the next such call of a unique task be sent, after a purge, say; return whether another stood for it."""
+        return self._owner.release_unique(self, args, kwargs or {})
 
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise `TypeError` for arguments that the function cannot take."""

@@ -41,6 +41,10 @@ class TaskOwner(Protocol):
         """Run the task in this process, through the executor."""
         ...
 
+    def release_unique(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Let the next of these calls be sent; say whether a task stood for them."""
+        ...
+
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write a state that a task gave itself."""
         ...
@@ -82,7 +86,6 @@ _REFUSED = {
     "exchange": "there are no AMQP exchanges here; use queue=",
     "routing_key": "there are no AMQP exchanges here; use queue=",
     "pydantic": "pydantic models are not converted in this release; call Model.model_validate in the task",
-    "unique": "unique tasks are not available in this release",
 }
 
 

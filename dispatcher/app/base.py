@@ -18,6 +18,7 @@ from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Broker, Delivery
 from dispatcher.canvas.signature import Signature, beat_entry, maybe_signature
+from dispatcher.claims import Claims
 from dispatcher.clock import SYSTEM, Clock, zone_of
 from dispatcher.config import Config
 from dispatcher.decorators import BoundDecorator, Decorator
@@ -80,6 +81,7 @@ class Dispatcher:
         self._broker: Broker | None = None
         self._backend: ResultBackend | None = None
         self._sender: Sender | None = None
+        self._claims: Claims | None = None
         self._wire: Wire | None = None
         self._autodiscoveries: list[discovery.Autodiscovery] = []
         self.on_configure = Signal("app.on_configure")
@@ -255,6 +257,7 @@ class Dispatcher:
         )
         seal = wire.seal if wire.signs else None
         self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, lambda: wire.payloads)
+        self._claims = Claims(self._sender, lambda: self.backend, self.clock, self._tasks)
 
     # -- connections
 
@@ -328,16 +331,23 @@ class Dispatcher:
         task: AnyTask | None,
         result_cls: Any = None,
     ) -> AsyncResult[Any]:
-        assert self._sender is not None
+        assert self._sender is not None and self._claims is not None
         call = self._sender.build(name, args, kwargs, options, task)
-        self._sender.send([call], options.get("retry"), options.get("retry_policy"))
+        [call] = self._claims.send([call], options.get("retry"), options.get("retry_policy"))
         return self._result_of(call, options, task, result_cls)
+
+    def release_unique(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Let the next call of a unique task be sent; `Task.release_lock` comes here."""
+        self.finalize(auto=True)
+        assert self._claims is not None
+        return self._claims.release(task, args, kwargs)
 
     def _result_of(
         self, call: Call, options: Mapping[str, Any], task: AnyTask | None, result_cls: Any = None
     ) -> AsyncResult[Any]:
         result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=call.message.task, app=self)
         result.eta = call.message.eta
+        result.duplicate = call.duplicate
         ignored = call.message.ignore_result
         result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
         frame = state.current_frame()
@@ -352,7 +362,7 @@ class Dispatcher:
         whose ``failures`` name the ids not accepted.
         """
         self.finalize(auto=True)
-        assert self._sender is not None
+        assert self._sender is not None and self._claims is not None
         calls = [maybe_signature(item, self) for item in signatures]
         if self.conf.task_always_eager:
             return [sig.apply_async() for sig in calls]
@@ -362,9 +372,8 @@ class Dispatcher:
             if task is not None:
                 task.check_arguments(sig.args, sig.kwargs)
             built.append((self._sender.build(sig.task, sig.args, sig.kwargs, sig.options, task), sig, task))
-        if built:
-            self._sender.send([call for call, _, _ in built])
-        return [self._result_of(call, sig.options, task) for call, sig, task in built]
+        sent = self._claims.send([call for call, _, _ in built])
+        return [self._result_of(call, sig.options, task) for call, (_, sig, task) in zip(sent, built, strict=True)]
 
     def run_eagerly(
         self,
@@ -417,7 +426,7 @@ class Dispatcher:
 
     def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
         """Send a continuation of a finished task, under an id derived from it."""
-        assert self._sender is not None
+        assert self._sender is not None and self._claims is not None
         linked = maybe_signature(sig, self)
         merged, kwargs, options = linked._merge(args, None, None)
         options.setdefault("task_id", task_id)
@@ -425,7 +434,7 @@ class Dispatcher:
         options.setdefault("root_id", parent.effective_root_id)
         task = self._tasks.get(linked.task)
         call = self._sender.build(linked.task, merged, kwargs, options, task, marks_on_wire(sig.get("sensitive")))
-        self._sender.send([self._sender.continuation(call, parent.depth + 1)])
+        self._claims.send([self._sender.continuation(call, parent.depth + 1)])
 
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write an open state of a task; ``request`` is that of the task which gives it."""

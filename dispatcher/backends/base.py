@@ -1,7 +1,8 @@
 """The result backend port: one record per task, written on conditions that hold under duplicates.
 
 A record is a few columns that conditions look at (`TaskRecord`) and an opaque text, ``data``, with everything else. A
-`Write` applies only to the state it was decided on; an adapter's whole duty is to decide that atomically.
+`Write` applies only to the state it was decided on; an adapter's whole duty is to decide that atomically. The locks of
+unique tasks are such rows too (`dispatcher.backends.locks`).
 """
 
 from __future__ import annotations
@@ -170,6 +171,17 @@ class ResultBackend(ABC):
         They are ``step`` apart, and as many as `slots_until` says. Times are in microseconds since the epoch.
         """
 
+    def write_together(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        """Apply writes of a few different rows all or none; answers as `write`, and if anything stood, nothing applied.
+
+        Raises `OperationalError` where the store cannot be reached: then all of them or none may have been applied, and
+        repeating them is safe.
+        """
+        losers = self._write_together(writes)
+        if any(loser is not None and write.stands_in(loser) for write, loser in zip(writes, losers, strict=True)):
+            return [None] * len(writes)  # all of it was applied before, and the store repeated it
+        return losers
+
     @abstractmethod
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Read records by unique ids, strongly consistent; rows past their ``expires_at`` are absent."""
@@ -177,6 +189,10 @@ class ResultBackend(ABC):
     @abstractmethod
     def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
         """Apply each write where `Write.applies_to` holds, atomically per record; return the records that stood."""
+
+    @abstractmethod
+    def _write_together(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        """Apply writes of different rows in one transaction, or none of them; return the records that stood."""
 
     @abstractmethod
     def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:

@@ -62,6 +62,9 @@ _RETRIED: Final = frozenset(
     }
 )
 
+#: What may keep a transaction from taking effect without anything being wrong with it.
+_CANCELLED: Final = _RETRIED | {"None", "ConditionalCheckFailed"}
+
 OPTIONS: Final[dict[str, Expected]] = {
     **COMMON,
     "table": TEXT,
@@ -231,6 +234,54 @@ class DynamoDBBackend(ResultBackend):
             return insert_statement(self.table, write)
         return update_statement(self.table, write, now)
 
+    def _write_together(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        for write in writes:
+            self._check_size(write)
+        expired: set[str] = set()  # rows that count as absent, and must be so still
+        for _ in self._attempts("write"):
+            now = self.clock.time()
+            items = [{"Update": self._conditional_update(write, write.id in expired, now)} for write in writes]
+            reasons = self._transact(items)
+            losers: list[TaskRecord | None] = [None] * len(writes)
+            for position, (write, reason) in enumerate(zip(writes, reasons, strict=False)):
+                if reason.get("Code") != "ConditionalCheckFailed":
+                    continue
+                item = reason.get("Item", {})
+                (expired.add if item and not is_alive(item, now) else expired.discard)(write.id)
+                answer = judge(item, write, now)
+                if answer is None:
+                    return [None] * len(writes)  # the lot was applied before, and the call repeated
+                if not isinstance(answer, Undecided):
+                    losers[position] = answer
+            if not reasons or any(losers):
+                return losers
+        raise AssertionError("unreachable")
+
+    def _transact(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Carry out a transaction; return nothing if it took effect, else for each item why it did not."""
+        try:
+            self._call("transact_write_items", TransactItems=items)
+        except aws.ServiceError as error:
+            reasons: list[dict[str, Any]] = error.response.get("CancellationReasons", [])
+            codes = {str(reason.get("Code", "None")) for reason in reasons}
+            if error.code != "TransactionCanceledException" or not codes <= _CANCELLED:
+                raise
+            return reasons
+        return []
+
+    def _conditional_update(self, write: Write, expired: bool, now: float) -> dict[str, Any]:
+        row = dict(zip((f":{name}" for name in COLUMNS), values(write), strict=True))
+        checks = {} if expired else {":open": {"BOOL": False}, ":attempt": {"N": str(write.attempt)}}
+        return {
+            "TableName": self.table,
+            "Key": key(write.id),
+            "UpdateExpression": f"SET {ASSIGNMENTS} REMOVE v" if expired else f"SET {ASSIGNMENTS}",
+            "ConditionExpression": _EXPIRED if expired else _APPLIES,
+            "ExpressionAttributeNames": NAMES,
+            "ExpressionAttributeValues": {**row, **checks, ":now": {"N": repr(now)}},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
     def _update_item(
         self, task_id: str, update: str, condition: str, names: Mapping[str, str], values: Mapping[str, Any]
     ) -> Item | None:
@@ -247,6 +298,8 @@ class DynamoDBBackend(ResultBackend):
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except aws.ServiceError as error:
+            if error.code == "TransactionConflictException":  # a transaction has the item: look again
+                return {}
             if error.code != "ConditionalCheckFailedException":
                 raise
             item: Item = error.response.get("Item", {})

@@ -1,8 +1,9 @@
 """The items of the DynamoDB backend: how a record is laid out in one, and what an item says about a write.
 
-A record is the item ``pk = TASK#<id>``, ``sk = META``. The attributes' names are short because DynamoDB bills them:
-``s`` status, ``g`` gen, ``r`` retries, ``f`` final, ``t`` token, ``n`` starts, ``b`` not before, ``a`` started
-at, ``d`` data, ``v`` revoked, ``ttl`` the epoch second from which on the item counts as absent.
+A record is the item ``pk = TASK#<id>``, ``sk = META``, the lock of a unique task ``pk = LOCK#<key>``. The attributes'
+names are short because DynamoDB bills them: ``s`` status, ``g`` gen, ``r`` retries, ``f`` final, ``t`` token, ``n``
+starts, ``b`` not before, ``a`` started at, ``d`` data, ``v`` revoked, ``ttl`` the epoch second from which on the item
+counts as absent.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dispatcher.backends.base import Revocation, TaskRecord, Write
+from dispatcher.message import LOCK_PREFIX
 
 KEY_PREFIX: Final = "TASK#"
 SORT_KEY: Final = "META"
@@ -33,8 +35,9 @@ UNDECIDED: Final = Undecided()
 
 
 def key(task_id: str) -> dict[str, dict[str, str]]:
-    """Return the primary key of a task's item."""
-    return {"pk": {"S": KEY_PREFIX + task_id}, "sk": {"S": SORT_KEY}}
+    """Return the primary key of a task's item, or of a lock's."""
+    prefix = "" if task_id.startswith(LOCK_PREFIX) else KEY_PREFIX
+    return {"pk": {"S": prefix + task_id}, "sk": {"S": SORT_KEY}}
 
 
 def values(write: Write) -> list[dict[str, Any]]:
@@ -98,7 +101,7 @@ def record_of(item: Item) -> TaskRecord:
     """Read an item."""
     due, started = item["b"].get("N"), item.get("a", {}).get("N")
     return TaskRecord(
-        id=item["pk"]["S"][len(KEY_PREFIX) :],
+        id=item["pk"]["S"].removeprefix(KEY_PREFIX),
         status=item["s"]["S"],
         gen=int(item["g"]["N"]),
         retries=int(item["r"]["N"]),

@@ -39,6 +39,12 @@ class _Store:
         self.rows[record.id] = (record, expires_at)
         heapq.heappush(self.expiries, (expires_at, record.id))
 
+    def apply(self, write: Write, record: TaskRecord | None) -> None:
+        revoked = Revocation.NONE if record is None else record.revoked
+        # The flag has to outlive the message, so it keeps the longer of the two lives.
+        life = max(write.expires_at, self.rows[write.id][1]) if revoked else write.expires_at
+        self.put(write.record(revoked), life)
+
     def sweep(self, now: float, limit: int) -> None:
         while limit > 0 and self.expiries and self.expiries[0][0] <= now:
             task_id = heapq.heappop(self.expiries)[1]
@@ -92,12 +98,23 @@ class MemoryBackend(ResultBackend):
                     losers.append(dataclasses.replace(record))
                     continue
                 losers.append(None)
-                revoked = Revocation.NONE if record is None else record.revoked
-                # The flag has to outlive the message, so it keeps the longer of the two lives.
-                life = max(write.expires_at, store.rows[write.id][1]) if revoked else write.expires_at
-                store.put(write.record(revoked), life)
+                store.apply(write, record)
             store.sweep(now, _SWEEP + len(writes))
             store.changed.notify_all()
+        return losers
+
+    def _write_together(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        store, now = self._store, self.clock.time()
+        with store.changed:
+            standing = [store.get(write.id, now) for write in writes]
+            pairs = list(zip(writes, standing, strict=True))
+            losers = [dataclasses.replace(record) if record is not None and not write.applies_to(record) else None
+                      for write, record in pairs]  # fmt: skip
+            if not any(losers):
+                for write, record in pairs:
+                    store.apply(write, record)
+                store.sweep(now, _SWEEP + len(writes))
+                store.changed.notify_all()
         return losers
 
     def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:

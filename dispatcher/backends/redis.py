@@ -15,7 +15,7 @@ from dispatcher.backends import redis_scripts as scripts
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
-from dispatcher.redis_connection import Command, RedisConnections, pack
+from dispatcher.redis_connection import Command, RedisConnections, Script, pack
 from dispatcher.redis_settings import parse
 from dispatcher.states import PENDING
 
@@ -50,18 +50,19 @@ class RedisBackend(ResultBackend):
         return records
 
     def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        losers: list[TaskRecord | None] = []
-        for batch in _batches(writes):
-            keys = [self._key(write.id) for write in batch]
-            arguments: list[str | int] = []
-            for write in batch:
-                expiry = max(1, int(write.expires_at * 1000))
-                arguments += (write.gen, write.attempt, int(write.final), expiry, _dump(write.record()))
-            (reply,) = self._connections.run([scripts.WRITE.call(keys, arguments)])
-            losers += [
-                None if value is None else _load(write.id, value) for write, value in zip(batch, reply, strict=True)
-            ]
-        return losers
+        return [loser for batch in _batches(writes) for loser in self._conditional(scripts.WRITE, batch)]
+
+    def _write_together(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        return self._conditional(scripts.WRITE_TOGETHER, writes)
+
+    def _conditional(self, script: Script, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        keys = [self._key(write.id) for write in writes]
+        arguments: list[str | int] = []
+        for write in writes:
+            expiry = max(1, int(write.expires_at * 1000))
+            arguments += (write.gen, write.attempt, int(write.final), expiry, _dump(write.record()))
+        (reply,) = self._connections.run([script.call(keys, arguments)])
+        return [None if value is None else _load(write.id, value) for write, value in zip(writes, reply, strict=True)]
 
     def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
         key = f"{self._settings.key_prefix}rate:{{{bucket}}}"

@@ -22,39 +22,67 @@ local function later(key, expiry)
 end
 """
 
+_CONDITIONAL: Final = (
+    _PRELUDE
+    + """
+-- Whether the write at `at` may replace a record, and the revocation that outlives it.
+local function judge(old, at)
+  if not old then return true, '0' end
+  local gen, attempt = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%-?%d+) (%d+) (%d)')
+  old_gen = tonumber(old_gen)
+  local applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
+  return applies, revoked
+end
+
+local function apply(key, at, revoked)
+  local final, expiry, record = ARGV[at + 2] == '1', tonumber(ARGV[at + 3]), ARGV[at + 4]
+  if revoked ~= '0' then
+    record = revoked .. string.sub(record, 2)
+    expiry = later(key, expiry)
+  end
+  redis.call('SET', key, record, 'PXAT', expiry)
+  if final then
+    local waiters = redis.call('SMEMBERS', waiters_of(key))
+    for _, inbox in ipairs(waiters) do
+      redis.call('RPUSH', inbox, record)
+      redis.call('PEXPIRE', inbox, 10000)
+    end
+    if #waiters > 0 then redis.call('DEL', waiters_of(key)) end
+  end
+end
+"""
+)
+
 #: Keys: records. Arguments, for each: gen, attempt, 1 if final, expiry in milliseconds since the epoch, the new record.
 #: Returns for each nil, or the record that stood against the write.
 WRITE: Final = Script(
-    _PRELUDE
+    _CONDITIONAL
     + """
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local at = 5 * i - 4
-  local gen, attempt, final = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2] == '1'
-  local expiry, record = tonumber(ARGV[at + 3]), ARGV[at + 4]
   local old = redis.call('GET', key)
-  local applies = true
-  if old then
-    local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%-?%d+) (%d+) (%d)')
-    old_gen = tonumber(old_gen)
-    applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
-    if applies and revoked ~= '0' then
-      record = revoked .. string.sub(record, 2)
-      expiry = later(key, expiry)
-    end
-  end
+  local applies, revoked = judge(old, 5 * i - 4)
   answers[i] = not applies and old
-  if applies then
-    redis.call('SET', key, record, 'PXAT', expiry)
-    if final then
-      local waiters = redis.call('SMEMBERS', waiters_of(key))
-      for _, inbox in ipairs(waiters) do
-        redis.call('RPUSH', inbox, record)
-        redis.call('PEXPIRE', inbox, 10000)
-      end
-      if #waiters > 0 then redis.call('DEL', waiters_of(key)) end
-    end
-  end
+  if applies then apply(key, 5 * i - 4, revoked) end
+end
+return answers
+"""
+)
+
+#: As `WRITE`, of different records, all or none: where any record stands, nothing is written.
+WRITE_TOGETHER: Final = Script(
+    _CONDITIONAL
+    + """
+local answers, flags, stood = {}, {}, false
+for i, key in ipairs(KEYS) do
+  local old = redis.call('GET', key)
+  local applies, revoked = judge(old, 5 * i - 4)
+  answers[i], flags[i] = not applies and old, revoked
+  stood = stood or not applies
+end
+if not stood then
+  for i, key in ipairs(KEYS) do apply(key, 5 * i - 4, flags[i]) end
 end
 return answers
 """

@@ -71,6 +71,12 @@ class SQLiteBackend(ResultBackend):
         return found
 
     def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        return self._apply(writes, together=False)
+
+    def _write_together(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
+        return self._apply(writes, together=True)
+
+    def _apply(self, writes: Sequence[Write], together: bool) -> list[TaskRecord | None]:
         def work(connection: sqlite3.Connection) -> list[TaskRecord | None]:
             current = self._load(connection.execute, list({write.id: None for write in writes}))
             changed: dict[str, Life] = {}
@@ -85,6 +91,8 @@ class SQLiteBackend(ResultBackend):
                 # The flag has to outlive the message, so it keeps the longer of the two lives.
                 expires_at = max(life, write.expires_at) if revoked else write.expires_at
                 current[write.id] = changed[write.id] = (write.record(revoked), expires_at)
+            if together and any(losers):
+                return losers
             connection.executemany(_PUT, map(_row, changed.values()))
             connection.execute(_SWEEP, (self.clock.time(), _SWEEP_STEP + len(writes)))
             return losers

@@ -18,7 +18,7 @@ from dispatcher.exceptions import (
     TaskRevokedError,
     WorkerLostError,
 )
-from dispatcher.execution import handover
+from dispatcher.execution import handover, leasing
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message, UnsupportedMessage
@@ -83,7 +83,28 @@ def load(env: Environment, run: Run) -> bool:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:
         _check_arguments(run, run.message)
+        if run.outcome is None and run.lock is None:
+            leasing.name(env, run)
     return run.outcome is None
+
+
+def lease(env: Environment, run: Run) -> bool:
+    """Take the lease of a unique task's run; what was read is read again where it does not hold any more.
+
+    Returns false where that decides the run.
+    """
+    try:
+        while not leasing.take(env, run):
+            leasing.read(env, [run])
+            run.record = env.backend.read([run.id]).get(run.id)
+            run.outcome = decide_by_record(env, run, env.clock.time())
+            if run.outcome is not None:
+                return False
+    except (OperationalError, BackendError) as error:
+        logger.error("the lease of %s cannot be taken, it goes back: %s", run.id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        return False
+    return True
 
 
 def _unreadable(run: Run, error: BaseException, task_id: str | None) -> None:
@@ -121,6 +142,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
     asked = [run for run in open_runs if not is_lean(run)] + buried
     if asked:
         try:
+            leasing.read(env, asked)
             records = env.backend.read([run.id for run in asked])
         except (OperationalError, BackendError) as error:
             logger.error("the result backend cannot be read, %d messages go back: %s", len(asked), error)
@@ -163,7 +185,7 @@ def is_lean(run: Run) -> bool:
 
 def _is_lean(run: Run) -> bool:
     message, task = run.message, run.task
-    if task is None or message is None or not task._lean or run.delivery.receive_count > 1:
+    if task is None or message is None or not task._lean or run.delivery.receive_count > 1 or message.unique:
         return False
     return not (
         message.gen or message.link or message.link_error or message.chain or message.chord or message.group
@@ -182,10 +204,15 @@ def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
         receipts = run.delivery.receive_count
         if not handover.has_waited(receipts, env.transport.budget_spent(run.delivery)):
             return Outcome(Kind.HANDED_BACK, delay=handover.pause(receipts))
-    if record is not None:
-        by_record = _admit_by_record(env, run, message, record, now)
-        if by_record is not None:
-            return by_record
+    by_record = _admit_by_record(env, run, message, record, now) if record is not None else None
+    if by_record is not None and by_record.kind in (Kind.SUPERSEDED, Kind.REPEATED):
+        return by_record
+    if run.lock is not None:
+        held = leasing.held_by_another(env, run, now)
+        if held is not None:
+            return held  # the run that has it decides, if it is of this very message
+    if by_record is not None:
+        return by_record
     if message.expires is not None and message.expires <= now:
         return Outcome(Kind.REVOKED, error=TaskRevokedError("expired"))
     if message.eta is not None and message.eta > now:

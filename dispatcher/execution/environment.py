@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta
@@ -16,6 +16,9 @@ from dispatcher.execution.watch import Watch
 from dispatcher.message import Message
 from dispatcher.rates import Rate
 from dispatcher.task import Task
+
+if TYPE_CHECKING:
+    from dispatcher.execution.heartbeat import Heartbeat
 
 
 class ExecutorApp(Protocol):
@@ -130,6 +133,8 @@ class Environment:
     watch: Watch | None = None
     #: the tasks whose unkept hard limit was spoken of
     warned: set[str] = dataclasses.field(default_factory=set)
+    #: keeps the leases of unique tasks, where the place that runs are in does not end by itself
+    heartbeat: Heartbeat | None = None
 
     def note_duration(self, name: str, seconds: float) -> None:
         """Remember how long a run took, as a moving average that trusts slow runs quickly."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
-from dispatcher.execution import admission, invocation, recording, renewal, retrying, settling, throttling
+from dispatcher.execution import admission, invocation, leasing, recording, renewal, retrying, settling, throttling
 from dispatcher.execution.concealing import conceal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
@@ -67,6 +67,8 @@ class Executor:
         except ShutdownNow:
             self._hand_back(runs)
             raise
+        finally:
+            leasing.forget(self.env, runs)
         return runs
 
     def prepare(self, deliveries: Sequence[Delivery]) -> list[Run]:
@@ -112,6 +114,7 @@ class Executor:
                 retrying.publish_retry(self.env, run)
                 conceal(run)
         recording.record(self.env, [run for run in runs if run.write is None])
+        leasing.release(self.env, runs)
         renewal.renew(self.env, runs)
         settling.continue_(self.env, runs)
         settling.settle(self.env, runs)
@@ -121,7 +124,7 @@ class Executor:
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
         """Record that a delivery's run was ended at its hard limit by whoever watches it, and settle it."""
-        [run] = self._admitted([delivery])
+        [run] = self._admitted([delivery], ended=True)
         if _may_overrule(run):
             self._fail(run, TimeLimitExceeded(limit))
         self.finish([run])
@@ -129,7 +132,7 @@ class Executor:
 
     def end_revoked(self, delivery: Delivery, signum: signal.Signals) -> Run:
         """Record that a delivery's run was ended because its task was revoked, and settle it."""
-        [run] = self._admitted([delivery])
+        [run] = self._admitted([delivery], ended=True)
         if _may_overrule(run):
             run.outcome = Outcome.terminated(signum)
         self.finish([run])
@@ -137,7 +140,7 @@ class Executor:
 
     def lose(self, delivery: Delivery) -> Run:
         """Record that a delivery's run ended its process, and hand the message back: it may run a few times more."""
-        [run] = self._admitted([delivery])
+        [run] = self._admitted([delivery], ended=True)
         if run.task is not None and _may_overrule(run):
             lost = admission.lost_for_good(self.env, run)
             if lost is not None:
@@ -149,7 +152,7 @@ class Executor:
 
     def give_up(self, delivery: Delivery) -> Run:
         """Hand back a delivery whose run was stopped without being at fault; if it was recorded, finish it instead."""
-        [run] = self._admitted([delivery])
+        [run] = self._admitted([delivery], ended=True)
         if _may_overrule(run):
             run.outcome = Outcome(Kind.HANDED_BACK)
             if delivery.receive_count > 1:
@@ -159,7 +162,7 @@ class Executor:
 
     def conclude(self, ended: Sequence[tuple[Delivery, Decided]]) -> list[Run]:
         """Steps 5 to 7 for runs that another process decided; what it has recorded already is not decided again."""
-        runs = self._admitted([delivery for delivery, _ in ended])
+        runs = self._admitted([delivery for delivery, _ in ended], ended=True)
         for run, (_, decided) in zip(runs, ended, strict=True):
             moved_on = run.record is not None and run.record.retries != decided.attempt
             if _may_overrule(run) and not moved_on:
@@ -170,9 +173,11 @@ class Executor:
         return runs
 
     def close(self) -> None:
-        """Close the event loop."""
+        """Close the event loop, end the heartbeat."""
         if "loop" in self.__dict__:
             self.loop.close()
+        if self.env.heartbeat is not None:
+            self.env.heartbeat.stop()
 
     @functools.cached_property
     def loop(self) -> Loop:
@@ -181,8 +186,10 @@ class Executor:
 
         return Loop()
 
-    def _admitted(self, deliveries: Sequence[Delivery]) -> list[Run]:
+    def _admitted(self, deliveries: Sequence[Delivery], ended: bool = False) -> list[Run]:
         runs = [Run(delivery) for delivery in deliveries]
+        for run in runs:
+            run.ended = ended
         admission.decode(self.env, runs)
         admission.admit(self.env, runs)
         return runs
@@ -213,6 +220,8 @@ class Executor:
             if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
                 invocation.tell_unrun(self.env, run)
             return False
+        if run.lock is not None and not admission.lease(self.env, run):
+            return False
         if not recording.record_start(self.env, run):
             return False
         if self.env.watch is not None:
@@ -227,6 +236,7 @@ class Executor:
         assert task is not None and message is not None
         return (
             message.payload is not None
+            or run.lock is not None
             or run.delivery.receive_count > 1
             or bool(task.track_started)
             or task.acks_late is False
@@ -254,7 +264,7 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
-            if pending and self._must_flush(run, oldest):
+            if pending and (self._must_flush(run, oldest) or leasing.in_the_way(run, pending)):
                 self.finish(pending)
                 pending.clear()
             if not pending:

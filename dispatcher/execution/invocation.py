@@ -35,6 +35,8 @@ def start(env: Environment, run: Run) -> None:
     run.context = request_of(env, run)
     if task._has_own_call:
         run.context.update(_fresh=True)
+    if run.fence:
+        run.context.update(fence=run.fence)
     if signals.task_received.receivers:
         signals.task_received.send(task, request=run.context)
 

@@ -15,7 +15,7 @@ from typing import Final
 from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, WorkerLostError
-from dispatcher.execution import admission, invocation, recording, renewal, settling
+from dispatcher.execution import admission, invocation, leasing, recording, renewal, settling
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ROUNDS_HEADER, Kind, Outcome, Run
 from dispatcher.message import Message
@@ -53,6 +53,7 @@ def _decide_all(env: Environment, runs: Sequence[Run]) -> list[Run]:
     """Give each run its outcome; return those that have nothing to wait for here and go back to their own queue."""
     known = [run for run in runs if run.message is not None]
     try:
+        leasing.read(env, known)
         records = env.backend.read([run.id for run in known])
     except (OperationalError, BackendError) as error:
         logger.error("the result backend cannot be read, %d lost messages wait: %s", len(known), error)

@@ -19,7 +19,7 @@ from dispatcher.exceptions import (
     OperationalError,
     Reject,
 )
-from dispatcher.execution import handover
+from dispatcher.execution import handover, leasing
 from dispatcher.execution.admission import is_lean, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment, ExecutorApp
@@ -126,6 +126,10 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
             write = _outcome_write(env, run, now)
         if write is not None:
             writes.append((run, write))
+    locked = [(run, write) for run, write in writes if run.lock is not None]
+    for run, write in locked:
+        _record_locked(env, run, write)
+    writes = [(run, write) for run, write in writes if run.lock is None]
     if not writes:
         return
     try:
@@ -136,14 +140,19 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
             run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
         return
     for (run, write), stood in zip(writes, losers, strict=True):
-        if stood is not None:
-            lost_to(env, run, stood)
-            continue
-        run.write = write
-        if run.outcome is not None and run.outcome.kind is Kind.RETRY:
-            run.sent_on = run.successor is not None
-        elif run.outcome is not None and run.outcome.kind is Kind.REVOKED:
-            _tell_revoked(run, run.outcome)
+        _conclude(env, run, write, stood)
+
+
+def _conclude(env: Environment, run: Run, write: Write, stood: TaskRecord | None) -> None:
+    """Take note of a write that took effect, or of the record that stood against it."""
+    if stood is not None:
+        lost_to(env, run, stood)
+        return
+    run.write = write
+    if run.outcome is not None and run.outcome.kind is Kind.RETRY:
+        run.sent_on = run.successor is not None
+    elif run.outcome is not None and run.outcome.kind is Kind.REVOKED:
+        _tell_revoked(run, run.outcome)
 
 
 def _tell_revoked(run: Run, outcome: Outcome) -> None:
@@ -152,6 +161,20 @@ def _tell_revoked(run: Run, outcome: Outcome) -> None:
         run.task, request=run.context or run.message, terminated=outcome.signum is not None, signum=outcome.signum,
         expired=expired,
     )  # fmt: skip
+
+
+def _record_locked(env: Environment, run: Run, write: Write) -> None:
+    """Write the outcome of a unique task together with what it means for its lock."""
+    try:
+        stood = leasing.write(env, run, write)
+    except leasing.LeaseLost:
+        logger.error("the outcome of %s was dropped: another run has taken its lease over", run.id)
+    except (OperationalError, BackendError) as error:
+        logger.error("the outcome of %s cannot be recorded, its message goes back: %s", run.id, error)
+    else:
+        _conclude(env, run, write, stood)
+        return
+    run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
 
 
 def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:

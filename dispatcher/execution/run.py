@@ -16,6 +16,7 @@ from dispatcher.execution import handover
 
 if TYPE_CHECKING:
     from dispatcher.backends.base import TaskRecord, Write
+    from dispatcher.backends.locks import Lock
     from dispatcher.message import Message
     from dispatcher.request import Context
     from dispatcher.task import Task
@@ -92,7 +93,10 @@ class Run:
         "context",
         "delivery",
         "duration",
+        "ended",
+        "fence",
         "lean",
+        "lock",
         "message",
         "ours",
         "outcome",
@@ -110,6 +114,11 @@ class Run:
         self.delivery = delivery
         self.message: Message | None = None
         self.task: Task[Any, Any] | None = None
+        #: of a unique task: the lock of its key as last seen, and the fence of the lease that this run has, else 0
+        self.lock: Lock | None = None
+        self.fence = 0
+        #: whether it has run elsewhere, and was seen to end there
+        self.ended = False
         self.record: TaskRecord | None = None
         self.context: Context | None = None
         self.outcome: Outcome | None = None

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from dispatcher.backends import locks
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.locks import Lock
 from dispatcher.clock import SYSTEM
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import FAILURE, PENDING, RETRY, STARTED, SUCCESS
@@ -215,6 +217,70 @@ class BackendContract:
         for position, task_id in enumerate(ids):
             winners = [f"run-{n}" for n in range(3) if won[n][position]]
             assert winners == [records[task_id].token]
+
+    # Several rows at once
+
+    def test_writes_together_apply_all(self, harness: Harness[ResultBackend]) -> None:
+        """A task's record and a lock change as one; repeated, they are recognised."""
+        backend, task_id, key = harness.open(), harness.task_id(), harness.task_id()
+        lock, now = Lock(key), harness.clock.time()
+        pair = [make_write(harness, task_id), lock.with_claim("other", now + DAY, now).write(lock, now)]
+        assert backend.write_together(pair) == [None, None]
+        assert backend.read([task_id, pair[1].id]) == {write.id: write.record() for write in pair}
+        assert backend.write_together(pair) == [None, None]
+
+    @pytest.mark.parametrize("obstacle", [0, 1])
+    def test_writes_together_apply_none(self, harness: Harness[ResultBackend], obstacle: int) -> None:
+        """Where either row stands against it, neither is written, and the answer says which stood."""
+        backend, ids = harness.open(), [harness.task_id(), harness.task_id()]
+        known = make_write(harness, ids[obstacle], token="first")
+        backend.write([known])
+        answers = backend.write_together([make_write(harness, key, token="second") for key in ids])
+        assert [answer and answer.token for answer in answers] == ["first" if n == obstacle else None for n in (0, 1)]
+        assert backend.read(ids) == {known.id: known.record()}
+
+    def test_writes_together_keep_the_flag_and_replace_what_expired(self, harness: Harness[ResultBackend]) -> None:
+        """A revoked flag survives; a row that is past its time counts as absent, and its flag goes with it."""
+        backend, revoked, expired = harness.open(), harness.task_id(), harness.task_id()
+        now = harness.clock.time()
+        backend.write([make_write(harness, expired, gen=5, expires_at=now + 1)])
+        backend.revoke([expired], now + 1)
+        backend.revoke([revoked], now + DAY)
+        harness.clock.sleep(2.2)
+        pair = [make_write(harness, key) for key in (revoked, expired)]
+        assert backend.write_together(pair) == [None, None]
+        assert backend.read([revoked, expired]) == {
+            revoked: pair[0].record(revoked=True), expired: pair[1].record(),
+        }  # fmt: skip
+
+    def test_a_lock_comes_back(self, harness: Harness[ResultBackend]) -> None:
+        """Every field of a lock is read as it was written; each change applies to the version it was made of."""
+        backend, now, key = harness.open(), harness.clock.time(), f"app.tâsk: {harness.task_id()}"
+        empty = locks.read(backend, key)
+        assert empty == Lock(key)
+        claimed = empty.with_claim("task-é", now + 5.25, now)
+        leased = claimed.with_lease("task-é", "run", now + 30, now, sent=True)
+        assert locks.swap(backend, empty, claimed, now) is None
+        assert locks.swap(backend, empty, claimed.changed(now, owner="late"), now) == claimed
+        assert locks.swap(backend, claimed, leased, now) is None
+        assert locks.read(harness.open(), key) == leased
+
+    def test_threads_take_turns_with_a_lock(self, harness: Harness[ResultBackend]) -> None:
+        """Of eight threads that change one version, one does; fences grow from each to the next."""
+        key, clock = harness.task_id(), harness.clock
+        with ThreadPoolExecutor(8) as pool:
+            fences = list(pool.map(lambda n: children.take_lock(harness.open(), clock, key, str(n)), range(8)))
+        assert len(set(fences)) == 8
+        assert locks.read(harness.open(), key).fence == max(fences)
+
+    def test_processes_take_turns_with_a_lock(self, shared: Harness[ResultBackend]) -> None:
+        """The same between processes: no two hold it at a time, and none is left behind."""
+        key = shared.task_id()
+        takers = [children.Child(children.take_lock_often, shared.recipe, key, str(n), 5) for n in range(3)]
+        fences = [taker.result() for taker in takers]
+        assert all(own == sorted(own) for own in fences)
+        assert len({fence for own in fences for fence in own}) == 15
+        assert locks.read(shared.open(), key).runner == ""
 
     # Revoking
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from dispatcher.backends import locks
 from dispatcher.backends.base import ResultBackend, Write
 from dispatcher.brokers.base import Broker, Outgoing, Settlement
+from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import OperationalError
 from tests.contract.harness import Recipe
 
@@ -154,6 +156,27 @@ def write(recipe: Recipe, writes: list[Write]) -> list[bool]:
     backend: ResultBackend = recipe.open()
     try:
         return [backend.write([item]) == [None] for item in writes]
+    finally:
+        backend.close()
+
+
+def take_lock(backend: ResultBackend, clock: Clock, key: str, owner: str) -> int:
+    """Take a lock that nobody has, give it up, and return the fence it came with."""
+    while True:
+        before, now = locks.read(backend, key), clock.time()
+        leased = before.with_lease(owner, owner, now + PATIENCE, now)
+        if before.runner or locks.swap(backend, before, leased, now) is not None:
+            continue
+        assert locks.read(backend, key).runner == owner
+        assert locks.swap(backend, leased, leased.without_lease(now), now) is None, "somebody else took it meanwhile"
+        return leased.fence
+
+
+def take_lock_often(recipe: Recipe, key: str, owner: str, times: int) -> list[int]:
+    """Take a lock again and again, in a process of its own."""
+    backend: ResultBackend = recipe.open()
+    try:
+        return [take_lock(backend, SYSTEM, key, owner) for _ in range(times)]
     finally:
         backend.close()
 

@@ -61,6 +61,7 @@ MESSAGES: dict[str, Message] = {
     "sensitive": Message(ID, "tasks.login", ("ann", "x"), sensitive=("password", 1, "return")),
     "refused-result": Message(ID, "tasks.add", (1, 2), ignore_result=False),
     "handover": Message(ID, "tasks.add", (1, 2), gen=1, retries=1, handover="0f9d3a529d7e4a53"),
+    "unique": Message(ID, "tasks.add", (1, 2), unique="tasks.add:0cf4a8a2d1f7be0b9c5e3f0a7d6b4c21"),
     "chain-and-chord": Message(
         ID, "tasks.add", (1, 2), chain=({"task": "tasks.next"},), chord={"task": "tasks.join", "id": "c-1"}
     ),

@@ -52,11 +52,13 @@ LAYERS = {
     "result": 4,
     # 5-8: tasks, their execution, the app
     "canvas": 5,
+    "unique": 6,
     "task_options": 6,
     "task": 6,
     "decorators": 7,
     "registry": 7,
     "sending": 7,
+    "claims": 7,
     "connections": 7,
     "execution": 7,
     "eager": 8,

@@ -6,7 +6,7 @@ LIMIT = 450
 
 # Longer modules, by path from the repository's root, each with its own limit and the reason why it is not split.
 ALLOWED: dict[str, tuple[int, str]] = {
-    "dispatcher/app/base.py": (520, "the whole of the app's public surface, half of it signatures and docstrings"),
+    "dispatcher/app/base.py": (530, "the whole of the app's public surface, half of it signatures and docstrings"),
 }
 
 SHIPPED = [PACKAGE, REPOSITORY / "handlers", REPOSITORY / "infra"]

@@ -27,6 +27,7 @@ def _body(**fields: Any) -> str:
         (b"\xff\xfe{}", "not UTF-8: byte 0"),
         ("{}", "'id' must be a text of 1 to 255 characters, not null"),
         (_body(id=5), "'id' must be a text of 1 to 255 characters, not 5"),
+        (_body(id="LOCK#x"), "'id' must not begin with 'LOCK#'"),
         (_body(id=""), "'id' must be a text of 1 to 255 characters, not ''"),
         (_body(id="x" * 256), "'id' must be a text of 1 to 255 characters"),
         ('{"id":"a","task":"t"}', "'v', the wire version, is missing or not a whole number"),

@@ -100,6 +100,11 @@ def test_options_that_cannot_work_are_refused_by_name(option: str) -> None:
         ({"eta": "soon"}, ImproperlyConfigured, "eta='soon' is not an ISO 8601 time"),
         ({"expires": float("inf")}, ValueError, "expires must be a finite number"),
         ({"task_id": 42}, TypeError, "task_id must be a text of 1 to 255 characters, not 42"),
+        (
+            {"task_id": "LOCK#x"},
+            ValueError,
+            "task_id must be a text of 1 to 255 characters not beginning with 'LOCK#', not 'LOCK#x'",
+        ),
         ({"task_id": "x" * 256}, ValueError, "task_id must be a text of 1 to 255 characters"),
         ({"priority": 10}, UnsupportedOption, "priority=10 cannot work"),
         ({"priority": "high"}, UnsupportedOption, "priority='high' cannot work"),
