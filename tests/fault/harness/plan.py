@@ -40,6 +40,7 @@ class Call:
     links: tuple[Link, ...] = ()
     errbacks: tuple[str, ...] = ()
     priority: int | None = None
+    group: str | None = None
     #: how often the producer sends it, as one does that has not heard of its success
     times: int = 1
     revoked: bool = False
@@ -87,9 +88,10 @@ def _end_of(script: tuple[str, ...], number: int, marks: int = 0) -> End:
 class Plan:
     """``size`` calls from a seed, in waves of ``wave``."""
 
-    def __init__(self, seed: int, size: int, wave: int = 60, priorities: bool = False) -> None:
+    def __init__(self, seed: int, size: int, wave: int = 60, *, priorities: bool = False, groups: bool = False) -> None:
         self._random = random.Random(f"plan {seed}")
         self._priorities = priorities
+        self._groups = groups
         calls = [self._call(number) for number in range(size)]
         self._waves = [calls[start : start + wave] for start in range(0, size, wave)]
 
@@ -102,6 +104,8 @@ class Plan:
         call.times = 2 if draw.random() < 0.05 else 1
         if self._priorities and draw.random() < 0.3:
             call.priority = draw.randrange(10)
+        if self._groups:
+            call.group = f"group-{draw.randrange(8)}"
         if draw.random() < 0.15:
             call.countdown = draw.choice([0.5, 3.0, 10.0, 40.0])
         if draw.random() < 0.15:
@@ -177,6 +181,8 @@ def _expired(call: Call, number: int) -> None:
 
 def _revoked(call: Call, number: int) -> None:
     call.args, call.revoked = (number, ["return"]), True
+    if call.countdown is not None:  # revoked while it waits, else before it is sent
+        call.countdown = 500.0
     call.ends[call.id] = End(states.REVOKED, ANY, 0)
 
 

@@ -1,4 +1,4 @@
-"""A model of SQS's standard queues, as much of it as the adapter asks for, by an injected clock."""
+"""A model of SQS's standard and FIFO queues, as much of it as the adapter asks for, by an injected clock."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.fault.harness.injector import Injector
 
 Parameters = Mapping[str, Any]
 _URL = "http://127.0.0.1:9/000000000000/"
+#: Seconds in which a FIFO queue swallows a message that it has seen.
+_DEDUPLICATED = 300.0
 _ARN = "arn:aws:sqs:us-east-1:000000000000:"
 
 
@@ -44,6 +46,12 @@ class _Queue:
     name: str
     attributes: dict[str, str]
     messages: dict[str, _Stored] = dataclasses.field(default_factory=dict)
+    #: of a FIFO queue: when a deduplication id of a group was last sent, and as which message
+    sent: dict[tuple[str, str], tuple[float, str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fifo(self) -> bool:
+        return self.name.endswith(".fifo")
 
 
 class Sqs:
@@ -124,6 +132,14 @@ class Sqs:
     def _send(self, queue: _Queue, entry: Parameters) -> Mapping[str, Any]:
         now = self.clock.time()
         number = f"m{next(self._numbers)}"
+        if queue.fifo:
+            if "DelaySeconds" in entry:
+                raise ServiceFault("InvalidParameterValue", "FIFO queues take no delay of a message")
+            key = entry["MessageGroupId"], entry["MessageDeduplicationId"]
+            at, known = queue.sent.get(key, (float("-inf"), ""))
+            if now - at < _DEDUPLICATED:
+                return {"MessageId": known}
+            queue.sent[key] = now, number
         queue.messages[number] = _Stored(
             number, entry["MessageBody"], entry.get("MessageAttributes", {}), now,
             now + entry.get("DelaySeconds", 0), entry.get("MessageGroupId"),
@@ -137,7 +153,7 @@ class Sqs:
             due = min((message.visible_at for message in queue.messages.values()), default=float("inf"))
             self.clock.sleep(min(wait, max(0.0, due - self.clock.time())))
             ready = self._ready(queue)
-        if len(ready) > 1 and self.injector.draw("disorder"):
+        if len(ready) > 1 and not queue.fifo and self.injector.draw("disorder"):
             self.injector.random.shuffle(ready)
         timeout = parameters.get("VisibilityTimeout", int(queue.attributes.get("VisibilityTimeout", 30)))
         taken = [self._hand_out(queue, message, timeout) for message in ready[: parameters["MaxNumberOfMessages"]]]
@@ -145,7 +161,9 @@ class Sqs:
 
     def _ready(self, queue: _Queue) -> list[_Stored]:
         now = self.clock.time()
-        ready = [message for message in queue.messages.values() if message.visible_at <= now]
+        hidden = {message.group for message in queue.messages.values() if message.visible_at > now}
+        held = hidden if queue.fifo else set()  # the group of a hidden message waits for it
+        ready = [each for each in queue.messages.values() if each.visible_at <= now and each.group not in held]
         policy = json.loads(queue.attributes.get("RedrivePolicy", "{}"))
         for message in list(ready) if policy else []:
             if message.receives >= policy["maxReceiveCount"]:
@@ -156,7 +174,7 @@ class Sqs:
         return ready
 
     def _hand_out(self, queue: _Queue, message: _Stored, timeout: int) -> Mapping[str, Any]:
-        now, twin = self.clock.time(), self.injector.draw("twin") is not None
+        now, twin = self.clock.time(), not queue.fifo and self.injector.draw("twin") is not None
         receipt = f"r{next(self._numbers)}"
         message.receives += 1
         message.first_received = message.first_received or now
@@ -181,7 +199,7 @@ class Sqs:
         _, message = self._held(entry)
         if self._is_old(message, entry):
             return {}  # the answer is the same
-        if message.id in queue.messages and self.injector.draw("undeleted"):
+        if message.id in queue.messages and not queue.fifo and self.injector.draw("undeleted"):
             self.doubled.add(message.body)
             message.visible_at = self.clock.time()
             return {}

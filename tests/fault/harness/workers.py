@@ -14,8 +14,6 @@ from tests.fault.harness.injector import Injector, Killed
 from tests.fault.harness.ledger import Batch
 from tests.fault.harness.sqs import Sqs
 
-QUEUE = "default"
-
 
 class Process:
     """Something that may die; its app outlives no death."""
@@ -71,7 +69,7 @@ class LocalWorker(Process):
         turns = iter((False, True))
         runs: list[Any] = []
         loop = self.make_loop(
-            app=self.app, queues=[QUEUE], limits=NoLimits(), hostname="worker", prefetch=self._chance.randint(1, 10),
+            app=self.app, queues=[self.app.conf.task_default_queue], limits=NoLimits(), hostname="worker", prefetch=self._chance.randint(1, 10),
             over_memory=lambda: next(turns), on_runs=runs.extend,
         )  # fmt: skip
         loop.env.random = self._random
@@ -108,12 +106,14 @@ class LambdaFunction(Process):
     def cycle(self) -> int:
         """One invocation."""
         with self._injector.calm():
-            url = self._sqs("GetQueueUrl", {"QueueName": QUEUE})["QueueUrl"]
+            url = self._sqs("GetQueueUrl", {"QueueName": self.app.conf.task_default_queue})["QueueUrl"]
         size = self._injector.random.randint(1, 10)
         messages = self._sqs("ReceiveMessage", {"QueueUrl": url, "MaxNumberOfMessages": size}).get("Messages", [])
         if not messages:
             return 0
-        answer = self._worker({"Records": [_record(message) for message in messages]}, _Context())
+        answer = self._worker(
+            {"Records": [_record(message, self.app.conf.task_default_queue) for message in messages]}, _Context()
+        )
         if self.dead or self._injector.draw("killed in an answer"):
             if self.batch is not None:
                 self.batch.disturbed = True
@@ -129,9 +129,9 @@ class LambdaFunction(Process):
             self._sqs("DeleteMessageBatch", {"QueueUrl": url, "Entries": entries})
 
 
-def _record(message: Any) -> dict[str, Any]:
+def _record(message: Any, queue: str) -> dict[str, Any]:
     return {
         "messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"],
         "attributes": message["Attributes"], "messageAttributes": {}, "eventSource": "aws:sqs",
-        "awsRegion": "us-east-1", "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:default",
+        "awsRegion": "us-east-1", "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{queue}",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import random
@@ -22,13 +23,14 @@ from tests.fault.harness.plan import Call, Link, Plan
 from tests.fault.harness.stores import LEASE, Stores, make_broker
 from tests.fault.harness.tasks import add_tasks
 from tests.fault.harness.verdict import Verdict
-from tests.fault.harness.workers import QUEUE, Consumer, LambdaFunction, LocalWorker, Process
+from tests.fault.harness.workers import Consumer, LambdaFunction, LocalWorker, Process
 
 WORKERS = 3
 #: How many workers may overtake one another at a time.
 _DEPTH = 2
 #: How much likelier faults are in one wave than in another.
 _SPELLS = (0.3, 1.0, 1.0, 2.0, 4.0)
+_SIGNING = {"k1": base64.b64encode(b"only for this very harness of ours").decode()}
 #: Seconds of a unit where a real server's clock counts; elsewhere time is only a number.
 _REAL_UNIT = 0.005
 #: Turns of workers for a wave, and seconds where they are real, until what is left of it counts as hung.
@@ -36,7 +38,10 @@ _MOST_TURNS, _LONGEST_WAVE = 4_000, 240.0
 
 
 class World:
-    """A run of ``plan`` on a pair, such as ``redis/dynamodb``; ``lambda/…`` is SQS with Lambda functions.
+    """A run of ``plan`` on a pair, such as ``redis/dynamodb``.
+
+    ``lambda/…`` is SQS with Lambda functions, ``fifo/…`` and ``lambda-fifo/…`` are the same with FIFO queues.
+    Odd seeds sign their messages.
 
     ``worker`` makes a local worker, for runs of one whose order of steps is wrong.
     """
@@ -46,8 +51,10 @@ class World:
         worker: Callable[[Dispatcher, random.Random, float], Consumer] = LocalWorker,
     ) -> None:  # fmt: skip
         entry, _, backend = pair.partition("/")
-        self._lambda = entry == "lambda"
-        broker = "sqs" if self._lambda else entry
+        self._lambda, fifo = entry.startswith("lambda"), entry.endswith("fifo")
+        broker = "sqs" if self._lambda or fifo else entry
+        self._queue = "default.fifo" if fifo else "default"
+        self._keys = {"signing_keys": _SIGNING} if seed % 2 else {}
         real = broker == "redis"
         self.unit = _REAL_UNIT if real else 1.0
         self._manual = None if real else ManualClock(float(int(time.time())))
@@ -58,7 +65,7 @@ class World:
         self.ledger = Ledger()
         self.verdict = Verdict()
         self._stores = Stores(broker, backend, self.clock, self.unit, self.injector, self.gate, directory, redis_port)
-        self._plan = Plan(seed, size, priorities=broker != "sqs")
+        self._plan = Plan(seed, size, priorities=broker != "sqs", groups=fifo)
         self._make_worker = worker
         self._stack: list[Process] = []
         self._workers: list[Consumer] = []
@@ -71,8 +78,8 @@ class World:
             self._watch = make_broker(self._stores, self.clock)
             self._look = self._stores.look(self._onlooker)
             with self.injector.calm():
-                self._watch.send([Outgoing(QUEUE, "{}", "the first makes the queue")])
-                self._watch.purge(QUEUE)
+                self._watch.send([Outgoing(self._queue, "{}", "the first makes the queue")])
+                self._watch.purge(self._queue)
             self._producer = Process(self._make_app())
             self._workers = [self._hire() for _ in range(WORKERS)]
             for wave in self._plan:
@@ -96,7 +103,7 @@ class World:
         app = Dispatcher(
             "faults", set_as_current=False, clock=self.clock, max_worker_losses=1_000_000,
             unknown_grace=5 * self.unit, metrics_namespace=None, task_publish_retry_policy=policy,
-            **self._stores.settings(onlooker),
+            task_default_queue=self._queue, **self._keys, **self._stores.settings(onlooker),
         )  # fmt: skip
         add_tasks(app, self._started, self.unit)
         return app
@@ -169,10 +176,13 @@ class World:
     # A wave
 
     def _send(self, call: Call) -> None:
-        if call.revoked:
+        waits = call.countdown is not None
+        if call.revoked and not waits:
             self._insist(lambda app: app.AsyncResult(call.id).revoke())
         for _ in range(call.times):
             self._insist(lambda app: self._publish(app, call))
+        if call.revoked and waits:
+            self._insist(lambda app: app.AsyncResult(call.id).revoke())
 
     def _insist(self, act: Callable[[Dispatcher], Any]) -> None:
         """Let a producer do something until it has succeeded, as one that dies on the way and is asked again."""
@@ -189,12 +199,12 @@ class World:
 
     def _publish(self, app: Dispatcher, call: Call) -> None:
         if call.body is not None:
-            app.broker.send([Outgoing(QUEUE, call.body, call.id)])
+            app.broker.send([Outgoing(self._queue, call.body, call.id, group_id=call.group)])
             return
         times = {"countdown": call.countdown, "expires": call.expires}
         app.send_task(
             call.task, call.args, task_id=call.id, priority=call.priority,
-            link=[self._link(app, link) for link in call.links],
+            MessageGroupId=call.group, link=[self._link(app, link) for link in call.links],
             link_error=[app.tasks[name].s() for name in call.errbacks],
             **{name: value * self.unit for name, value in times.items() if value is not None},
         )  # fmt: skip
@@ -225,14 +235,14 @@ class World:
 
     def _left(self) -> int:
         with self.injector.calm():
-            counts = self._watch.counts(QUEUE)
+            counts = self._watch.counts(self._queue)
         return counts.ready + counts.delayed + counts.in_flight
 
     # The end
 
     def _judge(self, wave: Sequence[Call]) -> None:
         letters = []
-        with self.injector.calm(), contextlib.closing(self._watch.walk_dead_letters(QUEUE)) as pages:
+        with self.injector.calm(), contextlib.closing(self._watch.walk_dead_letters(self._queue)) as pages:
             for page in pages:
                 letters += page
                 self._watch.remove_dead_letters(page)
