@@ -69,8 +69,8 @@ class LocalWorker(Process):
         turns = iter((False, True))
         runs: list[Any] = []
         loop = self.make_loop(
-            app=self.app, queues=[self.app.conf.task_default_queue], limits=NoLimits(), hostname="worker", prefetch=self._chance.randint(1, 10),
-            over_memory=lambda: next(turns), on_runs=runs.extend,
+            app=self.app, queues=[self.app.conf.task_default_queue], limits=NoLimits(), hostname="worker",
+            prefetch=self._chance.randint(1, 10), over_memory=lambda: next(turns), on_runs=runs.extend,
         )  # fmt: skip
         loop.env.random = self._random
         loop.run()
