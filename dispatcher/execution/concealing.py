@@ -7,8 +7,9 @@ import logging
 import traceback
 from typing import Any
 
-from dispatcher.execution.run import Run, format_traceback, own_frames
+from dispatcher.execution.run import Run, ShutdownNow, format_traceback, own_frames
 from dispatcher.sensitive import MASK, Marks, Secrets, both
+from dispatcher.serialization import RemoteError
 
 
 def marks_of(run: Run) -> Marks | None:
@@ -38,7 +39,7 @@ def conceal(run: Run) -> None:
     secrets = secrets_of(run)
     if secrets is None:
         return
-    safe = dataclasses.replace(outcome, error=secrets.mask_error(error), raised=error)
+    safe = dataclasses.replace(outcome, error=_masked(secrets, error), raised=error)
     if outcome.traceback is not None:
         safe.traceback = _masked_traceback(secrets, error, outcome.traceback)
     run.outcome = safe
@@ -47,7 +48,7 @@ def conceal(run: Run) -> None:
 def shown_error(run: Run, error: BaseException) -> BaseException:
     """Return an exception as it may be shown."""
     secrets = secrets_of(run)
-    return error if secrets is None else secrets.mask_error(error)
+    return error if secrets is None else _masked(secrets, error)
 
 
 def log_error(logger: logging.Logger, run: Run, error: BaseException, message: str, *args: Any) -> None:
@@ -57,6 +58,15 @@ def log_error(logger: logging.Logger, run: Run, error: BaseException, message: s
         logger.error(message, *args, exc_info=error)
     else:
         logger.error("%s\n%s", message % args, _masked_traceback(secrets, error, format_traceback(error)))
+
+
+def _masked(secrets: Secrets, error: BaseException) -> BaseException:
+    try:
+        return secrets.mask_error(error)
+    except ShutdownNow:
+        raise
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything; then it says nothing
+        return RemoteError(type(error).__qualname__, type(error).__module__, (MASK,))
 
 
 def _masked_traceback(secrets: Secrets, error: BaseException, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 from collections.abc import Awaitable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -44,11 +45,24 @@ async def run_limited(
     finally:
         if timer is not None:
             timer.cancel()
-    return inner.result()
+    value = inner.result()
+    if isinstance(value, _Exit):
+        raise value.error
+    return value
+
+
+@dataclasses.dataclass
+class _Exit:
+    """What a coroutine ended by, of the kind that asyncio would end the whole loop for."""
+
+    error: BaseException
 
 
 async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:
+        return _Exit(error)
 
 
 class _Interruptible:

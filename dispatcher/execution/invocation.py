@@ -282,23 +282,26 @@ def tell(env: Environment, run: Run) -> None:
             raise
         except BaseException as error:  # noqa: BLE001 - a hook's failure must not become the task's, nor leave the worker
             if isinstance(error, Retry) and outcome.kind is Kind.FAILURE:
-                run.outcome = _retry_outcome(env, error)
-                conceal(run)
-                _log(run, task, run.outcome)
-                return
-            log_error(
-                logger, run, error, "a hook of %s[%s] raised; the outcome %s stands", task.name, run.id,
-                outcome.kind.value,
-            )  # fmt: skip
-            signals.task_internal_error.send(
-                task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
-                request=run.context, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
-            )  # fmt: skip
-    conceal(run)
+                run.outcome = outcome = _retry_outcome(env, error)
+            else:
+                _tell_of_hook(run, task, outcome, error)
     try:
+        conceal(run)
         _log(run, task, run.outcome or outcome)
-    except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything
+    except ShutdownNow:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a user's __repr__ may raise anything
         log_error(logger, run, error, "the outcome %s of %s[%s] cannot be shown", outcome.kind.value, task.name, run.id)
+
+
+def _tell_of_hook(run: Run, task: Task[Any, Any], outcome: Outcome, error: BaseException) -> None:
+    log_error(
+        logger, run, error, "a hook of %s[%s] raised; the outcome %s stands", task.name, run.id, outcome.kind.value
+    )
+    signals.task_internal_error.send(
+        task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
+        request=run.context, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
+    )  # fmt: skip
 
 
 def _listened() -> bool:

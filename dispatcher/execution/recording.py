@@ -23,7 +23,7 @@ from dispatcher.execution import handover, leasing
 from dispatcher.execution.admission import is_lean, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment, ExecutorApp
-from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.request import Context
 from dispatcher.sensitive import masked
 from dispatcher.serialization import json_encode
@@ -118,12 +118,7 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
     now = env.clock.time()
     writes: list[tuple[Run, Write]] = []
     for run in runs:
-        try:
-            write = _outcome_write(env, run, now)
-        except OperationalError as error:
-            logger.error("the result of %s cannot be stored, its message goes back: %s", run.id, error)
-            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
-            write = _outcome_write(env, run, now)
+        write = _tellable_write(env, run, now)
         if write is not None:
             writes.append((run, write))
     locked = [(run, write) for run, write in writes if run.lock is not None]
@@ -195,6 +190,20 @@ def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=wait)
 
 
+def _tellable_write(env: Environment, run: Run, now: float) -> Write | None:
+    """Return the write of a run's outcome, or of what stands in for one that cannot be stored."""
+    try:
+        return _outcome_write(env, run, now)
+    except OperationalError as error:
+        logger.error("the result of %s cannot be stored, its message goes back: %s", run.id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    except ShutdownNow:
+        raise
+    except BaseException as error:  # noqa: BLE001 - of the user's code that words an exception or shows a result
+        run.outcome = _unspeakable(run, error)
+    return _outcome_write(env, run, now)
+
+
 def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
     outcome, message = run.outcome, run.message
     if outcome is None or message is None:
@@ -252,6 +261,15 @@ def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
     write = write_of(env, run, record.status, now)
     write.starts, write.data = record.starts - 1, record.data
     return write
+
+
+def _unspeakable(run: Run, error: BaseException) -> Outcome:
+    """Return the failure of a run whose outcome cannot be told: one message must not keep its batch from ending."""
+    outcome = run.outcome
+    what = outcome.value if outcome is not None and outcome.error is None else outcome.error if outcome else None
+    told = EncodeError(f"{type(what).__name__} cannot be stored: its own code raised {type(error).__name__}")
+    logger.error("the outcome of %s cannot be recorded: %s", run.id, told)
+    return Outcome(Kind.FAILURE, error=told, traceback=format_traceback(told))
 
 
 def _final_data(env: Environment, run: Run, now: float) -> str:

@@ -15,7 +15,7 @@ from dispatcher.exceptions import DispatcherError, OperationalError, Reject
 from dispatcher.execution.concealing import conceal, log_error
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.renewal import longest_wait
-from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run, format_traceback
+from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.message import Message
 from dispatcher.sensitive import both, masked
 
@@ -194,7 +194,9 @@ def _reason(reason: str, run: Run, outcome: Outcome) -> dict[str, str]:
 def _described(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:1000]
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+    except ShutdownNow:
+        raise
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
         return type(error).__name__
 
 
