@@ -35,6 +35,25 @@ class TestDynamoDBBackend(BackendContract):
             backend.write([make_write(harness, harness.task_id(), data="x" * 700)])
         assert units == [("BatchExecuteStatement", 10.0), ("BatchExecuteStatement", 10.0), ("UpdateItem", 1.0)]
 
+    def test_slots_take_one_update_a_call(self, harness: Harness[ResultBackend]) -> None:
+        """A second one where somebody else was faster, and none where what is known already is too late."""
+        first, second, bucket = harness.open(), harness.open(), harness.task_id()
+        updates: list[str] = []
+
+        def note(model: Any, **_: Any) -> None:
+            updates.append(model.name)
+
+        first.read(["unknown"])
+        events = aws.client("dynamodb", ClientSettings()).meta.events
+        events.register("before-call.dynamodb", note)
+        counts = []
+        for backend, latest in ((first, None), (first, None), (second, None), (first, None), (first, 0.0)):
+            backend.reserve(bucket, 10, 100.0, latest=latest)
+            counts.append(len(updates))
+            updates.clear()
+        events.unregister("before-call.dynamodb", note)
+        assert counts == [1, 1, 2, 1, 0]
+
     def test_a_wrong_guess_is_no_wrong_answer(self, harness: Harness[ResultBackend]) -> None:
         """What the caller believes of a row decides about calls only."""
         backend, ids = harness.open(), [harness.task_id() for _ in range(4)]

@@ -84,6 +84,10 @@ def in_order(self, group, number, fail=False):
         raise self.retry(countdown=1)
     return [group, number, time.time()]
 
+@app.task(rate_limit="2/s", rate_limit_scope="global")
+def limited():
+    return time.time()
+
 @app.task
 def echo(value):
     logger.warning("echoing")
@@ -150,6 +154,14 @@ def test_delay_to_result(shop: Dispatcher) -> None:
     """Fifty calls give fifty right results, however often and in whatever order their messages are delivered."""
     results = [shop.send_task("app.add", (number, 1)) for number in range(50)]
     assert [result.get(timeout=TIMEOUT) for result in results] == list(range(1, 51))
+
+
+def test_a_rate_limit_holds_across_environments(shop: Dispatcher) -> None:
+    """No run starts before its slot, whichever environment it runs in and however often its message comes."""
+    begun = time.time()
+    results = [shop.send_task("app.limited") for _ in range(4)]
+    starts = sorted(result.get(timeout=TIMEOUT) for result in results)
+    assert all(start - begun >= number / 2 for number, start in enumerate(starts))
 
 
 def test_producer_in_another_process(deployment: Deployment) -> None:

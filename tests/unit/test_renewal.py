@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -248,3 +249,44 @@ def test_a_renewal_that_cannot_be_sent_waits(bench: Bench, monkeypatch: pytest.M
     monkeypatch.setattr(bench.app, "publish", unreliable)
     bench.work(result.ready)
     assert (result.get(), bench.runs) == (20, 20)
+
+
+def limited(bench: Bench, limit: str) -> list[float]:
+    """Make a task of this limit; return the list of its starts, in seconds from now."""
+    starts: list[float] = []
+    begun = bench.clock.time()
+    bench.app.task(name="limited", rate_limit=limit, rate_limit_scope="global")(
+        lambda: starts.append(round(bench.clock.time() - begun))
+    )
+    return starts
+
+
+def test_a_long_wait_for_a_slot_is_sent_anew(bench: Bench) -> None:
+    """Within a minute's slots a message waits hidden; a longer one with a delay, as often as it takes, as itself."""
+    bench.broker.features = dataclasses.replace(bench.broker.features, max_release=43_200.0)
+    starts = limited(bench, "2/m")
+    ids = [bench.app.send_task("limited").id for _ in range(5)]
+    runs = bench.executor().process(bench.broker.receive(["default"], 10))
+    actions = [(run.settlement.action, run.settlement.delay, run.sent_on) for run in runs if run.settlement]
+    assert actions == [
+        ("ack", 0.0, False), ("release", 30.0, False), ("release", 60.0, False), ("ack", 0.0, True), ("ack", 0.0, True)
+    ]  # fmt: skip
+    assert bench.broker.counts("default").delayed == 4
+    bench.clock.advance(30)
+    bench.work(lambda: bench.broker.counts("default")[:3] == (0, 0, 0), cycles=20)
+    assert len(starts) == 5
+    assert {record.gen for record in bench.backend.read(ids).values()} == {0}
+
+
+def test_a_wait_for_a_slot_of_days(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots beyond the longest delay, the retention and the budget of receipts are waited for, in their order."""
+    bench.broker.features = dataclasses.replace(bench.broker.features, max_release=43_200.0)
+    monkeypatch.setattr(bench, "_quiet", lambda: 300.0)
+    starts = limited(bench, "1/h")
+    for _ in range(10):
+        bench.app.send_task("limited")
+    seen = bench.work(lambda: bench.broker.counts("default")[:3] == (0, 0, 0), cycles=5_000)
+    assert len(starts) == 10
+    assert all(later - start >= 3590 for start, later in itertools.pairwise(starts))
+    assert starts[-1] < 9 * 3600 + 1000
+    assert len(seen) < 10 + sum(1 + hours * 4 for hours in range(10)) + 20
