@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispatcher import signals
 from dispatcher.brokers.base import Broker, Outgoing
 from dispatcher.clock import Clock, timestamp
+from dispatcher.config.structures import PublishPolicy
 from dispatcher.exceptions import (
     EncodeError,
     ImproperlyConfigured,
     MessageTooLarge,
-    OperationalError,
-    SendError,
     UnsupportedOption,
 )
 from dispatcher.message import Message, check_option, encode
+from dispatcher.publishing import publish
 from dispatcher.routing import Routes
 from dispatcher.sensitive import Marks, both, marks_of_call, raise_discreetly
 from dispatcher.serialization import pack
@@ -27,8 +26,6 @@ from dispatcher.state import current_frame
 
 if TYPE_CHECKING:
     from dispatcher.payloads import Parcels, PayloadStore
-
-logger = logging.getLogger("dispatcher.producer")
 
 
 class Call(NamedTuple):
@@ -107,6 +104,7 @@ class Sender:
         self._seal = seal
         self._payloads = payloads if conf.payload_bucket is not None else None
         self._priority = conf.task_default_priority
+        self._publish_policy = conf.task_publish_retry_policy if conf.task_publish_retry else None
 
     # -- building
 
@@ -201,6 +199,7 @@ class Sender:
         `OperationalError` when the broker stays out of reach or the store is, `SendError` naming the ids that were not
         accepted.
         """
+        publishing = self._policy(retry, policy)
         broker = self._broker()
         if signals.before_task_publish.receivers:
             calls = [_announced(call) for call in calls]
@@ -208,7 +207,7 @@ class Sender:
         outgoing = [self._outgoing(broker, call, parcels) for call in calls]
         if parcels is not None:
             parcels.store()
-        self._send_retrying(broker, outgoing, retry, policy)
+        publish(broker, outgoing, publishing, self._clock)
         if signals.after_task_publish.receivers:
             for call in calls:
                 _signal(signals.after_task_publish, call)
@@ -257,26 +256,17 @@ class Sender:
         """Sign a body for a queue, where signing keys are configured."""
         return body if self._seal is None else self._seal(body, queue)
 
-    def _send_retrying(
-        self, broker: Broker, outgoing: list[Outgoing], retry: bool | None, policy: Mapping[str, Any] | None
-    ) -> None:
-        attempts = 0
-        while True:
+    def _policy(self, retry: bool | None, changes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Return how sending is repeated for a call, `None` for not at all; its ``retry_policy`` changes the app's."""
+        if retry is None and changes is None:
+            return self._publish_policy
+        configured: Mapping[str, Any] = self._conf.task_publish_retry_policy
+        if changes is not None:
             try:
-                broker.send(outgoing)
-                return
-            except OperationalError as error:
-                wanted = self._conf.task_publish_retry if retry is None else retry
-                settings = {**self._conf.task_publish_retry_policy, **(policy or {})}
-                limit = settings.get("max_retries", 3)
-                if not wanted or (limit is not None and attempts >= limit):
-                    raise
-                if isinstance(error, SendError):
-                    outgoing = [out for out in outgoing if out.id in error.failures]
-                pause = settings.get("interval_start", 0) + attempts * settings.get("interval_step", 0.2)
-                attempts += 1
-                logger.warning("sending failed, trying again: %s", error)
-                self._clock.sleep(min(pause, settings.get("interval_max", 0.2)))
+                configured = PublishPolicy().convert({**configured, **changes})
+            except (TypeError, ValueError) as error:
+                raise ImproperlyConfigured(f"retry_policy={changes!r}: {error}") from error
+        return configured if (self._conf.task_publish_retry if retry is None else retry) else None
 
 
 def _announced(call: Call) -> Call:

@@ -59,6 +59,7 @@ LAYERS = {
     "registry": 7,
     "sending": 7,
     "claims": 7,
+    "publishing": 7,
     "connections": 7,
     "execution": 7,
     "eager": 8,

@@ -138,18 +138,23 @@ def test_registry_of_an_app() -> None:
 
 
 class HalfBroker(MemoryBroker):
-    """A memory broker that refuses some messages, or all for a while."""
+    """A memory broker that refuses some messages, or all for a while, taking so many seconds for each try."""
 
     refuses = 0
     failures = 0
+    #: the failures that come once it has refused some
+    then_fails = 0
+    takes = 0.0
     batches: list[int]
 
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         self.batches.append(len(messages))
         if self.failures:
             self.failures -= 1
+            self.clock.sleep(self.takes)
             raise OperationalError("away")
         refused, self.refuses = messages[: self.refuses], 0
+        self.failures, self.then_fails = self.then_fails, 0
         super()._send(messages[len(refused) :])
         return {message.id: "throttled" for message in refused}
 
@@ -178,6 +183,42 @@ def test_sending_is_tried_again_as_configured() -> None:
     with pytest.raises(OperationalError):
         task.apply_async(retry_policy={"max_retries": 1})
     assert broker.failures == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [({"max_retrys": 1}, "no key 'max_retrys'"), ({"max_retries": "often"}, "retry_policy="), ([3], "not a mapping")],
+)
+def test_a_retry_policy_that_cannot_work_is_refused(policy: Any, message: str) -> None:
+    """Before anything is sent, not when the broker is away."""
+    bench = Bench()
+    broker, task = _half(bench), bench.app.task(name="t")(lambda: 1)
+    with pytest.raises(ImproperlyConfigured, match=message):
+        task.apply_async(retry_policy=policy)
+    assert broker.batches == []
+
+
+def test_a_try_that_took_longer_than_the_policy_is_the_last() -> None:
+    """The broker's connection has repeated the call itself, or waited for an answer: all that again helps nobody."""
+    bench = Bench(task_publish_retry=True)
+    broker, task = _half(bench), bench.app.task(name="t")(lambda: 1)
+    broker.failures, broker.takes = 5, 30.0
+    with pytest.raises(OperationalError):
+        task.delay()
+    assert broker.failures == 4
+    with pytest.raises(OperationalError):
+        task.apply_async(retry_policy={"max_retries": 2, "interval_start": 60, "interval_max": 60})
+    assert broker.failures == 1
+
+
+def test_what_was_not_accepted_is_named_whatever_came_in_between() -> None:
+    """Some of a batch were accepted, then the broker went away: the error names the others."""
+    bench = Bench(task_publish_retry=True)
+    broker, add = _half(bench), bench.app.task(name="add")(lambda x, y: x + y)
+    broker.refuses, broker.then_fails = 2, 10
+    with pytest.raises(SendError, match="2 of 3 messages were not accepted by memory: away") as caught:
+        bench.app.send_many(add.s(n, n).set(task_id=f"t{n}") for n in range(3))
+    assert caught.value.failures == {"t0": "away", "t1": "away"}
 
 
 def test_many_are_checked_before_any_is_sent() -> None:
