@@ -38,6 +38,8 @@ _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
     ReadOnlyError: "it is a read-only replica; the URL has to name the primary",
     NoPermissionError: "the user lacks a permission; docs/redis.md lists the commands that are used",
     "MISCONF": "it cannot save to disk and refuses writes; see the server's log",
+    "NOREPLICAS": "fewer replicas are connected than min-replicas-to-write asks for",
+    "MOVED": "it is part of a Redis Cluster, which is not supported; name a server of its own",
     "WRONGTYPE": "a key of ours is used by something else; set global_keyprefix",
     "ERR unknown command": "Redis 6.2, Valkey 7.2 or later is needed",
 }
@@ -101,10 +103,14 @@ class RedisConnections:
         """Send packed commands in one write and return their replies, error replies in their places.
 
         A call that finds no connection, or loses it, is repeated as the settings say; so it may be carried out twice.
-        Raises `OperationalError` where the server stays out of reach.
+        Once that takes longer than their pauses, because tries time out, it is not. Raises `OperationalError` where the
+        server stays out of reach.
         """
         pauses = self._settings.pauses()
+        begun = self._clock.monotonic()
+        tries = 0
         while True:
+            tries += 1
             try:
                 return self._attempt(packed, replies)
             except (AuthenticationError, AuthorizationError) as error:
@@ -112,8 +118,8 @@ class RedisConnections:
             except (ConnectionError, ReadOnlyError, OSError) as error:
                 self.close()
                 pause = next(pauses, None)
-                if pause is None:
-                    raise self._out_of_reach(error) from error
+                if pause is None or self._clock.monotonic() - begun > self._settings.patience:
+                    raise self._out_of_reach(error, tries) from error
                 self._clock.sleep(pause)
             except TimeoutError as error:
                 self.close()
@@ -194,10 +200,13 @@ class RedisConnections:
         self.opened += 1
         return connection
 
-    def _out_of_reach(self, error: Exception) -> OperationalError:
-        where, tries = self._settings.address, self._settings.max_retries + 1
+    def _out_of_reach(self, error: Exception, tries: int) -> OperationalError:
+        where = self._settings.address
+        counted = "1 try" if tries == 1 else f"{tries} tries"
         if isinstance(error, ReadOnlyError):
             return to_error(error, where)
         if isinstance(error, BusyLoadingError):
-            return OperationalError(f"Redis at {where} is still loading its data after {tries} tries")
-        return OperationalError(f"Redis at {where} cannot be reached after {tries} tries: {error}; is it running?")
+            return OperationalError(f"Redis at {where} is still loading its data after {counted}")
+        return OperationalError(
+            f"Redis at {where} cannot be reached after {counted}: {error}; is it running, and is its URL right?"
+        )

@@ -16,6 +16,9 @@ DEFAULT_PORT: Final = 6379
 #: The keys of everything this package stores start with this, after ``global_keyprefix``.
 NAMESPACE: Final = "dispatcher:"
 
+#: What tries may take besides the pauses between them, in seconds.
+_SLACK: Final = 5.0
+
 _TCP: Final = ("redis", "valkey")
 _TLS: Final = ("rediss", "valkeys")
 _SOCKET: Final = ("unix", "redis+socket")
@@ -147,6 +150,11 @@ class RedisSettings:
         """Yield how long to pause before each repetition of a call that found no connection."""
         for number in range(self.max_retries):
             yield min(self.interval_start + number * self.interval_step, self.interval_max)
+
+    @property
+    def patience(self) -> float:
+        """How long the tries of a call may take together, in seconds, for another to follow."""
+        return _SLACK + sum(self.pauses())
 
     @property
     def longest_block(self) -> float:

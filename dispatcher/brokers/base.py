@@ -147,6 +147,8 @@ class Broker(ABC):
         failures = self._send(messages)
         if failures:
             first = next(iter(failures.items()))
+            if len(messages) == 1:
+                raise SendError(f"the message of task {first[0]} was not accepted: {first[1]}", failures)
             raise SendError(
                 f"{len(failures)} of {len(messages)} messages were not accepted by {self.describe()}; "
                 f"the first: {first[0]}: {first[1]}",

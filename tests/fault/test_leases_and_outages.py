@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from dispatcher.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
 from tests.emulation.redis_server import RedisServer
@@ -145,6 +146,41 @@ def test_redis_that_hangs(redis_fleet: Fleet, server: RedisServer) -> None:
     time.sleep(3.0)  # the hang itself
     server.resume()
     check(fleet, ids, watch)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "noticed"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "out of memory"),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "read-only replica"),
+    ],
+    ids=["out of memory", "read-only"],
+)
+def test_redis_that_refuses_to_write(
+    redis_fleet: Fleet, server: RedisServer, begin: tuple[str, ...], end: tuple[str, ...], noticed: str
+) -> None:
+    """Results that a full or demoted server does not take are handed back or come again; nothing is lost."""
+    fleet = redis_fleet
+    ids = [fleet.send("work", number, 0.02) for number in range(100)]
+    watch = Watch(fleet, ids)
+    for pool in ("prefork", "asyncio"):
+        fleet.start(pool, 2)
+    until(lambda: watch.look() or len(watch.seen_final) > 10, "some progress")
+    with redis.Redis(port=server.port) as operator:
+        operator.execute_command(*begin)
+        until(lambda: noticed in fleet.logs(), f"{noticed}\n{fleet.logs()}")
+        operator.execute_command(*end)
+    check(fleet, ids, watch)
+    assert all(worker.process.poll() is None for worker in fleet.workers)
+
+
+def test_a_worker_that_starts_before_its_redis(redis_fleet: Fleet, server: RedisServer) -> None:
+    """It waits, says so, and begins once the server is there."""
+    server.kill()
+    worker = redis_fleet.start("prefork", 1)
+    until(lambda: "out of reach" in worker.log() or worker.process.poll() is not None, "a word of the outage")
+    server.start()
+    assert redis_fleet.get(redis_fleet.send("work", 1)) == 1, worker.log()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])

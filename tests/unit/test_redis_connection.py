@@ -7,8 +7,10 @@ import hashlib
 import pytest
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
+from dispatcher.clock import ManualClock
 from dispatcher.exceptions import OperationalError
-from dispatcher.redis_connection import Script, pack, to_error
+from dispatcher.redis_connection import RedisConnections, Script, pack, to_error
+from dispatcher.redis_settings import parse
 
 
 def test_a_command_is_packed_as_the_server_reads_it() -> None:
@@ -27,6 +29,23 @@ def test_a_script_is_called_by_its_digest() -> None:
     assert script.load == pack("SCRIPT", "LOAD", text)
 
 
+class Jumping(ManualClock):
+    """A clock by which every look at it takes four seconds."""
+
+    def monotonic(self) -> float:
+        """Return the time, four seconds later than before."""
+        self.advance(4.0)
+        return super().monotonic()
+
+
+@pytest.mark.parametrize(("clock", "tries"), [(ManualClock(), 4), (Jumping(), 2)])
+def test_tries_that_take_long_are_not_repeated_for_ever(clock: ManualClock, tries: int, free_port: int) -> None:
+    """As often as the settings say, unless the tries themselves take much longer than the pauses between them."""
+    connections = RedisConnections(parse(f"redis://127.0.0.1:{free_port}", {"max_retries": 3}), clock)
+    with pytest.raises(OperationalError, match=f"cannot be reached after {tries} tries: .*is its URL right"):
+        connections.call("PING")
+
+
 @pytest.mark.parametrize(
     ("reply", "remedy"),
     [
@@ -35,6 +54,8 @@ def test_a_script_is_called_by_its_digest() -> None:
         (NoPermissionError("this user has no permissions"), "lacks a permission"),
         (ResponseError("MISCONF Redis is configured to save RDB snapshots"), "cannot save to disk"),
         (ResponseError("WRONGTYPE Operation against a key"), "global_keyprefix"),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), "min-replicas-to-write"),
+        (ResponseError("MOVED 5061 10.0.0.2:6379"), "Redis Cluster"),
         (ResponseError("something else"), "something else"),
     ],
 )
