@@ -380,6 +380,10 @@ def _hint_for(code: str) -> str:
     if code in {"UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException",
                 "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken"}:  # fmt: skip
         return f"the credentials are wrong or have expired: {_CREDENTIALS_HINT}"
+    if "Throttl" in code or code in {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "OverLimit"}:
+        return "more is asked than the table, queue or account may do; pauses between tries did not help: try later"
+    if code.endswith(("NonExistentQueue", "QueueDoesNotExist")):
+        return "deploy the template, check region and account, or set the option create_missing_queues=True"
     if code.startswith(("KMS", "KmsAccess")):
         return "the role in use may not use the key that encrypts this resource"
     return ""

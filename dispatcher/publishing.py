@@ -57,9 +57,10 @@ def _sum(policy: Mapping[str, Any]) -> float:
 
 
 def _give_up(error: OperationalError, broker: Broker, left: Sequence[Outgoing], total: int) -> NoReturn:
-    if isinstance(error, SendError) or len(left) == total:
+    if len(left) == total:
         raise error
+    reasons = error.failures if isinstance(error, SendError) else {message.id: str(error) for message in left}
+    id, reason = next(iter(reasons.items()))
     raise SendError(
-        f"{len(left)} of {total} messages were not accepted by {broker.describe()}: {error}",
-        {message.id: str(error) for message in left},
+        f"{len(left)} of {total} messages were not accepted by {broker.describe()}; the first: {id}: {reason}", reasons
     ) from error

@@ -216,7 +216,7 @@ def test_what_was_not_accepted_is_named_whatever_came_in_between() -> None:
     bench = Bench(task_publish_retry=True)
     broker, add = _half(bench), bench.app.task(name="add")(lambda x, y: x + y)
     broker.refuses, broker.then_fails = 2, 10
-    with pytest.raises(SendError, match="2 of 3 messages were not accepted by memory: away") as caught:
+    with pytest.raises(SendError, match="2 of 3 messages were not accepted by memory; the first: t0: away") as caught:
         bench.app.send_many(add.s(n, n).set(task_id=f"t{n}") for n in range(3))
     assert caught.value.failures == {"t0": "away", "t1": "away"}
 

@@ -202,6 +202,23 @@ def test_an_error_names_service_operation_target_and_remedy(sqs: Wire) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("RequestThrottled", "try later"),
+        ("ProvisionedThroughputExceededException", "try later"),
+        ("AWS.SimpleQueueService.NonExistentQueue", "deploy the template"),
+        ("SignatureDoesNotMatch", "credentials are wrong"),
+    ],
+)
+def test_an_error_code_says_what_to_do(sqs: Wire, monkeypatch: pytest.MonkeyPatch, code: str, hint: str) -> None:
+    """Whether to wait, to deploy, or to look for other keys."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # botocore's pauses
+    sqs.script("PurgeQueue", Refused(code))
+    with pytest.raises(ServiceError, match=hint):
+        aws.call(aws.client("sqs", settings()), "purge_queue", "queue orders", QueueUrl="https://x/1/orders")
+
+
+@pytest.mark.parametrize(
     ("error", "hint"),
     [
         (NoCredentialsError(), "AWS_ACCESS_KEY_ID"),
