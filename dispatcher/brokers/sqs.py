@@ -33,6 +33,7 @@ from dispatcher.quotas import (
     SQS_MAX_WAIT,
     SQS_PURGE_INTERVAL,
 )
+from dispatcher.security import home_queue
 
 #: Of the 12 hours a message may stay invisible, what is left for clocks that differ and calls under way.
 VISIBILITY_MARGIN: Final = 30
@@ -108,7 +109,8 @@ class SQSBroker(Broker):
 
     def lost_queues(self, queues: Sequence[str]) -> list[str]:
         """Return those lost queues of these queues that exist."""
-        return [lost for queue in queues if (lost := self._queues.find_lost(queue)) is not None]
+        own = [queue for queue in queues if home_queue(queue) == queue]
+        return [lost for queue in own if (lost := self._queues.find_lost(queue)) is not None]
 
     def local_name(self, sqs_name: str, known: Iterable[str] = ()) -> str:
         """Return what a queue is called here by its SQS name: one of those known, else that name without the prefix."""
