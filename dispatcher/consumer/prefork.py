@@ -113,8 +113,8 @@ class _Child:
     limit: float = 0.0
     delivery: Delivery | None = None
     ending: Termination | None = None
-    #: whether it was killed because its task was revoked
-    revoked: bool = False
+    #: whether we killed it, because of a limit or because its task was revoked
+    killed: bool = False
 
 
 class PreforkPool:
@@ -235,6 +235,7 @@ class PreforkPool:
             if child.kill_at is None:
                 return
         logger.error("hard time limit (%g s) reached: killing child %d", child.limit, child.process.pid)
+        child.killed = True
         child.process.kill()
         child.process.join()
         delivery, child.delivery, child.kill_at = child.delivery, None, None
@@ -243,7 +244,7 @@ class PreforkPool:
 
     def _end(self, child: _Child) -> None:
         """Kill a child whose task was revoked, and record that."""
-        ending, child.ending, child.kill_at, child.revoked = child.ending, None, None, True
+        ending, child.ending, child.kill_at, child.killed = child.ending, None, None, True
         assert ending is not None
         logger.warning("killing child %d: its task was revoked", child.process.pid)
         child.process.kill()
@@ -280,7 +281,7 @@ class PreforkPool:
         self._failed_starts = 0 if child.ready else self._failed_starts + 1
         if self._stopping:
             return
-        if code and not child.revoked:
+        if code and not child.killed:
             logger.error("child %d ended unexpectedly (exit code %s); starting another", child.process.pid, code)
         self._spawn(child.number)
 

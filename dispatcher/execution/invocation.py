@@ -66,14 +66,17 @@ def limits_of(env: Environment, run: Run) -> tuple[float | None, float | None]:
     return soft, hard
 
 
-def _warn_unkept(env: Environment, task: Task[Any, Any]) -> None:
-    """Say once per task that a call's hard limit is not kept here; pools refuse those of tasks at their start."""
+def _warn_unkept(env: Environment, task: Task[Any, Any], soft: float | None, hard: float | None) -> None:
+    """Say once per task that a call's limit is not kept here; pools refuse those of tasks at their start."""
+    if soft is not None and not env.limits.interrupts:
+        option, why = "soft_time_limit", "a plain function runs in a thread that nothing interrupts; use an async one"
+    elif hard is not None and not env.limits.keeps_hard:
+        option, why = "time_limit", "nothing outside this process is there to end a run; use soft_time_limit"
+    else:
+        return
     if task.name not in env.warned and not env.eager:
         env.warned.add(task.name)
-        logger.warning(
-            "a time_limit of %s is not kept here: nothing outside this process is there to end a run; "
-            "use soft_time_limit, the prefork pool, or the guard of a Lambda function", task.name,
-        )  # fmt: skip
+        logger.warning("a %s of %s is not kept here: %s, or the prefork pool", option, task.name, why)
 
 
 def perform(env: Environment, run: Run) -> None:
@@ -93,8 +96,8 @@ def perform(env: Environment, run: Run) -> None:
                 if type(value) is CoroutineType:  # of a plain function around a coroutine function
                     value = run_to_end(value)
             else:
-                if hard is not None and not env.limits.keeps_hard:
-                    _warn_unkept(env, task)
+                if not env.limits.keeps_hard:
+                    _warn_unkept(env, task, soft, hard)
                 env.limits.start(soft, hard, run)
                 try:
                     value = function(*call_arguments(message), **message.kwargs)

@@ -21,6 +21,8 @@ class LimitKeeper(Protocol):
 
     #: whether soft limits interrupt code that runs, and code that blocks
     keeps_soft: bool
+    #: whether they interrupt anything
+    interrupts: bool
     #: whether something ends a run at its hard limit
     keeps_hard: bool
 
@@ -37,6 +39,7 @@ class NoLimits:
     """Keeps no limit; for pools whose start refuses tasks that have one."""
 
     keeps_soft = False
+    interrupts = False
     keeps_hard = False
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
@@ -56,6 +59,7 @@ class AlarmLimits:
     """
 
     keeps_soft = True
+    interrupts = True
     keeps_hard = False
 
     def __init__(self) -> None:
@@ -157,6 +161,7 @@ class ThreadLimits:
     """Keeps the soft limit in a thread by raising asynchronously: interrupts Python code, not a blocking call."""
 
     keeps_soft = False
+    interrupts = True
     keeps_hard = False
 
     def __init__(self) -> None:

@@ -228,6 +228,7 @@ def test_limits_of_tasks(directory: Path) -> None:
         )
         assert _result(directory, _send(directory, "work.add", 1, 2)) == 3
         assert worker.stop() == 0
+        assert not any("ended unexpectedly" in line for line in worker.log)
 
 
 def test_limits_of_the_command_line(directory: Path) -> None:

@@ -15,7 +15,7 @@ from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Settlement
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.exceptions import BackendStoreError, OperationalError, SoftTimeLimitExceeded, WorkerLostError
-from dispatcher.execution.limits import AlarmLimits
+from dispatcher.execution.limits import AlarmLimits, LimitKeeper, NoLimits, ThreadLimits
 from dispatcher.execution.run import Kind, Run, ShutdownNow
 from tests.unit.bench import Bench
 
@@ -533,3 +533,25 @@ def test_deliveries_that_are_not_ours_any_more_are_left_alone() -> None:
     assert runs == [0, 2]
     assert done[1].settlement is None
     assert bench.left() == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "option", "named"),
+    [
+        (NoLimits(), "soft_time_limit", "soft_time_limit"),
+        (NoLimits(), "time_limit", "time_limit"),
+        (ThreadLimits(), "soft_time_limit", None),
+        (ThreadLimits(), "time_limit", "time_limit"),
+    ],
+)
+def test_limit_of_a_call_that_is_not_kept_is_named_once(
+    caplog: pytest.LogCaptureFixture, limits: LimitKeeper, option: str, named: str | None
+) -> None:
+    """A limit that only a call has cannot be refused at the start: the log says that it is not kept."""
+    bench = Bench()
+    bench.app.task(name="t")(int)
+    for _ in range(2):
+        bench.app.send_task("t", **{option: 60})
+    bench.step(limits=limits)
+    lines = [record.getMessage() for record in caplog.records if "is not kept here" in record.getMessage()]
+    assert [line.split(":")[0] for line in lines] == ([f"a {named} of t is not kept here"] if named else [])
