@@ -18,6 +18,10 @@ MAX_MARGIN: Final = 0.1
 RECORDS_UNTIL: Final = 0.8
 QUEUES_UNTIL: Final = 0.55
 
+#: The longest that settling for a runtime may wait for answers, in seconds, and the share of it that is for records.
+MAX_RESCUE: Final = 30.0
+RESCUE_RECORDS: Final = 0.7
+
 
 def remaining(context: Any) -> float | None:
     """Return the seconds until Lambda ends the invocation; `None` where the context does not say."""
@@ -62,6 +66,13 @@ def call_bounds(seconds: float | None, settle_margin: float) -> dict[str, Callab
         return {}
     settling = margin(seconds, settle_margin)
     records, queues = _until(seconds - RECORDS_UNTIL * settling), _until(seconds - QUEUES_UNTIL * settling)
+    return {"dynamodb": records, "s3": records, "sqs": queues}
+
+
+def rescue_bounds(seconds: float | None) -> dict[str, Callable[[], float]]:
+    """Return how long calls may take that settle for a runtime, in an invocation that ends in ``seconds``."""
+    ends = MAX_RESCUE if seconds is None else min(seconds, MAX_RESCUE)
+    records, queues = _until(RESCUE_RECORDS * ends), _until(ends)
     return {"dynamodb": records, "s3": records, "sqs": queues}
 
 

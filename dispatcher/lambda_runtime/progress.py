@@ -43,8 +43,8 @@ MAX_RUNS: Final = 10_000
 ROOM: Final = 16 * 2**20
 
 # The header, in doubles.
-_UNDER_WAY, _BEGAN, _RUNNING_UNTIL, _ALL_UNTIL, _WAKES_AT, _COUNT, _MESSAGES, _FILLED, _ENTERED = range(9)
-_HEADER: Final = 72
+_UNDER_WAY, _BEGAN, _RUNNING_UNTIL, _ALL_UNTIL, _WAKES_AT, _COUNT, _MESSAGES, _FILLED, _ENTERED, _ENDS = range(10)
+_HEADER: Final = 80
 _HARD: Final = _HEADER + MAX_RUNS + (-MAX_RUNS) % 8
 _LIMIT: Final = _HARD + 8 * MAX_RUNS
 _DATA: Final = _LIMIT + 8 * MAX_RUNS
@@ -75,10 +75,11 @@ class Entry(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch as the runtime left it; ``lasted`` is for how many seconds."""
+    """A batch as the runtime left it, begun ``lasted`` seconds ago; its invocation ends in ``left``, where known."""
 
     entries: list[Entry]
     lasted: float
+    left: float | None
 
 
 class Progress:
@@ -120,7 +121,7 @@ class Progress:
         self._data[: len(messages)] = messages
         header[_BEGAN], header[_RUNNING_UNTIL], header[_ALL_UNTIL] = now, running, everything
         header[_COUNT], header[_MESSAGES], header[_FILLED] = count, len(messages), len(messages)
-        header[_ENTERED] = _NOBODY
+        header[_ENTERED], header[_ENDS] = _NOBODY, math.inf if seconds is None else now + seconds
         header[_UNDER_WAY] = 1.0
         if running < header[_WAKES_AT]:
             self.wake()
@@ -239,7 +240,8 @@ class Progress:
             limit = self._limit[index] if stage & LIMITED and now >= self._hard[index] else None
             entered = header[_ENTERED] == index
             entries.append(Entry(Delivery(*fields), stage & _STAGE, limit, entered, kept.get(index)))
-        return Batch(entries, now - header[_BEGAN])
+        ends = header[_ENDS]
+        return Batch(entries, now - header[_BEGAN], None if ends == math.inf else max(0.0, ends - now))
 
     def _kept(self) -> dict[int, Decided]:
         kept = {}

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
+from dispatcher import aws_bounds
 from dispatcher.app import Dispatcher
 from dispatcher.brokers.base import Broker, Delivery, Settlement
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.watch import Decided
+from dispatcher.lambda_runtime import deadline
 from dispatcher.lambda_runtime.progress import DECIDED, DONE, ENDED, RUNNING, WAITING, Batch, Entry
 from dispatcher.lambda_runtime.transport import ClosingTransport
 
@@ -58,11 +60,12 @@ def verdicts(running: Sequence[Entry], cause: Cause) -> list[tuple[Entry, Verdic
 
 
 def rescue(app: Dispatcher, broker: Broker, batch: Batch, cause: Cause, hostname: str) -> None:
-    """Delete what is done, record what is decided, release the rest at once, and fail or count what runs.
+    """Delete what is done, release what was not started, record what is decided, and fail or count what runs.
 
     Each step is done whatever becomes of the one before: what cannot be settled comes back after its visibility
     timeout, and finds in its record what was written.
     """
+    aws_bounds.bound(deadline.rescue_bounds(batch.left))
     transport = ClosingTransport(broker, app.clock)  # type: ignore[arg-type]
     env = Environment(app=app, backend=app.backend, transport=transport, clock=app.clock, hostname=hostname)
     executor = Executor(env)
@@ -72,13 +75,13 @@ def rescue(app: Dispatcher, broker: Broker, batch: Batch, cause: Cause, hostname
 
     done = [entry.delivery for entry in those(DONE)]
     _step("deleting what is done", lambda: transport.settle([Settlement(each, "ack") for each in done]))
+    # On a FIFO queue, too, before the rest is settled: SQS hands out nothing of a group while one of it is in flight.
+    waiting = [Settlement(entry.delivery, "release") for entry in those(WAITING)]
+    _step("releasing what was not started", lambda: transport.settle(waiting))
     decided = [(entry.delivery, _decision(entry)) for entry in those(DECIDED)]
     _step("recording what is decided", lambda: _conclude(executor, decided))
     for entry in those(ENDED):
         _step("looking up what was decided", _looking_up(executor, entry))
-    # On a FIFO queue, too, before what runs is settled: SQS hands out nothing of a group while one of it is in flight.
-    waiting = [Settlement(entry.delivery, "release") for entry in those(WAITING)]
-    _step("releasing the rest", lambda: transport.settle(waiting))
     for entry, verdict in verdicts(those(RUNNING), cause):  # last, since hooks of the user's are called
         _step("ending what runs", _ending(executor, entry, verdict, batch.lasted))
 

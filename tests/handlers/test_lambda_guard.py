@@ -218,8 +218,8 @@ STUCK = {
     "hash_for_ever": 10.0,
     "spin": 10.0,
     "match": 10.0,
-    "swallow": 3.0,
-    "count": 3.0,
+    "swallow": 6.0,
+    "count": 6.0,
 }
 
 
@@ -376,7 +376,7 @@ def test_order_of_fifo_groups_is_kept(function: Any, task: str, left: list[str])
 @pytest.mark.parametrize(("task", "ending"), [("block", TimeLimitExceeded), ("crash", WorkerLostError)])
 def test_of_coroutines_that_run_together_one_is_to_blame(function: Any, task: str, ending: type[Exception]) -> None:
     """The coroutine that the event loop is in is ended or counted; those that wait are run again, the ended not."""
-    worker = function(3.0, DISPATCHER_LAMBDA_CONCURRENCY="10", DISPATCHER_MAX_WORKER_LOSSES="1")
+    worker = function(6.0, DISPATCHER_LAMBDA_CONCURRENCY="10", DISPATCHER_MAX_WORKER_LOSSES="1")
     done = worker.send("wait", "done")
     waiting = worker.send("wait", "waiting", 0.5)
     culprit = worker.send(task)
