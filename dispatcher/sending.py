@@ -360,6 +360,7 @@ def _set_times(fields: dict[str, Any], options: Mapping[str, Any], now: float, t
         number = isinstance(expires, int | float)
         at = now + _seconds("expires", expires) if number else _timestamp("expires", expires, now, timezone)
         fields["expires"] = max(0.0, round(at, 3))
+        delay = min(delay, at - now)  # one that expires before it is due is not waited for any longer
     for option in ("soft_time_limit", "time_limit"):
         value = options.get(option)
         if value is not None:

@@ -216,7 +216,8 @@ def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
     if message.expires is not None and message.expires <= now:
         return Outcome(Kind.REVOKED, error=TaskRevokedError("expired"))
     if message.eta is not None and message.eta > now:
-        return Outcome(Kind.HANDED_BACK, delay=message.eta - now)
+        until = message.eta if message.expires is None else min(message.eta, message.expires)
+        return Outcome(Kind.HANDED_BACK, delay=until - now)
     return None
 
 

@@ -4,12 +4,14 @@ import asyncio
 import itertools
 import logging
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
-from dispatcher.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from dispatcher.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 from dispatcher.lambda_runtime.transport import LambdaTransport
 from tests.emulation.endpoint import AwsEndpoint
 from tests.handlers.lab import Context, Lab
@@ -399,3 +401,43 @@ def test_executor_s_own_error_reports_what_is_not_settled(lab: Lab, caplog: pyte
         reported = lab.invoke(event)
     assert reported == [event["Records"][0]["messageId"]]
     assert "internal error" in caplog.text
+
+
+def test_expired_messages_do_not_run(lab: Lab) -> None:
+    """They are REVOKED, for whoever waits, and gone from the queue; lean tasks as well."""
+    ran: list[int] = []
+    expired = lab.task(ran.append, name="lab.note").apply_async((1,), expires=-1)
+    lab.task(ran.append, name="lab.lean", ignore_result=True, revocable=False).apply_async((2,), expires=-1)
+    timely = lab.app.tasks["lab.note"].apply_async((3,), expires=600)
+    assert lab.invoke() == []
+    with pytest.raises(TaskRevokedError, match="expired"):
+        expired.get(timeout=0)
+    assert (timely.get(timeout=0), ran) == (None, [3])
+    assert lab.depth() == {"visible": 0, "in_flight": 0, "delayed": 0}
+
+
+def test_a_lost_answer_of_sqs_leads_to_one_run(lab: Lab) -> None:
+    """The client sends again what SQS has already: both messages have one task id, and one of them runs."""
+    ran: list[int] = []
+    task = lab.task(ran.append, name="lab.note")
+    client = lab.app.broker._queues.client("")  # type: ignore[attr-defined]
+    lost: list[str] = []
+
+    def lose_the_answer(request: Any, **_: Any) -> None:
+        if not lost:
+            lost.append(request.url)
+            sent = urllib.request.Request(request.url, request.body, dict(request.headers.items()))
+            urllib.request.urlopen(sent).read()
+            raise ConnectionClosedError(endpoint_url=request.url)
+
+    client.meta.events.register("before-send.sqs.SendMessageBatch", lose_the_answer)
+    try:
+        result = task.delay(1)
+    finally:
+        client.meta.events.unregister("before-send.sqs.SendMessageBatch", lose_the_answer)
+    event = lab.take()
+    assert len(event["Records"]) == 2
+    [twin] = lab.invoke(event)
+    assert lab.invoke(until_visible(lab)) == []
+    assert (result.get(timeout=0), ran) == (None, [1])
+    assert twin in {record["messageId"] for record in event["Records"]}
