@@ -32,6 +32,7 @@ _LIBRARIES = ("msgpack", "click", "rich", "redis", "boto3", "botocore", "aws-lam
 _OPTIONS = (
     "queue", "priority", "max_retries", "default_retry_delay", "autoretry_for", "retry_backoff", "time_limit",
     "soft_time_limit", "ignore_result", "acks_late", "serializer", "track_started", "revocable", "throws", "expires",
+    "rate_limit", "rate_limit_scope",
 )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from dispatcher.rates import Rate
 from dispatcher.task import Task
 
 logger = logging.getLogger("dispatcher.worker")
+#: Lines on what became of messages, which Lambda leaves out unless asked: each is billed.
+outcomes = logging.getLogger("dispatcher.task.outcome")
 
 #: How long before a message expires its slot has to be, in seconds, and at most as a share of the time it has left. One
 #: that came back too late for its slot would have wasted it, and under more load than the limit allows all would.
@@ -94,7 +96,7 @@ def _expires(run: Run) -> float:
 def _tell(task: Task[Any, Any], runs: Sequence[Run]) -> None:
     waits = [run.outcome.delay for run in runs if run.outcome is not None and run.outcome.kind is Kind.DEFERRED]
     if waits:
-        logger.info(
+        outcomes.info(
             "%d of %d messages of %s wait for its rate limit, %s, the last for %.1f s",
             len(waits), len(runs), task.name, task.rate_limit, max(waits),
         )  # fmt: skip

@@ -69,7 +69,7 @@ def test_a_message_is_deferred_once(caplog: pytest.LogCaptureFixture) -> None:
     """It is hidden until its slot, no retry is counted, its record says until when, and a line in the log."""
     bench = Limited("1/m")
     ids = [bench.task.delay().id for _ in range(3)]
-    with caplog.at_level(logging.INFO, "dispatcher.worker"):
+    with caplog.at_level(logging.INFO, "dispatcher.task.outcome"):
         runs = bench.step()
     assert kinds(runs) == [Kind.SUCCESS, Kind.DEFERRED, Kind.DEFERRED]
     assert "2 of 3 messages of limited wait for its rate limit, 1/m, the last for 120.0 s" in caplog.messages
