@@ -12,8 +12,8 @@ from dispatcher._version import __version__
 
 if TYPE_CHECKING:
     from dispatcher.app import Dispatcher
-    from dispatcher.canvas import Signature, maybe_signature, signature
-    from dispatcher.result import AsyncResult
+    from dispatcher.canvas import Signature, chain, chord, chunks, group, maybe_signature, signature, xmap, xstarmap
+    from dispatcher.result import AsyncResult, GroupResult, ResultSet
     from dispatcher.shared import shared_task
     from dispatcher.state import current_app, current_task
     from dispatcher.task import Task
@@ -22,37 +22,43 @@ if TYPE_CHECKING:
 _HOME = {
     "AsyncResult": "dispatcher.result",
     "Dispatcher": "dispatcher.app",
+    "GroupResult": "dispatcher.result",
+    "ResultSet": "dispatcher.result",
     "Signature": "dispatcher.canvas",
     "Task": "dispatcher.task",
+    "chain": "dispatcher.canvas",
+    "chord": "dispatcher.canvas",
+    "chunks": "dispatcher.canvas",
     "current_app": "dispatcher.state",
     "current_task": "dispatcher.state",
+    "group": "dispatcher.canvas",
     "maybe_signature": "dispatcher.canvas",
     "shared_task": "dispatcher.shared",
     "signature": "dispatcher.canvas",
     "uuid": "dispatcher.utils",
+    "xmap": "dispatcher.canvas",
+    "xstarmap": "dispatcher.canvas",
 }
-#: Names of Celery that this release does not have yet, with what to do instead.
-_NOT_YET = {
-    "chain": "use .link() on a signature",
-    "chord": "collect the results in a task that the last member sends",
-    "group": "use app.send_many(signatures)",
-    "chunks": "use app.send_many(signatures)",
-    "xmap": "use app.send_many(signatures)",
-    "xstarmap": "use app.send_many(signatures)",
-}
-
 __all__ = [
     "AsyncResult",
     "Dispatcher",
+    "GroupResult",
+    "ResultSet",
     "Signature",
     "Task",
     "__version__",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
+    "group",
     "maybe_signature",
     "shared_task",
     "signature",
     "uuid",
+    "xmap",
+    "xstarmap",
 ]
 
 
@@ -61,8 +67,6 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value
-    if name in _NOT_YET:
-        raise AttributeError(f"dispatcher.{name} is not available in this release; {_NOT_YET[name]}")
     if name == "Celery":
         raise AttributeError("the app class is called Dispatcher here: from dispatcher import Dispatcher as Celery")
     raise AttributeError(f"module 'dispatcher' has no attribute {name!r}")

@@ -38,7 +38,7 @@ class AsyncResult(Generic[R]):
         backend: ResultBackend | None = None,
         task_name: str | None = None,
         app: ResultReader | None = None,
-        parent: AsyncResult[Any] | None = None,
+        parent: Any = None,
     ) -> None:
         if id is None:
             raise ValueError("AsyncResult needs a task id, not None")
@@ -46,7 +46,7 @@ class AsyncResult(Generic[R]):
         self._app = app
         self._backend = backend
         self._task_name = task_name
-        self.parent = parent
+        self.parent: Any = parent
         self.on_ready: list[Callable[[AsyncResult[Any]], Any]] = []
         self._final: tuple[TaskRecord, ResultMeta] | None = None
         self._ignored = False
@@ -421,12 +421,23 @@ class AsyncResult(Generic[R]):
         return result_from_tuple, (self.as_tuple(),)
 
 
+_groups: list[Any] = []
+
+
+def register_group(group_class: Any) -> None:
+    """Have `result_from_tuple` make groups of this class, which this module cannot import."""
+    _groups.append(group_class)
+
+
 def result_from_tuple(value: Any, app: ResultReader | None = None) -> Any:
-    """Rebuild a result from `AsyncResult.as_tuple`, also after it went through JSON."""
-    if isinstance(value, AsyncResult):
+    """Rebuild a result from its ``as_tuple()``, also after it went through JSON."""
+    if isinstance(value, AsyncResult) or (_groups and isinstance(value, _groups[0])):
         return value
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"not a result in tuple form: {value!r}")
-    head, _members = value
+    head, members = value
     task_id, parent = head if isinstance(head, list | tuple) else (head, None)
-    return AsyncResult(task_id, app=app, parent=result_from_tuple(parent, app) if parent else None)
+    before = result_from_tuple(parent, app) if parent else None
+    if members is not None:
+        return _groups[0](task_id, [result_from_tuple(member, app) for member in members], parent=before, app=app)
+    return AsyncResult(task_id, app=app, parent=before)

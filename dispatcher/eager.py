@@ -87,7 +87,7 @@ class EagerApp:
     def __init__(self, app: Any, task: Task[Any, Any]) -> None:
         self._app = app
         self.conf = app.conf
-        self.tasks = {**app.tasks, task.name: task}
+        self.tasks = {**app.tasks.built_in, **app.tasks, task.name: task}
         #: the message to run, where its arguments do not go over the wire form
         self.message: Message | None = None
         self._published: Message | None = None
@@ -122,6 +122,9 @@ class EagerApp:
         """Return what was published since the last call."""
         published, self._published = self._published, None
         return published
+
+    def launch(self, planned: Any, parent: Message) -> None:
+        """Do nothing: in eager mode a canvas is run step by step by whoever called it."""
 
     def sealed_body(self, message: Message, queue: str) -> str:
         """Return the wire form."""

@@ -156,6 +156,14 @@ class Ignore(TaskPredicate):
     """The task took care of its own state; nothing is stored and nothing follows."""
 
 
+class Replaced(Ignore):
+    """Another task runs in place of this one, under its id; in eager mode it ran already, and this is its ``value``."""
+
+    def __init__(self, reason: str, value: Any = None) -> None:
+        super().__init__(reason)
+        self.value = value
+
+
 class Reject(TaskPredicate):
     """The message is not for this worker: dead-letter it, or hand it back with ``requeue=True``."""
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher.exceptions import DecodeError, SecurityError
@@ -45,6 +45,10 @@ class UnsupportedMessage(InvalidMessage):
     """A body is of a newer version or needs a feature this version lacks; a newer worker may run it."""
 
 
+class HeaderResults(list[Any]):
+    """The results of a group as an argument: read for a run, and never sent, since the message says where they are."""
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Message:
     """One request to run a task; times are epoch seconds, limits seconds.
@@ -52,6 +56,9 @@ class Message:
     ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``;
     `with_arguments` opens it. ``payload`` is the reference to arguments that are in a payload store; until
     `with_payload` has put them in, there are none. ``sensitive`` marks arguments that no text may show.
+    ``chain`` is what follows a success; ``chord`` the place in a group,
+    ``{"id", "i"}``, with ``"join"`` where something waits for it; ``header`` is the group, ``{"id", "n", "ids"?}``,
+    whose results `with_header` puts before the arguments.
     """
 
     id: str
@@ -73,6 +80,7 @@ class Message:
     link_error: tuple[Mapping[str, Any], ...] = ()
     chain: tuple[Mapping[str, Any], ...] = ()
     chord: Mapping[str, Any] | None = None
+    header: Mapping[str, Any] | None = None
     soft_time_limit: float | None = None
     time_limit: float | None = None
     ignore_result: bool | None = None
@@ -130,9 +138,18 @@ class Message:
         reference = self.payload
         return self if reference is None else self._with(lambda: load(reference))
 
+    def with_header(self, results: Sequence[Any]) -> Message:
+        """Return the message with the results of its header before its arguments."""
+        return self.replace(args=(HeaderResults(results), *self.args))
+
+    @property
+    def own_args(self) -> tuple[Any, ...]:
+        """The arguments that travel with the message: without the results of a header."""
+        return self.args[1:] if self.args and type(self.args[0]) is HeaderResults else self.args
+
     def without_arguments(self) -> Message:
-        """Return the message as it was before `with_payload`."""
-        return self.replace(args=(), kwargs=_EMPTY)
+        """Return the message as it was before `with_payload` and `with_header`."""
+        return self.replace(args=self.own_args) if self.payload is None else self.replace(args=(), kwargs=_EMPTY)
 
     def _with(self, load: Callable[[], Any]) -> Message:
         try:
@@ -173,11 +190,17 @@ def encode(message: Message) -> str:
         value = fields.get(name, default)
         if value is not default and value != default:
             body[name] = value
+    # A release that does not know these fields would run the task without arguments.
+    critical = [name for name in ("payload", "header") if name in body]
+    if critical:
+        body["critical"] = critical
+    if "header" in body:
+        body["args"] = message.own_args
+        if not body["args"]:
+            del body["args"]
     if "payload" in body:
         for name in ("args", "kwargs", "packed"):
             body.pop(name, None)
-        # A release that does not know the field would run the task without arguments.
-        body["critical"] = ["payload"]
     elif "packed" in body:
         body.pop("args", None)
         body.pop("kwargs", None)
@@ -303,6 +326,17 @@ def _is_signatures(value: Any) -> bool:
     return type(value) is list and all(type(item) is dict and type(item.get("task")) is str for item in value)
 
 
+def _is_place(value: Any) -> bool:
+    return type(value) is dict and _is_text(value.get("id")) and _is_count(value.get("i"))
+
+
+def _is_header(value: Any) -> bool:
+    if type(value) is not dict or not _is_text(value.get("id")) or not _is_count(value.get("n")):
+        return False
+    own = value.get("ids", {})
+    return type(own) is dict and all(_is_text(each) for each in own.values())
+
+
 _TEXT = (_is_text, "a text that is not empty")
 _COUNT = (_is_count, "a whole number from 0 on")
 _SECONDS = (_is_seconds, "a number of seconds from 0 on")
@@ -328,7 +362,8 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "link": _SIGNATURES,
     "link_error": _SIGNATURES,
     "chain": _SIGNATURES,
-    "chord": _OBJECT,
+    "chord": (_is_place, "an object with the 'id' of a group and an index 'i'"),
+    "header": (_is_header, "an object with the 'id' of a group and its size 'n'"),
     "soft_time_limit": _SECONDS,
     "time_limit": _SECONDS,
     "ignore_result": (lambda value: type(value) is bool, "true or false"),

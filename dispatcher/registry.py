@@ -19,9 +19,15 @@ _PARTS = frozenset(
 
 
 class TaskRegistry(dict[str, Task[Any, Any]]):
-    """The tasks of an app by name."""
+    """The tasks of an app by name. What every app has, for canvases, is found by name and not listed."""
+
+    def __init__(self, *tasks: Any) -> None:
+        super().__init__(*tasks)
+        self.built_in: dict[str, Task[Any, Any]] = {}
 
     def __missing__(self, name: str) -> Task[Any, Any]:
+        if name in self.built_in:
+            return self.built_in[name]
         raise NotRegistered(f"no task named {name!r} is registered; known: {', '.join(sorted(self)) or 'none'}")
 
     def register(self, task: Task[Any, Any]) -> None:

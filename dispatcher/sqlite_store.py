@@ -32,9 +32,24 @@ Version = tuple[int, int]
 OPTIONS: Final = ("timeout", "synchronous")
 
 _APPLICATION_ID: Final = 0x64737074  # "dspt", so that a foreign database is recognised and left alone
-_SCHEMA_VERSION: Final = 4
+_SCHEMA_VERSION: Final = 7
 #: the next slot of each rate limit, in microseconds since the epoch
 _RATES: Final = "CREATE TABLE rates (bucket TEXT PRIMARY KEY NOT NULL, next INTEGER NOT NULL)"
+_JOINS: Final = (
+    """CREATE TABLE joins (
+        id TEXT PRIMARY KEY NOT NULL,
+        size INTEGER NOT NULL,
+        done INTEGER NOT NULL DEFAULT 0,
+        fired INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0,
+        expires_at REAL NOT NULL,
+        body TEXT NOT NULL
+    )""",
+    """CREATE TABLE join_members (
+        join_id TEXT NOT NULL, member INTEGER NOT NULL, PRIMARY KEY (join_id, member)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX joins_by_expiry ON joins (expires_at)",
+)
 _SCHEMA: Final = (
     "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
     # `rank` is the priority of a ready message and the time at which another becomes ready. With the row's id, which
@@ -80,6 +95,7 @@ _SCHEMA: Final = (
     )""",
     "CREATE INDEX records_by_expiry ON records (expires_at)",
     _RATES,
+    *_JOINS,
     f"PRAGMA application_id = {_APPLICATION_ID}",
 )
 #: what makes a file of version 1 one of version 2, and so on
@@ -87,6 +103,7 @@ _UPGRADES: Final = (
     "ALTER TABLE dead_letters ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE records ADD COLUMN started_at REAL",
     _RATES,
+    *_JOINS,
 )
 
 #: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds

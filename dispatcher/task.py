@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from dispatcher import state
-from dispatcher.canvas.signature import Signature
 from dispatcher.exceptions import (
     ImproperlyConfigured,
     MaxRetriesExceededError,
@@ -31,6 +30,7 @@ from dispatcher.task_options import (
     rate_of,
     settled_rate,
 )
+from dispatcher.task_signatures import Signatures
 from dispatcher.unique import Uniqueness, uniqueness_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ else:
     R = TypeVar("R")
 
 
-class Task(Generic[P, R]):
+class Task(Signatures, Generic[P, R]):
     """A task; subclass it and set class attributes for options shared by several, as with Celery.
 
     Durations are seconds. What a subclass or the decorator does not set comes from the configuration.
@@ -364,42 +364,6 @@ class Task(Generic[P, R]):
         if self.trail:
             self.request.children.append(result)
         return result
-
-    # -- signatures
-
-    def signature(self, args: Sequence[Any] | None = None, *more: Any, **options: Any) -> Signature:
-        """Return a call to this task as a value."""
-        options.setdefault("app", self._app)
-        return Signature(self, args, *more, **options)
-
-    subtask = signature
-
-    def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """Return a call with these arguments; those given later come before them."""
-        return Signature(self, args, kwargs, app=self._app)
-
-    def si(self, *args: Any, **kwargs: Any) -> Signature:
-        """Return a call with exactly these arguments."""
-        return Signature(self, args, kwargs, immutable=True, app=self._app)
-
-    def signature_from_request(
-        self,
-        request: Context | None = None,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        queue: str | None = None,
-        **options: Any,
-    ) -> Signature:
-        """Return a call that would run this request again."""
-        request = request if request is not None else self.request
-        carried = {name: value for name, value in request.as_execution_options().items() if value is not None}
-        if queue is not None:
-            carried["queue"] = queue
-        return self.signature(
-            request.args if args is None else args,
-            request.kwargs if kwargs is None else kwargs,
-            **{**carried, **options},
-        )
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """Return a handle on a task of this kind by its id."""

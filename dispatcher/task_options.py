@@ -45,6 +45,10 @@ class TaskOwner(Protocol):
         """Let the next of these calls be sent; say whether a task stood for them."""
         ...
 
+    def replace_running(self, request: Context, canvas: Any) -> None:
+        """Send a canvas in place of a running task."""
+        ...
+
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write a state that a task gave itself."""
         ...
@@ -73,10 +77,6 @@ HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return",
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
 #: Celery's methods that are not here, with what to do instead.
 NOT_YET = {
-    "chunks": "use app.send_many(signatures)",
-    "map": "use app.send_many(signatures)",
-    "starmap": "use app.send_many(signatures)",
-    "replace": "send the other task, or link it with link=",
     "add_to_chord": "there are no chords yet",
     "add_around": "override __call__ in a base class",
     "annotate": "task_annotations are applied when the app is finalized",

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
 from tests.emulation import environments, ports, processes, reaper
@@ -14,6 +15,10 @@ from tests.emulation.availability import require_executable, unavailable
 from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.environments import EnvironmentUnavailable
 from tests.emulation.redis_server import RedisServer
+
+# How long an example takes is no property: machines are shared.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _GRACE_SECONDS = 2.0
 _TAG = pytest.StashKey[str]()

@@ -7,13 +7,14 @@ import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from dispatcher import connections, registry, state
 from dispatcher.app import discovery
+from dispatcher.app.changes import Changes
 from dispatcher.app.foreign import NOT_YET, refuse_foreign
 from dispatcher.app.wire import Wire
+from dispatcher.app.workflows import Workflows
 from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Broker, Delivery
@@ -24,16 +25,13 @@ from dispatcher.config import Config
 from dispatcher.decorators import BoundDecorator, Decorator
 from dispatcher.exceptions import AlwaysEagerIgnored
 from dispatcher.message import Message
-from dispatcher.request import Context
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
 from dispatcher.sending import Call, Sender, positional
-from dispatcher.sensitive import marks_on_wire
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 
 if TYPE_CHECKING:
-    from dispatcher.app.control import Control
     from dispatcher.backends.base import ResultBackend
 
 P = ParamSpec("P")
@@ -41,7 +39,7 @@ R = TypeVar("R")
 AnyTask = Task[Any, Any]
 
 
-class Dispatcher:
+class Dispatcher(Workflows, Changes):
     """An app: tasks are registered with it, and it knows the broker and the result backend.
 
     Takes Celery's keywords; further ones are settings. Nothing is connected until something is sent or read.
@@ -236,6 +234,7 @@ class Dispatcher:
                 state.announce_app_finalized(self)
                 self.conf.freeze()
                 self._set_up()
+                self._add_built_in_tasks()
                 for task in list(self._tasks.values()):
                     registry.annotate(task, self.conf.task_annotations)
                     task.settle_options()
@@ -336,12 +335,6 @@ class Dispatcher:
         [call] = self._claims.send([call], options.get("retry"), options.get("retry_policy"))
         return self._result_of(call, options, task, result_cls)
 
-    def release_unique(self, task: AnyTask, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Let the next call of a unique task be sent; `Task.release_lock` comes here."""
-        self.finalize(auto=True)
-        assert self._claims is not None
-        return self._claims.release(task, args, kwargs)
-
     def _result_of(
         self, call: Call, options: Mapping[str, Any], task: AnyTask | None, result_cls: Any = None
     ) -> AsyncResult[Any]:
@@ -415,52 +408,9 @@ class Dispatcher:
         """Decode what a record keeps besides its columns."""
         return self.wire.read_meta(record)
 
-    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
-        """Send a complete message to a queue."""
-        assert self._sender is not None
-        self._sender.send([Call(message, queue, delay)])
-
     def sealed_body(self, message: Message, queue: str) -> str:
         """Return the signed wire form of a message for a queue."""
         return self.wire.sealed_body(message, queue)
-
-    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
-        """Send a continuation of a finished task, under an id derived from it."""
-        assert self._sender is not None and self._claims is not None
-        linked = maybe_signature(sig, self)
-        merged, kwargs, options = linked._merge(args, None, None)
-        options.setdefault("task_id", task_id)
-        options.setdefault("parent_id", parent.id)
-        options.setdefault("root_id", parent.effective_root_id)
-        task = self._tasks.get(linked.task)
-        call = self._sender.build(linked.task, merged, kwargs, options, task, marks_on_wire(sig.get("sensitive")))
-        self._claims.send([self._sender.continuation(call, parent.depth + 1)])
-
-    def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
-        """Write an open state of a task; ``request`` is that of the task which gives it."""
-        from dispatcher.execution.recording import record_state
-
-        record_state(self, task_id, status, meta, request)
-
-    def revoke_tasks(
-        self,
-        ids: list[str],
-        terminate: bool = False,
-        signal: str | int | None = None,
-        etas: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
-        """Revoke tasks; `AsyncResult.revoke` comes here. ``etas`` are those known of the tasks, in epoch seconds."""
-        from dispatcher.execution.revoking import revocation_of, revoke
-
-        revoke(self, ids, revocation_of(terminate, signal), etas)
-
-    @property
-    def control(self) -> Control:
-        """What of Celery's remote control works: revoking, terminating, purging."""
-        from dispatcher.app.control import Control
-
-        self.finalize(auto=True)
-        return Control(self)
 
     # -- results and signatures
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
+from dispatcher.backends.joins import Join
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 
@@ -204,6 +205,21 @@ class ResultBackend(ABC):
     @abstractmethod
     def forget(self, ids: Sequence[str]) -> None:
         """Remove records."""
+
+    @abstractmethod
+    def open_join(self, join: Join, expires_at: float) -> None:
+        """Keep a join before the first of its members is sent; one that is there already stays as it is."""
+
+    @abstractmethod
+    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
+        """Mark a member as done, once or more often; return the join if all are done, else `None`.
+
+        What is kept of it lives at least until ``expires_at``. Raises `JoinMissing`, at the latest for the last member.
+        """
+
+    @abstractmethod
+    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+        """Set flags of a join, and return it as it was before; raises `JoinMissing`."""
 
     def wait(
         self,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from dispatcher import aws, aws_bounds
 from dispatcher.aws_options import COMMON, FLAG, TEXT, Expected, client_settings, number, parse_url, read
-from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.base import Revocation, TaskRecord, Write
 from dispatcher.backends.dynamodb_items import (
     ASSIGNMENTS,
     COLUMNS,
@@ -33,6 +33,7 @@ from dispatcher.backends.dynamodb_items import (
     update_statement,
     values,
 )
+from dispatcher.backends.dynamodb_joins import DynamoDBJoins
 from dispatcher.backends.dynamodb_rates import Rates
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import BackendStoreError, ImproperlyConfigured, OperationalError
@@ -85,7 +86,7 @@ _APPLIES: Final = (
 _EXPIRED: Final = "#ttl <= :now"
 
 
-class DynamoDBBackend(ResultBackend):
+class DynamoDBBackend(DynamoDBJoins):
     """Keeps the records of tasks in a DynamoDB table.
 
     URLs: ``dynamodb://table``, ``dynamodb://region/table``, ``dynamodb://host:port/table``. Options: ``docs/aws.md``.

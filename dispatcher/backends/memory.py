@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write, slots_until
+from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
@@ -26,6 +27,8 @@ class _Store:
         self.rows: dict[str, tuple[TaskRecord, float]] = {}
         #: the next slot of each rate limit
         self.slots: dict[str, int] = {}
+        #: joins with the members that are done and when they may go
+        self.joins: dict[str, tuple[Join, set[int], float]] = {}
         #: an entry for each life a row was ever given, so that the oldest is found without a search
         self.expiries: list[tuple[float, str]] = []
         self.changed = threading.Condition()
@@ -143,6 +146,36 @@ class MemoryBackend(ResultBackend):
         with self._store.changed:
             for task_id in ids:
                 self._store.rows.pop(task_id, None)
+
+    def open_join(self, join: Join, expires_at: float) -> None:
+        """Keep a join."""
+        now = self.clock.time()
+        with self._store.changed:
+            joins = self._store.joins
+            if join.id not in joins or joins[join.id][2] <= now:
+                joins[join.id] = dataclasses.replace(join), set(), expires_at
+
+    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
+        """Mark a member as done."""
+        with self._store.changed:
+            join, done, life = self._join(join_id)
+            done.add(index)
+            self._store.joins[join_id] = join, done, max(life, expires_at)
+            return dataclasses.replace(join) if len(done) >= size else None
+
+    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+        """Set flags of a join."""
+        with self._store.changed:
+            join, done, life = self._join(join_id)
+            closed = dataclasses.replace(join, fired=join.fired or fired, failed=join.failed or failed)
+            self._store.joins[join_id] = closed, done, life
+            return join
+
+    def _join(self, join_id: str) -> tuple[Join, set[int], float]:
+        found = self._store.joins.get(join_id)
+        if found is None or found[2] <= self.clock.time():
+            raise JoinMissing(join_id)
+        return found
 
     def wait(
         self,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher.backends import redis_scripts as scripts
-from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.base import Revocation, TaskRecord, Write
+from dispatcher.backends.redis_joins import RedisJoins
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.redis_connection import Command, RedisConnections, Script, pack
@@ -26,7 +27,7 @@ _BATCH: Final = 500
 _BATCH_BYTES: Final = 4_000_000
 
 
-class RedisBackend(ResultBackend):
+class RedisBackend(RedisJoins):
     """A result backend on one Redis (6.2 or later) or Valkey server; options as in `dispatcher.redis_settings`."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:

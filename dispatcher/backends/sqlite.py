@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import sqlite_store
-from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write, slots_until
+from dispatcher.backends.base import Revocation, TaskRecord, Write, slots_until
+from dispatcher.backends.sqlite_joins import SQLiteJoins
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
 from dispatcher.states import PENDING
@@ -39,7 +40,7 @@ Query = Callable[[str, Sequence[Any]], Iterable[sqlite_store.Row]]
 Life = tuple[TaskRecord, float]
 
 
-class SQLiteBackend(ResultBackend):
+class SQLiteBackend(SQLiteJoins):
     """Keeps records in a file on a local disk, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``.
 
     It may be the broker's file. Options: those of `dispatcher.sqlite_store.open_store`. Raises `ImproperlyConfigured`

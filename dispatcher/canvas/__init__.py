@@ -1,5 +1,21 @@
-"""Signatures: calls that can be stored, passed on and linked to other calls."""
+"""Signatures and what is made of them: calls that can be stored, passed on, linked, chained and grouped."""
 
+from dispatcher.canvas.compound import chain, chord, group
+from dispatcher.canvas.mapped import chunks, xmap, xstarmap
 from dispatcher.canvas.signature import Signature, maybe_signature, signature
 
-__all__ = ["Signature", "maybe_signature", "signature"]
+subtask, maybe_subtask = signature, maybe_signature
+
+__all__ = [
+    "Signature",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
+    "maybe_signature",
+    "maybe_subtask",
+    "signature",
+    "subtask",
+    "xmap",
+    "xstarmap",
+]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dispatcher.exceptions import UnsupportedOption
 from dispatcher.sensitive import Marks, both, marks_on_wire, masked
 from dispatcher.state import get_current_app
 
 _DEFAULTS: dict[str, Any] = {"args": (), "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
+#: Signatures made of signatures, by the name that stands for the task's: the class, and what makes one from a dict.
+_KINDS: dict[str, tuple[Any, Callable[..., Any]]] = {}
+
+
+def register_kind(name: str, kind: Any, restore: Callable[..., Any]) -> None:
+    """Have signatures of this name be of a class of their own."""
+    _KINDS[name] = kind, restore
 
 
 class Signature(dict[str, Any]):
@@ -226,9 +232,10 @@ class Signature(dict[str, Any]):
         return found
 
     def __or__(self, other: Any) -> Any:
-        raise UnsupportedOption(
-            "chains (the | operator) are not available in this release; link the next task with .link(other) instead"
-        )
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        kind: Any = _KINDS["celery.chain"][0]
+        return kind(self, app=self._app) | other
 
     def __reduce__(self) -> Any:
         return Signature, (dict(self),)
@@ -266,6 +273,11 @@ def to_wire(sig: Mapping[str, Any]) -> dict[str, Any]:
         value = sig.get(key)
         if value and value != default:
             body[key] = list(value) if key == "args" else value
+    if sig["task"] in _KINDS:
+        body.pop("subtask_type", None)  # the name says it
+        body["kwargs"] = {name: _parts_to_wire(part) for name, part in sig["kwargs"].items()}
+        if sig.get("keywords"):
+            body["keywords"] = dict(sig["keywords"])
     marks = sig._marks if isinstance(sig, Signature) else sig.get("sensitive")
     if marks:
         body["sensitive"] = marks
@@ -278,10 +290,19 @@ def to_wire(sig: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _parts_to_wire(part: Any) -> Any:
+    if part is None or isinstance(part, Mapping):
+        return None if part is None else to_wire(part)
+    return [to_wire(each) for each in part]
+
+
 def signature(varies: Any, *args: Any, app: Any = None, **kwargs: Any) -> Signature:
     """Make a signature of a task, a task's name, or a signature in dict form."""
     if isinstance(varies, Signature):
         return varies.clone()
+    if isinstance(varies, Mapping) and varies.get("task") in _KINDS:
+        made: Signature = maybe_signature(varies, app)
+        return made
     kwargs["app"] = app
     return Signature(varies, *args, **kwargs)
 
@@ -296,6 +317,9 @@ def maybe_signature(value: Any, app: Any = None, clone: bool = False) -> Any:
             sig._app = app
         return sig
     if isinstance(value, Mapping):
+        if value.get("task") in _KINDS:
+            kind, restore = _KINDS[value["task"]]
+            return restore(kind, value, app)
         return Signature(value, app=app)
     raise TypeError(f"a signature or its dict form is needed, not {value!r}")
 

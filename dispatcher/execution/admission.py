@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dispatcher import signals, states
 from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import slot_of
 from dispatcher.exceptions import (
     BackendError,
+    ChordError,
     DecodeError,
     ImproperlyConfigured,
     NotRegistered,
@@ -21,7 +23,9 @@ from dispatcher.exceptions import (
 from dispatcher.execution import handover, leasing
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.execution.workflow import results_of_header
 from dispatcher.message import Message, UnsupportedMessage
+from dispatcher.task import Task
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -38,12 +42,7 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
         except (DecodeError, SecurityError) as error:
             _unreadable(run, error, getattr(error, "task_id", None))
             continue
-        if message.chain or message.chord:
-            # Running the task and leaving out what follows would lose work.
-            needs = UnsupportedMessage("chains and chords are not available in this release", message.id)
-            _wait_for_newer_worker(env, run, needs, message.id)
-            continue
-        task = tasks.get(message.task)
+        task = tasks.get(message.task) or _built_in(tasks, message.task)
         if task is None:
             unknown = NotRegistered(
                 f"no task named {message.task!r} is registered here; this worker knows {len(tasks)} tasks: is the "
@@ -54,8 +53,16 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             continue
         run.task = task
         run.retries = run.attempt = message.retries
-        if message.payload is None:  # else they are checked when they are there
+        if message.payload is None and message.header is None:  # else they are checked when they are there
             _check_arguments(run, message)
+
+
+def _built_in(tasks: Mapping[str, Task[Any, Any]], name: str) -> Task[Any, Any] | None:
+    """Return a task of the registry that is not listed there."""
+    try:
+        return tasks[name]
+    except KeyError:
+        return None
 
 
 def _check_arguments(run: Run, message: Message) -> None:
@@ -67,18 +74,22 @@ def _check_arguments(run: Run, message: Message) -> None:
 
 
 def load(env: Environment, run: Run) -> bool:
-    """Fetch arguments from the payload store, only now that the run is sure to start: they may be large.
+    """Fetch arguments from the payload store, or a group's results, only now that the run is sure to start.
 
     Returns false where that decides the run: what cannot be read is dead, what cannot be reached goes back.
     """
     assert run.message is not None
     try:
         run.message = env.app.load_arguments(run.message)
+        if run.message.header is not None:
+            run.message = run.message.with_header(results_of_header(env, run.message))
     except (UnsupportedMessage, ImproperlyConfigured) as error:
         _wait_for_newer_worker(env, run, error, run.id)
     except (DecodeError, SecurityError) as error:
         _unreadable(run, error, run.id)
-    except OperationalError as error:
+    except ChordError as error:
+        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+    except (OperationalError, BackendError) as error:
         logger.error("the arguments of %s cannot be fetched, it goes back: %s", run.id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.canvas.plan import Opening, Step
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.execution.limits import LimitKeeper, NoLimits
 from dispatcher.execution.watch import Watch
@@ -66,6 +67,10 @@ class ExecutorApp(Protocol):
 
     def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
         """Send a continuation of a finished task under a derived id."""
+        ...
+
+    def launch(self, planned: Iterable[Step | Opening], parent: Message) -> None:
+        """Open the joins of a planned canvas and send its first messages; they descend from ``parent``."""
         ...
 
     def sealed_body(self, message: Message, queue: str) -> str:

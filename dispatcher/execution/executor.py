@@ -119,7 +119,7 @@ class Executor:
         settling.continue_(self.env, runs)
         settling.settle(self.env, runs)
         for run in runs:
-            if run.message is not None and run.message.payload is not None:
+            if run.message is not None and (run.message.payload is not None or run.message.header is not None):
                 run.forget_arguments()  # of a batch of large messages, one is in memory at a time
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
@@ -216,7 +216,8 @@ class Executor:
         """Start a run: fetch its arguments, record the start where it must be known."""
         task, message = run.task, run.message
         assert task is not None and message is not None
-        if message.payload is not None and not admission.load(self.env, run):
+        fetched = message.payload is not None or message.header is not None
+        if fetched and not admission.load(self.env, run):
             if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
                 invocation.tell_unrun(self.env, run)
             return False
@@ -237,6 +238,7 @@ class Executor:
         return (
             message.payload is not None
             or run.lock is not None
+            or message.header is not None
             or run.delivery.receive_count > 1
             or bool(task.track_started)
             or task.acks_late is False
@@ -281,7 +283,7 @@ class Executor:
         expected = self.env.durations.get(following.message.task)
         if expected is None or expected > self.flush_after or admission.suspect(following):
             return True
-        if following.message.payload is not None:
+        if following.message.payload is not None or following.message.header is not None:
             return True
         return time.monotonic() - oldest > self.flush_after
 

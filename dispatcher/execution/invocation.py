@@ -12,7 +12,7 @@ from typing import Any
 
 from dispatcher import signals, states
 from dispatcher.clock import timestamp
-from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
+from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Replaced, Retry, SoftTimeLimitExceeded
 from dispatcher.execution.concealing import conceal, log_error, marks_of
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -221,6 +221,8 @@ def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) 
     pending = error if isinstance(error, Retry) else _pending_retry(run)
     if pending is not None:
         return _retry_outcome(env, pending)
+    if isinstance(error, Replaced):
+        return Outcome(Kind.SUCCESS, error.value) if env.eager else Outcome(Kind.SUPERSEDED)
     if isinstance(error, Ignore):
         return Outcome(Kind.IGNORED, error=error)
     if isinstance(error, Reject):

@@ -24,6 +24,7 @@ from dispatcher.execution.admission import is_lean, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment, ExecutorApp
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.sensitive import masked
 from dispatcher.serialization import json_encode
@@ -284,7 +285,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
         meta.result = run.state_written[1] if run.state_written is not None else None
     elif outcome.error is not None:
         meta.error, meta.traceback = outcome.error, outcome.traceback
-    elif not ignored or (run.message is not None and run.message.link):  # callbacks may have to be sent again
+    elif not ignored or (run.message is not None and _is_passed_on(run.message)):
         meta.result = outcome.value
     try:
         data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}", run.id)
@@ -295,6 +296,11 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
         meta.result, meta.error, meta.traceback = None, run.outcome.error, None
         data = meta.encode()
     return data
+
+
+def _is_passed_on(message: Message) -> bool:
+    """Say whether something else gets the result: it may have to be sent again, or is read later."""
+    return bool(message.link or message.chain or message.chord)
 
 
 def ignores_result(run: Run) -> bool:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from dispatcher import states
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
-from dispatcher.exceptions import DispatcherError, OperationalError, Reject
+from dispatcher.canvas.plan import derived_id
+from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, Reject
+from dispatcher.execution import workflow
 from dispatcher.execution.concealing import conceal, log_error
 from dispatcher.execution.environment import Environment
+from dispatcher.execution.errbacks import errback_call
+from dispatcher.execution.recording import goes_back
 from dispatcher.execution.renewal import longest_wait
-from dispatcher.execution.run import ERRBACK_HEADER, Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.message import Message
-from dispatcher.sensitive import both, masked
 
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
 _MAX_TRACEBACK = 8_000
-
-
-def derived_id(task_id: str, position: str) -> str:
-    """Return the id of a continuation: the same each time it is sent for the same finished task and position."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{task_id}/{position}"))
 
 
 def continue_(env: Environment, runs: Sequence[Run]) -> None:
@@ -36,11 +31,11 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
     """
     for run in runs:
         message = run.message
-        if message is None or not (message.link or message.link_error):
+        if message is None or not (message.link or message.link_error or workflow.follows(message)):
             continue
         try:
             _send_continuations(env, run, message)
-        except OperationalError as error:
+        except (OperationalError, BackendError) as error:
             logger.error("what follows %s cannot be sent, its message goes back: %s", run.id, error)
             run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
         except Exception as error:
@@ -61,6 +56,8 @@ def _send_continuations(env: Environment, run: Run, message: Message) -> None:
         for index, sig in enumerate(message.link_error):
             called, args = errback_call(env, sig, message, error, meta.traceback)
             env.app.send_linked(called, args, message, derived_id(message.id, _position_of_error(message, index)))
+    if status != states.PENDING and workflow.follows(message):
+        workflow.follow(env, message, status, meta)
 
 
 def _position_of_error(message: Message, index: int) -> str:
@@ -81,36 +78,11 @@ def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
         return states.SUCCESS, ResultMeta(result=outcome.value)
     if outcome.kind in (Kind.FAILURE, Kind.UNREADABLE):
         return states.FAILURE, ResultMeta(error=outcome.error, traceback=outcome.traceback)
+    if outcome.kind is Kind.REVOKED:
+        return states.REVOKED, ResultMeta(error=outcome.error)
+    if outcome.kind is Kind.IGNORED or (outcome.kind is Kind.REJECTED and not goes_back(outcome)):
+        return states.REJECTED if outcome.kind is Kind.REJECTED else states.IGNORED, ResultMeta()
     return states.PENDING, ResultMeta()
-
-
-def errback_call(
-    env: Environment, sig: Mapping[str, Any], message: Message, error: BaseException, traceback: str | None
-) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
-    """Return an error callback and what it gets: the failed task's id, or (request, exception, traceback).
-
-    Celery's rule: a callback of one parameter is old-style and gets the id alone.
-    """
-    task = env.app.tasks.get(sig["task"])
-    if task is not None and not _takes_several(task.run):
-        return sig, (message.id,)
-    failed = env.app.tasks.get(message.task)
-    args, kwargs = masked(
-        message.args, message.kwargs, both(message.sensitive, failed._sensitive if failed is not None else None)
-    )
-    request = {
-        "id": message.id, "task": message.task, "args": args, "kwargs": kwargs,
-        "root_id": message.effective_root_id, "parent_id": message.parent_id, "retries": message.retries,
-    }  # fmt: skip
-    options = dict(sig.get("options") or {})
-    options["headers"] = {**(options.get("headers") or {}), ERRBACK_HEADER: True}
-    return {**sig, "options": options}, (request, error, traceback)
-
-
-def _takes_several(function: Any) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 def settle(env: Environment, runs: Iterable[Run]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from dispatcher.backends import locks
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.backends.locks import Lock
 from dispatcher.clock import SYSTEM
 from dispatcher.exceptions import TimeoutError
@@ -497,3 +498,45 @@ class BackendContract:
         )  # fmt: skip
         assert child.result() == sorted([mine, theirs])
         assert sorted(backend.read([mine, theirs])) == sorted([mine, theirs])
+
+    # Joins
+
+    def test_a_join_is_complete_when_every_member_is_marked(self, harness: Harness[ResultBackend]) -> None:
+        """In any order and however often each is marked; only then it is returned, with what was kept."""
+        backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY
+        join = Join(join_id, 250, '{"then":["é"]}')
+        backend.open_join(join, life)
+        backend.open_join(dataclasses.replace(join, size=1, body="other"), life)  # a repeated opening changes nothing
+        order = [(7 * n) % 250 for n in range(250)]
+        for index in order[:-1]:
+            assert backend.mark_joined(join_id, index, 250, life) is None
+        assert backend.mark_joined(join_id, order[0], 250, life) is None
+        assert backend.mark_joined(join_id, order[-1], 250, life) == join
+        assert backend.mark_joined(join_id, order[3], 250, life) == join, "a late duplicate finds it complete"
+
+    def test_flags_of_a_join_stay(self, harness: Harness[ResultBackend]) -> None:
+        """Closing returns the join as it was before, so that one caller knows that it was the first."""
+        backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY
+        join = Join(join_id, 1, "{}")
+        backend.open_join(join, life)
+        assert backend.close_join(join_id, fired=True) == join
+        assert backend.close_join(join_id, failed=True) == dataclasses.replace(join, fired=True)
+        closed = dataclasses.replace(join, fired=True, failed=True)
+        assert backend.close_join(join_id, fired=True) == closed
+        assert backend.mark_joined(join_id, 0, 1, life) == closed
+
+    def test_a_join_that_is_gone_is_no_join(self, harness: Harness[ResultBackend]) -> None:
+        """The last member of a join that nobody opened, or that is gone, is an error, as is closing it."""
+        backend = harness.open()
+        with pytest.raises(JoinMissing):
+            backend.mark_joined(harness.task_id(), 0, 1, harness.clock.time() + DAY)
+        with pytest.raises(JoinMissing):
+            backend.close_join(harness.task_id(), fired=True)
+
+    def test_threads_complete_a_join(self, harness: Harness[ResultBackend]) -> None:
+        """Of members that end at the same time, each twice, at least one sees the join complete."""
+        backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY
+        backend.open_join(Join(join_id, 40, "{}"), life)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: backend.mark_joined(join_id, n // 2, 40, life), range(80)))
+        assert any(answer is not None for answer in answers)

@@ -63,7 +63,8 @@ MESSAGES: dict[str, Message] = {
     "handover": Message(ID, "tasks.add", (1, 2), gen=1, retries=1, handover="0f9d3a529d7e4a53"),
     "unique": Message(ID, "tasks.add", (1, 2), unique="tasks.add:0cf4a8a2d1f7be0b9c5e3f0a7d6b4c21"),
     "chain-and-chord": Message(
-        ID, "tasks.add", (1, 2), chain=({"task": "tasks.next"},), chord={"task": "tasks.join", "id": "c-1"}
+        ID, "tasks.add", (1, 2), chain=({"task": "tasks.next", "options": {"task_id": "n-1"}},),
+        chord={"id": "g-1", "i": 3, "n": 10}, header={"id": "h-1", "n": 2, "ids": {"1": "own"}}
     ),
 }  # fmt: skip
 

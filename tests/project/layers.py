@@ -35,6 +35,7 @@ LAYERS = {
     # 3: ports
     "brokers.base": 3,
     "backends.base": 3,
+    "backends.joins": 3,
     "sqlite_store": 3,
     "utils.log": 3,
     # 4: adapters and what reads them
@@ -49,11 +50,13 @@ LAYERS = {
     "result_reading": 4,
     "async_result": 4,
     "eager_result": 4,
+    "result_sets": 4,
     "result": 4,
     # 5-8: tasks, their execution, the app
     "canvas": 5,
     "unique": 6,
     "task_options": 6,
+    "task_signatures": 6,
     "task": 6,
     "decorators": 7,
     "registry": 7,
@@ -100,7 +103,7 @@ RESTRICTED = {
     "aws_cdk": ("provision.cdk",),
     "constructs": ("provision.cdk",),
     "redis": ("redis_connection", "brokers.redis", "backends.redis"),
-    "sqlite3": ("brokers.sqlite", "backends.sqlite", "sqlite_store"),
+    "sqlite3": ("brokers.sqlite", "backends.sqlite", "backends.sqlite_joins", "sqlite_store"),
     "msgpack": ("serialization",),
     "yaml": ("serialization",),
     "pickle": ("serialization",),

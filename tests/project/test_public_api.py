@@ -12,15 +12,23 @@ PUBLIC_NAMES = frozenset(
     {
         "AsyncResult",
         "Dispatcher",
+        "GroupResult",
+        "ResultSet",
         "Signature",
         "Task",
         "__version__",
+        "chain",
+        "chord",
+        "chunks",
         "current_app",
         "current_task",
+        "group",
         "maybe_signature",
         "shared_task",
         "signature",
         "uuid",
+        "xmap",
+        "xstarmap",
     }
 )
 

@@ -171,17 +171,6 @@ def test_unknown_task_s_dead_letter_can_be_brought_back() -> None:
     assert bench.result(ID).get() == 1
 
 
-def test_chains_and_chords_are_not_run_without_what_follows() -> None:
-    """A message with a chain or chord waits for a release that has them, rather than losing the rest."""
-    bench, runs = _bench(unknown_grace=0)
-    _put(bench, Message(ID, "note", chain=({"task": "note"},)))
-    _put(bench, Message("c", "note", chord={"task": "note"}))
-    bench.work()
-    assert runs == []
-    assert all("chains and chords" in letter.reason["exception"] for letter in bench.dead())
-    assert len(bench.dead()) == 2
-
-
 def test_arguments_that_may_not_be_read_fail_the_task() -> None:
     """A serializer outside ``accept_content`` is a dead letter, and who waits for the task learns why."""
     bench, _ = _bench(accept_content=["json"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import dispatcher
 from dispatcher import Dispatcher
 from dispatcher.task_options import NOT_YET
 
@@ -18,10 +17,8 @@ def test_absent_task_methods_name_the_alternative(name: str) -> None:
     assert not hasattr(task, "no_such_method")
 
 
-def test_absent_names_of_app_and_package_name_the_alternative() -> None:
-    """So are names of the app and of the package."""
+def test_absent_names_of_the_app_name_the_alternative() -> None:
+    """So are names of the app."""
     app = Dispatcher("not_yet", broker="memory://not_yet", set_as_current=False)
     with pytest.raises(AttributeError, match=r"app\.events is not available in this release"):
         app.events  # noqa: B018
-    with pytest.raises(AttributeError, match=r"dispatcher\.group is not available in this release"):
-        dispatcher.group  # noqa: B018

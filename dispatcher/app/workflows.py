@@ -1,0 +1,219 @@
+"""What an app sends beside single calls: canvases, what follows from finished tasks, and messages that are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dispatcher import registry, state
+from dispatcher.canvas import plan
+from dispatcher.canvas.mapped import ACCUMULATE, built_in
+from dispatcher.canvas.signature import maybe_signature, to_wire
+from dispatcher.exceptions import UnsupportedOption
+from dispatcher.execution import workflow
+from dispatcher.message import Message
+from dispatcher.result import AsyncResult, GroupResult
+from dispatcher.sending import Call, Sender
+from dispatcher.sensitive import marks_on_wire
+from dispatcher.unique import Scope
+from dispatcher.utils import uuid
+
+#: How many messages of a large group are made before they are sent.
+_PAGE = 1000
+
+
+class Lineage(NamedTuple):
+    """What messages descend from: their depth is one more, their generation the same.
+
+    What follows a task that was brought back from the dead letters takes over from what did not run the first time.
+    """
+
+    root_id: str | None
+    parent_id: str | None
+    depth: int
+    gen: int = 0
+
+
+class Workflows:
+    """The part of an app that deals with canvases; mixed into it, so it knows the rest as ``self`` of any type."""
+
+    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
+        """Send a complete message to a queue."""
+        self._ready_sender.send([Call(message, queue, delay)])
+
+    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
+        """Send a continuation of a finished task, a call or a canvas, under an id derived from it."""
+        steps = plan.identify(plan.steps_of(to_wire(maybe_signature(sig, self))), task_id)
+        # Of the first generation whatever the parent's is: a callback takes effect once in a task's life.
+        self.launch(plan.plan(steps, tuple(args)), Lineage(parent.effective_root_id, parent.id, parent.depth))
+
+    def launch(self, planned: Iterable[plan.Step | plan.Opening], parent: Message | Lineage | None = None) -> None:
+        """Open the joins of a planned canvas, then send what can start, in pages; it descends from ``parent``.
+
+        A page's joins are open before its members are sent. Doing it again changes nothing.
+        """
+        lineage = _lineage(parent)
+        page: list[Call] = []
+        for each in planned:
+            if isinstance(each, plan.Opening):
+                join = workflow.join_of(each, *(lineage or _here())[:3])
+                self._app.backend.open_join(join, workflow.life_of(self._app.conf, self._app.clock.time()))
+                continue
+            page.append(self._call_of(each, lineage))
+            if len(page) == _PAGE:
+                self._app._claims.send(page)
+                page = []
+        if page:
+            self._app._claims.send(page)
+
+    @property
+    def _app(self) -> Any:
+        return self
+
+    @property
+    def _ready_sender(self) -> Sender:
+        self._app.finalize(auto=True)
+        sender: Sender = self._app._sender
+        return sender
+
+    def _call_of(self, step: plan.Step, lineage: Lineage | None) -> Call:
+        sig, sender = step.sig, self._ready_sender
+        args, kwargs = (*step.args, *(sig.get("args") or ())), sig.get("kwargs") or {}
+        task = self._app.tasks.get(sig["task"])
+        if step.then or step.member is not None:
+            _check_not_collapsed(task)
+        if task is not None and step.header is None and lineage is None:
+            task.check_arguments(args, kwargs)
+        call = sender.build(sig["task"], args, kwargs, plan.options_of(sig), task, marks_on_wire(sig.get("sensitive")))
+        fields = workflow.fields_of(step)
+        if lineage is None:
+            return call._replace(message=call.message.replace(**fields))
+        fields.update(root_id=lineage.root_id, parent_id=lineage.parent_id, gen=call.message.gen or lineage.gen)
+        return sender.continuation(call._replace(message=call.message.replace(**fields)), lineage.depth + 1)
+
+    def _add_built_in_tasks(self) -> None:
+        app = self._app
+        for name, function in built_in(app).items():
+            task = registry.make_task(function, name, app.task_cls, False, {"rate_limit": 0})
+            task.bind(app).settle_options()
+            app._tasks.built_in[name] = task
+
+    # -- what canvases and tasks call
+
+    def send_canvas(self, canvas: Any) -> Any:
+        """Send a canvas; return the result of the whole."""
+        self._app.finalize(auto=True)
+        if self._app.conf.task_always_eager:
+            return self.run_canvas(canvas)
+        steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
+        if len(steps) > 1 or plan.is_group(steps[0] if steps else {"task": ""}):
+            for name in plan.tasks_of(steps):
+                _check_not_collapsed(self._app.tasks.get(name))
+        self.launch(plan.plan(steps))
+        result = self.result_of_steps(steps)
+        frame = state.current_frame()
+        if frame is not None and result is not None and canvas.options.get("add_to_parent", True) and frame.task.trail:
+            frame.request.children.append(result)
+        return result
+
+    def replace_running(self, request: Any, canvas: Any) -> None:
+        """Send a canvas in place of a running task: its last step has the task's id, and what followed follows it."""
+        message: Message = request._message
+        steps = plan.steps_of(to_wire(canvas))
+        if not steps:
+            raise ValueError("replace() needs a task to run instead: the canvas is empty")
+        if plan.is_group(steps[-1]):
+            steps.append({"task": ACCUMULATE})
+        following = message.gen + 1
+        named = plan.identify(steps, message.id, f"{message.id}~{following}")
+        last = plan.with_options(named[-1], task_id=message.id, gen=following)
+        last = plan.linked(last, "link", message.link)
+        named[-1] = plan.linked(last, "link_error", message.link_error)
+        before = Lineage(message.root_id, message.parent_id, message.depth)
+        member = workflow.member_of(message.chord)
+        self.launch(plan.plan([*named, *(dict(step) for step in message.chain)], (), None, member), before)
+
+    def result_of_steps(self, steps: Sequence[plan.Wire]) -> Any:
+        """Return the result that steps with ids will have: of the last, with its parents; `None` for no step."""
+        result: Any = None
+        for step in steps:
+            if plan.is_group(step):
+                result = self._group_result(step, plan.Member(plan.id_of(step), 0), result)
+            else:
+                result = AsyncResult(plan.id_of(step), task_name=step["task"], app=self._app, parent=result)
+        return result
+
+    def _group_result(self, group: plan.Wire, place: plan.Member, parent: Any) -> GroupResult:
+        results, index = [], place.leaf
+        for sig in plan.members_of(group):
+            steps = plan.steps_of(sig)
+            size = plan.leaves(steps)
+            if not size:
+                continue
+            named = plan.identify(steps, plan.leaf_id(place.id, index))
+            if plan.is_group(named[-1]):
+                before = self.result_of_steps(named[:-1])
+                results.append(self._group_result(named[-1], place._replace(leaf=index), before))
+            else:
+                results.append(self.result_of_steps(named))
+            index += size
+        return GroupResult(plan.id_of(group), results, parent=parent, app=self._app)
+
+    def run_canvas(self, canvas: Any) -> Any:
+        """Run a canvas in this process; return the result of the whole."""
+        self._app.finalize(auto=True)
+        steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
+        return self._run_steps(steps, ())
+
+    def _run_steps(self, steps: Sequence[Mapping[str, Any]], args: tuple[Any, ...]) -> Any:
+        result: Any = None
+        for position, step in enumerate(steps):
+            last = position == len(steps) - 1
+            parent = result
+            if plan.is_group(step):
+                members = []
+                for index, sig in enumerate(plan.members_of(step)):
+                    named = plan.identify(plan.steps_of(sig), plan.leaf_id(plan.id_of(step), index))
+                    member = self._run_steps(named, args)
+                    members += [] if member is None else [member]
+                result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
+                failed = next((each for each in result._leaves() if not each.successful()), None)
+                if failed is not None and not last:
+                    return self._failed(steps, failed)
+                args = () if last else ([each.result for each in result._leaves()],)
+            else:
+                result = maybe_signature(step, self).apply(args)
+                result.parent = parent
+                if not result.successful():
+                    return result if last else self._failed(steps, result)
+                args = (result.result,)
+        return result
+
+    def _failed(self, steps: Sequence[Mapping[str, Any]], failed: Any) -> Any:
+        failed.id = plan.id_of(steps[-1]) if not plan.is_group(steps[-1]) else failed.id
+        return failed
+
+
+def _check_not_collapsed(task: Any) -> None:
+    """Raise `UnsupportedOption` for a task whose calls may be answered by another's: what follows would wait for it."""
+    rule = task._uniqueness if task is not None else None
+    if rule is not None and rule.scope is not Scope.RUNNING:
+        raise UnsupportedOption(
+            f"task {task.name} is unique with unique_scope={rule.scope.value!r}, so a call of it may not be sent, and "
+            "what follows it in a canvas would not run; use unique_scope='running', or call it outside of the canvas"
+        )
+
+
+def _lineage(parent: Message | Lineage | None) -> Lineage | None:
+    if isinstance(parent, Message):
+        return Lineage(parent.effective_root_id, parent.id, parent.depth, parent.gen)
+    return parent
+
+
+def _here() -> Lineage:
+    """Return what is sent here descends from: the running task, if there is one."""
+    frame = state.current_frame()
+    if frame is None or frame.request.id is None:
+        return Lineage(None, None, 0)
+    request = frame.request
+    return Lineage(request.root_id or request.id, request.id, request.depth)

@@ -1,0 +1,111 @@
+"""Joins in DynamoDB: one item for what is known of each, and one for every hundred of its members.
+
+A member is marked in its shard's set, which stays under 1 KB, so that each mark costs one write unit however large the
+group is; the member that fills a shard marks that in the join's own item. Adding to a set on the condition that it
+does not contain the member tells exactly one caller that it is full, and a repeated one sees the full set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dispatcher import aws
+from dispatcher.backends.base import ResultBackend
+from dispatcher.backends.joins import Join, JoinMissing
+
+#: Members of one shard: a number of four digits takes about three bytes in a set, so all of them less than 1 KB.
+SHARD: Final = 100
+
+_Item = Mapping[str, Mapping[str, Any]]
+
+
+class DynamoDBJoins(ResultBackend):
+    """The part of the DynamoDB backend that keeps joins."""
+
+    table: str
+
+    def _call(self, operation: str, **parameters: Any) -> Any:
+        raise NotImplementedError
+
+    def open_join(self, join: Join, expires_at: float) -> None:
+        """Keep a join."""
+        self._update(
+            _key(join.id), "SET n = :n, d = :d, #ttl = :ttl", "attribute_not_exists(pk) OR #ttl <= :now",
+            {":n": {"N": str(join.size)}, ":d": {"S": join.body}, **_until(expires_at), **self._now()}, {"#ttl": "ttl"},
+        )  # fmt: skip
+
+    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
+        """Mark a member as done; one write, and another for the last of each shard."""
+        shard = index // SHARD
+        done = self._add(_key(join_id, shard), index, expires_at)
+        if len(done) < min(SHARD, size - shard * SHARD):
+            return None
+        item = self._mark_shard(join_id, shard, expires_at)
+        return _join(join_id, item) if len(item["m"]["NS"]) >= math.ceil(size / SHARD) else None
+
+    def _add(self, key: Mapping[str, Any], index: int, expires_at: float) -> list[str]:
+        """Add to a shard's set; return the set."""
+        given = {":one": {"NS": [str(index)]}, ":i": {"N": str(index)}, **_until(expires_at)}
+        _, item = self._update(key, "ADD m :one SET #ttl = :ttl", "NOT contains(m, :i)", given, {"#ttl": "ttl"})
+        members: list[str] = item["m"]["NS"]
+        return members
+
+    def _mark_shard(self, join_id: str, shard: int, expires_at: float) -> _Item:
+        given = {":one": {"NS": [str(shard)]}, **_until(expires_at)}
+        held, item = self._update(
+            _key(join_id), "ADD m :one SET #ttl = :ttl", "attribute_exists(n)", given, {"#ttl": "ttl"}
+        )
+        if not held:
+            raise JoinMissing(join_id)
+        return item
+
+    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+        """Set flags of a join."""
+        flags = [name for name, wanted in (("f", fired), ("x", failed)) if wanted]
+        update = "SET " + ", ".join(f"{name} = :true" for name in flags)
+        held, item = self._update(
+            _key(join_id), update, "attribute_exists(n)", {":true": {"BOOL": True}}, {}, returned="ALL_OLD"
+        )
+        if not held:
+            raise JoinMissing(join_id)
+        return _join(join_id, item)
+
+    def _now(self) -> dict[str, Any]:
+        return {":now": {"N": repr(self.clock.time())}}
+
+    def _update(
+        self,
+        key: Mapping[str, Any],
+        update: str,
+        condition: str,
+        values: Mapping[str, Any],
+        names: Mapping[str, str],
+        returned: str = "ALL_NEW",
+    ) -> tuple[bool, _Item]:
+        """Update an item on a condition; return whether it held, and the item."""
+        try:
+            answer = self._call(
+                "update_item", TableName=self.table, Key=key, UpdateExpression=update, ConditionExpression=condition,
+                ExpressionAttributeValues=values, ReturnValues=returned,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD", **({"ExpressionAttributeNames": names} if names else {}),
+            )  # fmt: skip
+        except aws.ServiceError as error:
+            if error.code != "ConditionalCheckFailedException":
+                raise
+            return False, error.response.get("Item", {})
+        return True, answer.get("Attributes", {})
+
+
+def _key(join_id: str, shard: int | None = None) -> dict[str, Any]:
+    place = "" if shard is None else f"#{shard}"
+    return {"pk": {"S": f"CHORD#{join_id}{place}"}, "sk": {"S": "META"}}
+
+
+def _until(expires_at: float) -> dict[str, Any]:
+    return {":ttl": {"N": str(math.ceil(expires_at))}}
+
+
+def _join(join_id: str, item: _Item) -> Join:
+    return Join(join_id, int(item["n"]["N"]), item["d"]["S"], "f" in item, "x" in item)

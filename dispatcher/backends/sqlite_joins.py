@@ -1,0 +1,65 @@
+"""Joins in SQLite: a row for what is known of each, and one for every member that is done."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from dispatcher import sqlite_store
+from dispatcher.backends.base import ResultBackend
+from dispatcher.backends.joins import Join, JoinMissing
+
+_OPEN: Final = """
+    INSERT INTO joins (id, size, body, expires_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
+"""
+_READ: Final = "SELECT size, body, fired, failed, done FROM joins WHERE id = ?"
+_MARK: Final = "INSERT INTO join_members (join_id, member) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_COUNT: Final = "UPDATE joins SET done = done + ?, expires_at = max(expires_at, ?) WHERE id = ?"
+_CLOSE: Final = "UPDATE joins SET fired = max(fired, ?), failed = max(failed, ?) WHERE id = ?"
+_EXPIRED: Final = "SELECT id FROM joins WHERE expires_at <= ? ORDER BY expires_at LIMIT 10"
+
+
+class SQLiteJoins(ResultBackend):
+    """The part of the SQLite backend that keeps joins."""
+
+    _store: sqlite_store.Store
+
+    def open_join(self, join: Join, expires_at: float) -> None:
+        """Keep a join, and remove some that have expired."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for (old,) in connection.execute(_EXPIRED, (self.clock.time(),)).fetchall():
+                connection.execute("DELETE FROM joins WHERE id = ?", (old,))
+                connection.execute("DELETE FROM join_members WHERE join_id = ?", (old,))
+            connection.execute(_OPEN, (join.id, join.size, join.body, expires_at))
+
+        self._store.write(work)
+
+    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
+        """Mark a member as done."""
+
+        def work(connection: sqlite3.Connection) -> Join | None:
+            fresh = connection.execute(_MARK, (join_id, index)).rowcount
+            connection.execute(_COUNT, (max(0, fresh), expires_at, join_id))
+            join, done = _read(connection, join_id)
+            return join if done >= size else None
+
+        return self._store.write(work)
+
+    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+        """Set flags of a join."""
+
+        def work(connection: sqlite3.Connection) -> Join:
+            join, _ = _read(connection, join_id)
+            connection.execute(_CLOSE, (fired, failed, join_id))
+            return join
+
+        return self._store.write(work)
+
+
+def _read(connection: sqlite3.Connection, join_id: str) -> tuple[Join, int]:
+    row = connection.execute(_READ, (join_id,)).fetchone()
+    if row is None:
+        raise JoinMissing(join_id)
+    size, body, fired, failed, done = row
+    return Join(join_id, size, body, bool(fired), bool(failed)), done

@@ -1,0 +1,278 @@
+"""From a canvas to messages: what can start now, what each message is to do next, and which joins wait for members.
+
+A canvas in its wire form is plain data. It is read as a sequence of steps, each a call or a group: nested chains are
+one sequence, a chord is a group and what follows it. A group that something follows needs a join, which counts its
+leaves: the calls whose results the next step gets, nested groups in line with the others. Ids are derived from
+places, so that whoever plans the same canvas again plans the same messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Wire = Mapping[str, Any]
+
+CHAIN, GROUP, CHORD = "celery.chain", "celery.group", "celery.chord"
+#: Options of a group's own that its members do not inherit.
+_OWN_OPTIONS = frozenset({"task_id", "group_id", "group_index", "link", "link_error", "chord"})
+
+
+def derived_id(task_id: str, position: str) -> str:
+    """Return the id of what follows from a task or stands in a group: the same whenever it is asked for."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{task_id}/{position}"))
+
+
+def leaf_id(group_id: str, index: int) -> str:
+    """Return the id of a group's leaf, unless its call has one of its own."""
+    return derived_id(group_id, f"member/{index}")
+
+
+class Member(NamedTuple):
+    """A place in a group: what is done at it ends the leaf with this number of the group ``id``.
+
+    ``size`` is how many leaves a join waits for, 0 where nothing waits.
+    """
+
+    id: str
+    leaf: int
+    size: int = 0
+
+
+class Header(NamedTuple):
+    """The results of a group as an argument: ``size`` leaves of the join ``id``, read when they are needed.
+
+    ``own`` are the leaves whose ids are not derived, by index.
+    """
+
+    id: str
+    size: int
+    own: Mapping[int, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One message: a call, the steps that follow its success, and its place in a group."""
+
+    sig: Wire
+    args: tuple[Any, ...] = ()
+    header: Header | None = None
+    then: tuple[Wire, ...] = ()
+    member: Member | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """A join to be opened before any of its members is sent; ``ids`` are the leaves whose ids are not derived."""
+
+    id: str
+    size: int
+    then: tuple[Wire, ...]
+    member: Member | None
+    ids: Mapping[int, str]
+
+
+# -- reading a canvas
+
+
+def options_of(sig: Wire) -> dict[str, Any]:
+    """Return a copy of the options of a signature in wire form."""
+    return dict(sig.get("options") or {})
+
+
+def with_options(sig: Wire, **options: Any) -> Wire:
+    """Return the signature with these options over its own."""
+    return {**sig, "options": {**options_of(sig), **options}}
+
+
+def with_arguments(sig: Wire, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Wire:
+    """Return the signature with arguments before its own and keywords over them; an immutable one as it is."""
+    if sig.get("immutable") or not (args or kwargs):
+        return sig
+    merged = {"args": [*args, *(sig.get("args") or ())], "kwargs": {**(sig.get("kwargs") or {}), **kwargs}}
+    if sig["task"] in (CHAIN, GROUP, CHORD):
+        merged["kwargs"] = dict(sig["kwargs"])  # a canvas' keywords are its parts
+        merged["keywords"] = {**(sig.get("keywords") or {}), **kwargs}
+    return {**sig, **merged}
+
+
+def members_of(group: Wire) -> list[Wire]:
+    """Return a group's members with the arguments and options it was given."""
+    args, kwargs = group.get("args") or (), group.get("keywords") or {}
+    given = {name: value for name, value in options_of(group).items() if name not in _OWN_OPTIONS}
+    errbacks = options_of(group).get("link_error") or []
+    members = []
+    for member in group["kwargs"]["tasks"]:
+        sig = with_arguments(member, args, kwargs)
+        if given:
+            sig = with_options(sig, **given)
+        members.append(linked(sig, "link_error", errbacks))
+    links = options_of(group).get("link") or []
+    if members and links:
+        members[0] = linked(members[0], "link", links)
+    return members
+
+
+def linked(sig: Wire, option: str, links: Sequence[Wire]) -> Wire:
+    """Return the signature with these callbacks, or error callbacks, beside its own."""
+    if not links:
+        return sig
+    own = options_of(sig).get(option) or []
+    return with_options(sig, **{option: [*own, *(link for link in links if link not in own)]})
+
+
+def steps_of(sig: Wire) -> list[Wire]:
+    """Return a canvas as the sequence of calls and groups that it is."""
+    kind = sig["task"]
+    if kind == CHAIN:
+        steps = [step for task in sig["kwargs"]["tasks"] for step in steps_of(task)]
+    elif kind == CHORD:
+        steps = [_group(sig["kwargs"]["header"]), *steps_of(sig["kwargs"]["body"])]
+    else:
+        return [sig]
+    if not steps:
+        return []
+    steps[0] = with_arguments(steps[0], sig.get("args") or (), sig.get("keywords") or {})
+    own = options_of(sig)
+    task_id, links, errbacks = own.pop("task_id", None), own.pop("link", None), own.pop("link_error", None)
+    if own:
+        steps[0] = with_options(steps[0], **own)
+    if task_id is not None:
+        steps[-1] = with_options(steps[-1], task_id=task_id)
+    steps[-1] = linked(steps[-1], "link", links or [])
+    return [linked(step, "link_error", errbacks or []) for step in steps]
+
+
+def _group(header: Any) -> Wire:
+    """Return a chord's header as a group; it may be written as the list of its members."""
+    return header if isinstance(header, Mapping) else {"task": GROUP, "kwargs": {"tasks": list(header)}}
+
+
+def is_group(step: Wire) -> bool:
+    """Say whether a step is a group, not a call."""
+    return bool(step["task"] == GROUP)
+
+
+def tasks_of(steps: Sequence[Wire]) -> Iterator[str]:
+    """Yield the names of all tasks that steps call."""
+    for step in steps:
+        if is_group(step):
+            for sig in step["kwargs"]["tasks"]:
+                yield from tasks_of(steps_of(sig))
+        else:
+            yield step["task"]
+
+
+def leaves(steps: Sequence[Wire]) -> int:
+    """Count the results that a sequence of steps ends in."""
+    if not steps:
+        return 0
+    last = steps[-1]
+    return sum(leaves(steps_of(member)) for member in members_of(last)) if is_group(last) else 1
+
+
+def identify(steps: Sequence[Wire], task_id: str, seed: str | None = None) -> list[Wire]:
+    """Return the steps with an id each: ``task_id`` for the last, others derived from ``seed``, by default the same.
+
+    Steps that have an id keep it.
+    """
+    named = []
+    for position, step in enumerate(steps):
+        last = position == len(steps) - 1
+        given = options_of(step).get("task_id") or (
+            task_id if last else derived_id(seed or task_id, f"step/{position}")
+        )
+        named.append(with_options(step, task_id=given))
+    return named
+
+
+def id_of(step: Wire) -> str:
+    """Return the id of a step that has one."""
+    found: str = options_of(step)["task_id"]
+    return found
+
+
+# -- planning
+
+
+def plan(
+    steps: Sequence[Wire], args: tuple[Any, ...] = (), header: Header | None = None, member: Member | None = None
+) -> Iterator[Step | Opening]:
+    """Yield what is to be sent for steps that have ids: openings before the members they wait for.
+
+    ``args`` or ``header`` go before the first step's own arguments; ``member`` is the place that the last step ends.
+    """
+    if not steps:
+        return
+    first, rest = steps[0], tuple(steps[1:])
+    if not is_group(first):
+        immutable = bool(first.get("immutable"))
+        yield Step(first, () if immutable else args, None if immutable else header, rest, member)
+        return
+    members = members_of(first)
+    size = leaves([first])
+    if rest and size == 0:
+        yield from _plan_members(members, first, args, header, None)
+        yield from plan(rest, ([],), None, member)
+        return
+    if rest:
+        place = Member(id_of(first), 0, size)
+        yield Opening(place.id, size, rest, member, dict(_own_ids(members, 0)))
+    else:
+        place = member if member is not None else Member(id_of(first), 0)
+    yield from _plan_members(members, first, args, header, place)
+
+
+def _plan_members(
+    members: Sequence[Wire], group: Wire, args: tuple[Any, ...], header: Header | None, place: Member | None
+) -> Iterator[Step | Opening]:
+    index = place.leaf if place is not None else 0
+    for position, sig in enumerate(members):
+        steps = steps_of(sig)
+        size = leaves(steps)
+        if size and place is not None:
+            there = place._replace(leaf=index)
+            named = identify(steps, leaf_id(place.id, index))
+            index += size
+        else:
+            there, named = None, identify(steps, derived_id(id_of(group), f"empty/{position}"))
+        yield from plan(named, args, header, there)
+
+
+def _own_ids(members: Sequence[Wire], index: int) -> Iterator[tuple[int, str]]:
+    """Yield the leaves whose calls have ids of their own."""
+    for sig in members:
+        steps = steps_of(sig)
+        if not steps:
+            continue
+        if is_group(steps[-1]):
+            yield from _own_ids(members_of(steps[-1]), index)
+        elif own := options_of(steps[-1]).get("task_id"):
+            yield index, own
+        index += leaves(steps)
+
+
+def ids_of_header(header: Header, start: int = 0, stop: int | None = None) -> list[str]:
+    """Return the ids of a join's leaves in their order."""
+    end = header.size if stop is None else min(stop, header.size)
+    return [header.own.get(index) or leaf_id(header.id, index) for index in range(start, end)]
+
+
+def waiting_ids(steps: Sequence[Wire], member: Member | None = None) -> Iterator[str]:
+    """Yield the ids of all calls of steps that have not started: whoever waits for one must learn of a failure."""
+    for position, step in enumerate(steps):
+        if not is_group(step):
+            yield id_of(step)
+            continue
+        last = position == len(steps) - 1
+        place = member if last and member is not None else Member(id_of(step), 0)
+        index = place.leaf
+        for sig in members_of(step):
+            inner = steps_of(sig)
+            if not inner:
+                continue
+            there = place._replace(leaf=index)
+            yield from waiting_ids(identify(inner, leaf_id(place.id, index)), there)
+            index += leaves(inner)

@@ -1,0 +1,234 @@
+"""What follows a finished task of a canvas: the next step of its chain, or its mark in the join of its group.
+
+Everything here may happen twice and takes effect once: ids are derived from places, a join knows its members by their
+index, and a message that is sent again finds the record of the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dispatcher import states
+from dispatcher.backends.base import Write
+from dispatcher.backends.joins import Join, JoinMissing
+from dispatcher.backends.meta import ResultMeta
+from dispatcher.canvas import plan
+from dispatcher.exceptions import ChordError, TaskError
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.errbacks import errback_call
+from dispatcher.message import Message
+from dispatcher.serialization import json_decode, json_encode
+
+logger = logging.getLogger("dispatcher.worker")
+
+#: How many results of a header are read at a time.
+_PAGE = 100
+
+
+# -- messages and plans
+
+
+def place_of(member: plan.Member | None) -> dict[str, Any] | None:
+    """Return a place in a group as a message carries it."""
+    if member is None:
+        return None
+    place: dict[str, Any] = {"id": member.id, "i": member.leaf}
+    return {**place, "n": member.size} if member.size else place
+
+
+def member_of(place: Mapping[str, Any] | None) -> plan.Member | None:
+    """Return the place in a group that a message carries."""
+    return None if place is None else plan.Member(place["id"], place["i"], place.get("n", 0))
+
+
+def fields_of(step: plan.Step) -> dict[str, Any]:
+    """Return the fields of a step's message that a canvas gives it."""
+    fields: dict[str, Any] = {"chain": step.then, "chord": place_of(step.member)}
+    if step.header is not None:
+        fields["header"] = header = {"id": step.header.id, "n": step.header.size}
+        if step.header.own:
+            header["ids"] = {str(index): each for index, each in step.header.own.items()}
+    if step.member is not None:
+        fields.update(group=step.member.id, group_index=step.member.leaf)
+    return {name: value for name, value in fields.items() if value is not None and value != ()}
+
+
+def join_of(opening: plan.Opening, root_id: str | None, parent_id: str | None, depth: int) -> Join:
+    """Return the join that an opening asks for; its body says all that is needed to go on."""
+    body: dict[str, Any] = {"then": list(opening.then), "depth": depth}
+    given = {"place": place_of(opening.member), "ids": {str(i): each for i, each in opening.ids.items()},
+             "root": root_id, "parent": parent_id}  # fmt: skip
+    body.update((name, value) for name, value in given.items() if value)
+    return Join(opening.id, opening.size, json_encode(body))
+
+
+def life_of(env_conf: Any, now: float) -> float:
+    """Return until when a join lives that is touched now, in epoch seconds."""
+    kept: float = max(env_conf.result_expires or 0.0, env_conf.record_retention)
+    return now + kept
+
+
+# -- after a run
+
+
+def follows(message: Message) -> bool:
+    """Say whether anything of a canvas follows a message."""
+    return bool(message.chain) or bool(message.chord and message.chord.get("n"))
+
+
+def follow(env: Environment, message: Message, status: str, meta: ResultMeta) -> None:
+    """Do what a task's final state asks for in its canvas."""
+    if status == states.SUCCESS:
+        go_on(env, message, meta.result)
+        return
+    error = meta.error if meta.error is not None else _why_stopped(status, message)
+    propagated = states.REVOKED if status == states.REVOKED else states.FAILURE
+    give_up(env, Failure(message, message.id, propagated, error, meta.traceback))
+
+
+def _why_stopped(status: str, message: Message) -> BaseException:
+    return TaskError(f"{message.task}[{message.id}] ended as {status}, so nothing follows it")
+
+
+def go_on(env: Environment, message: Message, value: Any) -> None:
+    """Send the next step of a chain, or mark the place in the group and send what waits for it if it is complete."""
+    if message.chain:
+        steps = [dict(step) for step in message.chain]
+        env.app.launch(plan.plan(steps, (value,), None, member_of(message.chord)), message)
+        return
+    member = member_of(message.chord)
+    if member is None or not member.size:
+        return
+    life = life_of(env.app.conf, env.clock.time())
+    try:
+        join = env.backend.mark_joined(member.id, member.leaf, member.size, life)
+    except JoinMissing:
+        logger.error("%s is done, but the join %s it belongs to is gone: nothing follows it", message.id, member.id)
+        return
+    if join is not None and not join.fired:
+        fire(env, join, message)
+
+
+def fire(env: Environment, join: Join, last: Message) -> None:
+    """Send what waits for a join, then note that; whoever finds it complete and not noted sends it again."""
+    body = json_decode(join.body)
+    header = plan.Header(join.id, join.size, _by_index(body.get("ids", {})))
+    env.app.launch(plan.plan(body["then"], (), header, member_of(body.get("place"))), _parent(body, last, join))
+    env.backend.close_join(join.id, fired=True)
+
+
+def _by_index(ids: Mapping[str, str]) -> dict[int, str]:
+    return {int(index): each for index, each in ids.items()}
+
+
+def _parent(body: Mapping[str, Any], member: Message, join: Join) -> Message:
+    """Return the message that what waits for a join descends from, as far as lineage goes."""
+    root = body.get("root") or member.effective_root_id
+    # Complete after a failure: the member was brought back, and what waited is a failure of the generation before.
+    gen = max(member.gen, 1) if join.failed else member.gen
+    return member.replace(id=body.get("parent") or join.id, root_id=root, depth=body.get("depth", 0), gen=gen)
+
+
+class Failure(NamedTuple):
+    """Why what waits for a task will not run; ``cause`` is the task or the join whose failure is told, once."""
+
+    message: Message
+    cause: str
+    status: str
+    error: BaseException
+    traceback: str | None
+
+
+def give_up(env: Environment, failure: Failure) -> None:
+    """Tell all that waits for a task that it failed: records of the steps behind it, error callbacks, joins."""
+    message = failure.message
+    waiting: Sequence[Mapping[str, Any]] = [dict(step) for step in message.chain]
+    member, called = member_of(message.chord), list(message.link_error)
+    while True:
+        _fail_waiting(env, failure, waiting, member)
+        _call_errbacks(env, failure, waiting, called)
+        if member is None or not member.size:
+            return
+        try:
+            join = env.backend.close_join(member.id, failed=True)
+        except JoinMissing:
+            logger.error("%s failed, but the join %s it belongs to is gone", message.id, member.id)
+            return
+        if join.fired:
+            return
+        body = json_decode(join.body)
+        error = _chord_error(message, failure.error)
+        failure = failure._replace(cause=join.id, status=states.FAILURE, error=error)
+        waiting, member = body["then"], member_of(body.get("place"))
+
+
+def _chord_error(message: Message, error: BaseException) -> ChordError:
+    if isinstance(error, ChordError):
+        return error
+    chord_error = ChordError(f"Dependency {message.id} raised {error!r:.500}")
+    chord_error.__cause__ = error
+    return chord_error
+
+
+def _fail_waiting(
+    env: Environment, failure: Failure, steps: Sequence[Mapping[str, Any]], member: plan.Member | None
+) -> None:
+    now, conf = env.clock.time(), env.app.conf
+    meta = ResultMeta(error=failure.error, traceback=failure.traceback, date_done=round(now, 3))
+    meta.root_id = failure.message.effective_root_id
+    if conf.result_expires:
+        meta.visible_until = round(now + conf.result_expires, 3)
+    write = Write(
+        id="", status=failure.status, gen=max(0, failure.message.gen), attempt=0, retries=0, final=True,
+        token=f"after {failure.cause}", expires_at=life_of(conf, now), data=meta.encode(),
+    )  # fmt: skip
+    ids = plan.waiting_ids(steps, member)
+    while page := list(itertools.islice(ids, _PAGE)):
+        env.backend.write([dataclasses.replace(write, id=task_id) for task_id in page])
+
+
+def _call_errbacks(env: Environment, failure: Failure, steps: Sequence[Mapping[str, Any]], called: list[Any]) -> None:
+    """Call the error callbacks of steps that will not run, but for those that were called before."""
+    for position, sig in enumerate(_errbacks(steps)):
+        if sig in called:
+            continue
+        called.append(sig)
+        call, args = errback_call(env, sig, failure.message, failure.error, failure.traceback)
+        env.app.send_linked(call, args, failure.message, plan.derived_id(failure.cause, f"errback/{position}"))
+
+
+def _errbacks(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    for step in steps:
+        yield from plan.options_of(step).get("link_error") or ()
+        if plan.is_group(step):
+            for sig in step["kwargs"]["tasks"]:
+                yield from _errbacks(plan.steps_of(sig))
+
+
+# -- before a run
+
+
+def results_of_header(env: Environment, message: Message) -> list[Any]:
+    """Return the results of a message's header in their order.
+
+    Raises `ChordError` for one that is gone, `OperationalError` where the backend cannot be reached.
+    """
+    assert message.header is not None
+    header = plan.Header(message.header["id"], message.header["n"], _by_index(message.header.get("ids", {})))
+    results: list[Any] = []
+    for start in range(0, header.size, _PAGE):
+        ids = plan.ids_of_header(header, start, start + _PAGE)
+        records = env.backend.read(ids)
+        for task_id in ids:
+            record = records.get(task_id)
+            if record is None or record.status != states.SUCCESS:
+                raise ChordError(
+                    f"the result of {task_id}, which {message.task}[{message.id}] waited for, is gone; "
+                    "keep records longer (record_retention)"
+                )
+            results.append(env.app.read_meta(record).complete().result)
+    return results

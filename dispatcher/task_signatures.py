@@ -1,0 +1,95 @@
+"""The part of a task that makes signatures of it, and the one that puts another task in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.canvas.mapped import chunks, xmap, xstarmap
+from dispatcher.canvas.signature import Signature
+from dispatcher.exceptions import Replaced
+from dispatcher.request import Context
+
+if TYPE_CHECKING:
+    from dispatcher.task_options import TaskOwner
+
+
+class Signatures:
+    """What `Task` has for canvases."""
+
+    name: str
+    _app: TaskOwner | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def request(self) -> Context:
+            """What is known of the message that is being run."""
+            ...
+
+        @property
+        def _owner(self) -> TaskOwner: ...
+
+    def signature(self, args: Sequence[Any] | None = None, *more: Any, **options: Any) -> Signature:
+        """Return a call to this task as a value."""
+        options.setdefault("app", self._app)
+        return Signature(self, args, *more, **options)
+
+    subtask = signature
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a call with these arguments; those given later come before them."""
+        return Signature(self, args, kwargs, app=self._app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a call with exactly these arguments."""
+        return Signature(self, args, kwargs, immutable=True, app=self._app)
+
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        **options: Any,
+    ) -> Signature:
+        """Return a call that would run this request again."""
+        request = request if request is not None else self.request
+        carried = {name: value for name, value in request.as_execution_options().items() if value is not None}
+        if queue is not None:
+            carried["queue"] = queue
+        return self.signature(
+            request.args if args is None else args,
+            request.kwargs if kwargs is None else kwargs,
+            **{**carried, **options},
+        )
+
+    def replace(self, sig: Any) -> Any:
+        """Run a signature in place of this task; raises, so nothing after it runs.
+
+        What waits for this task, callbacks, the next step of its chain, its group, waits for the replacement, whose
+        result is this task's. A group's result is the list of its members'.
+        """
+        request = self.request
+        if request.called_directly:
+            raise RuntimeError("replace() works in a task that a worker runs, not in one that is called as a function")
+        if request.is_eager:
+            raise Replaced("Replaced by new task", sig.apply().get(disable_sync_subtasks=False))
+        self.on_replace(sig)
+        self._owner.replace_running(request, sig)
+        raise Replaced("Replaced by new task")
+
+    def on_replace(self, sig: Any) -> None:
+        """Called in the worker before a signature is sent in place of this task."""
+
+    def chunks(self, it: Any, n: int) -> chunks:
+        """Return the calls with the arguments in each item, ``n`` to a message."""
+        return chunks(self, it, n, app=self._app)
+
+    def map(self, it: Any) -> xmap:
+        """Return one message that calls this task with each item."""
+        return xmap(self, it, app=self._app)
+
+    def starmap(self, it: Any) -> xstarmap:
+        """Return one message that calls this task with the arguments in each item."""
+        return xstarmap(self, it, app=self._app)

@@ -1,0 +1,427 @@
+"""Chains, groups and chords: how they are made, what they come to, what their results are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dispatcher import GroupResult, ResultSet, chain, chord, chunks, group, maybe_signature, xmap
+from dispatcher.exceptions import (
+    ChordError,
+    ImproperlyConfigured,
+    OperationalError,
+    TaskError,
+    TaskRevokedError,
+    TimeoutError,
+)
+from dispatcher.result import result_from_tuple
+from tests.unit.bench import Bench, Globals
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """Keep apps of one test from the next."""
+    with Globals():
+        yield
+
+
+class Shop(Bench):
+    """A bench with tasks, and what they were called with."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.calls: list[Any] = []
+        self.add = self.app.task(name="add")(lambda *numbers: sum(numbers))
+        self.total = self.app.task(name="total")(lambda numbers, *more: sum(numbers) + sum(more))
+        self.fail = self.app.task(name="fail")(self._fail)
+        self.note = self.app.task(name="note")(lambda request, error, traceback: self.calls.append(str(error)))
+        self.old = self.app.task(name="old")(lambda task_id: self.calls.append(task_id))
+
+    @staticmethod
+    def _fail(*args: Any) -> None:
+        raise ValueError("no")
+
+    def value(self, canvas: Any, *args: Any, **options: Any) -> Any:
+        """Send a canvas, run all, return its value."""
+        result = canvas.apply_async(args, **options)
+        self.work()
+        return result.get(timeout=0)
+
+
+@pytest.fixture
+def shop() -> Shop:
+    """A shop."""
+    return Shop()
+
+
+# Making them
+
+
+def test_operators_make_celery_s_types(shop: Shop) -> None:
+    """``|`` makes chains, a group before it a chord, and a chord goes on in its body."""
+    add, total = shop.add, shop.total
+    assert isinstance(add.s(1) | add.s(2), chain)
+    assert [task.args for task in (add.s(1) | add.s(2) | (add.s(3) | add.s(4))).tasks] == [(1,), (2,), (3,), (4,)]
+    made = group(add.s(1), add.s(2)) | total.s()
+    assert isinstance(made, chord)
+    assert (len(made.tasks), made.body) == (2, total.s())
+    assert isinstance(made | add.s(1), chord)
+    assert repr(add.s(1) | group(add.s(2), add.s(3)) | total.s()) == "add(1) | group([add(2), add(3)]) | total()"
+    assert len(group(add.s(n) for n in range(3))) == 3
+
+
+def test_a_canvas_is_a_dict_that_serializes(shop: Shop) -> None:
+    """Through JSON and back it is the same, and runs."""
+    canvas = shop.add.s(1) | group(shop.add.s(2), shop.add.s(3) | shop.add.s(4)) | shop.total.s()
+    again = maybe_signature(json.loads(json.dumps(canvas.__json__())), shop.app)
+    assert repr(again) == repr(canvas)
+    assert canvas["task"] == "celery.chain"
+    assert canvas["subtask_type"] == "chain"
+    assert shop.value(again) == shop.value(canvas) == 3 + 8
+
+
+@pytest.mark.parametrize("wrong", [5, "add", [5]])
+def test_parts_are_signatures(wrong: Any) -> None:
+    """A canvas of anything else is refused where it is made."""
+    with pytest.raises(TypeError, match="a canvas is made of signatures"):
+        group(wrong)
+
+
+def test_a_chord_needs_a_body(shop: Shop) -> None:
+    """Sending one without is an error that says how."""
+    for call in (lambda: chord([shop.add.s(1)]).apply_async(), lambda: chord([shop.add.s(1)]) | shop.add.s()):
+        with pytest.raises(ImproperlyConfigured, match=r"chord\(header, body\)"):
+            call()
+
+
+# What they come to
+
+
+def test_arguments_and_options_of_the_call(shop: Shop) -> None:
+    """Arguments go to the first step or every member, before their own; keywords too; options likewise."""
+    assert shop.value(shop.add.s(1) | shop.add.s(2), 10) == 13
+    assert shop.value(group(shop.add.s(1), shop.add.si(2)), 10) == [11, 2]
+    assert shop.value(chord([shop.add.s(1), shop.add.s(2)], shop.total.s(100)), 10) == 123
+    assert shop.value((shop.add.s(1) | shop.add.s(2)).clone((10,)), 100) == 113
+    result = chain(shop.add.s(1), shop.add.s(1)).apply_async(countdown=30, task_id="mine")
+    assert result.id == "mine"
+    assert shop.step() == []
+    shop.work()
+    assert result.get() == 2
+    assert group(shop.add.s(1)).apply_async(task_id="g-1").id == "g-1"
+
+
+def test_sizes_of_one_and_none(shop: Shop) -> None:
+    """A group of one is a list of one, an empty one the empty list; an empty chain is nothing."""
+    assert shop.value(group(shop.add.s(1)) | shop.total.s()) == 1
+    assert shop.value(chord([], shop.total.s())) == 0
+    assert shop.value(chain(shop.add.s(1), group([]), shop.total.s())) == 0
+    assert shop.value(group([])) == []
+    assert shop.value(chain(shop.add.s(4))) == 4
+    assert chain().apply_async() is None
+
+
+def test_generators_are_headers(shop: Shop) -> None:
+    """Members may come from a generator; many of them are sent in pages."""
+    assert shop.value(chord((shop.add.si(n) for n in range(40)), shop.total.s())) == sum(range(40))
+
+
+def test_links_of_a_canvas(shop: Shop) -> None:
+    """Callbacks are called with the result of the last step, and may be canvases themselves."""
+    seen: list[Any] = []
+    shop.app.task(name="see")(seen.append)
+    see = shop.app.tasks["see"]
+    canvas = shop.add.s(1) | shop.add.s(2)
+    canvas.link(see.s())
+    chord([shop.add.s(1), shop.add.s(2)], shop.total.s().set(link=see.s())).apply_async()
+    canvas.apply_async(link=shop.add.s(10) | see.s())
+    shop.work()
+    assert sorted(seen) == [3, 3, 13]
+
+
+def test_skew(shop: Shop) -> None:
+    """Members get countdowns in steps, from the start again at the stop."""
+    members = group(shop.add.s(n) for n in range(4)).skew(start=1, stop=3, step=1).tasks
+    assert [task.options["countdown"] for task in members] == [1, 2, 1, 2]
+    with pytest.raises(ValueError, match="needs steps that lead"):
+        group(shop.add.s(1)).skew(start=1, stop=0)
+
+
+def test_mapped_calls(shop: Shop) -> None:
+    """`chunks`, `map` and `starmap` make one message of many calls."""
+    assert shop.value(shop.add.chunks([(n, n) for n in range(5)], 2).group()) == [[0, 2], [4, 6], [8]]
+    assert shop.value(shop.add.starmap([(1, 2), (3, 4)])) == [3, 7]
+    assert shop.value(shop.add.map(range(3))) == [0, 1, 2]
+    assert shop.value(group(xmap(shop.add.s(), [1, 2]), chunks(shop.add, [(1,)], 1))) == [[1, 2], [1]]
+    with pytest.raises(ValueError, match="1 or more, not 0"):
+        shop.add.chunks([], 0)
+    assert "celery.map" not in shop.app.tasks
+
+
+def test_retries_inside_a_header(shop: Shop) -> None:
+    """A member that is retried holds the body up, no more."""
+    tries: list[int] = []
+
+    @shop.app.task(bind=True, name="flaky", max_retries=5)
+    def flaky(self: Any) -> int:
+        tries.append(self.request.retries)
+        if len(tries) < 3:
+            raise self.retry(countdown=5)
+        return 1
+
+    assert shop.value(chord([flaky.s(), shop.add.s(1)], shop.total.s())) == 2
+    assert tries == [0, 1, 2]
+
+
+def test_a_body_that_is_retried_reads_the_results_again(shop: Shop) -> None:
+    """Its message never carries them; a retry with arguments of its own has those instead."""
+    seen: list[Any] = []
+
+    @shop.app.task(bind=True, name="body")
+    def body(self: Any, numbers: list[int]) -> int:
+        seen.append((self.request.retries, list(numbers)))
+        if self.request.retries == 0:
+            raise self.retry(countdown=1)
+        if self.request.retries == 1:
+            raise self.retry(args=([7],), countdown=1)
+        return sum(numbers)
+
+    assert shop.value(chord([shop.add.s(1), shop.add.s(2)], body.s())) == 7
+    assert seen == [(0, [1, 2]), (1, [1, 2]), (2, [7])]
+
+
+# Failures
+
+
+def test_a_failed_step_ends_its_chain(shop: Shop) -> None:
+    """What follows is FAILURE with the same error and never runs; its error callbacks are called once each."""
+    result = chain(shop.add.s(1), shop.fail.s(), shop.add.s(2), shop.add.s(3)).on_error(shop.note.s()).apply_async()
+    shop.work()
+    chained = [result.parent.parent.parent, result.parent.parent, result.parent, result]
+    assert [each.state for each in chained] == ["SUCCESS", "FAILURE", "FAILURE", "FAILURE"]
+    with pytest.raises(ValueError, match="no"):
+        shop.app.AsyncResult(result.id).get(timeout=0)
+    assert shop.calls == ["no"]
+
+
+def test_a_failed_member_fails_the_body(shop: Shop) -> None:
+    """With ChordError that names the member; the others run on, the error callback is called once."""
+    body = shop.total.s().on_error(shop.note.s())
+    result = (chord([shop.fail.s(), shop.fail.s(), shop.add.s(1)], body) | shop.add.s(1)).apply_async()
+    shop.work()
+    with pytest.raises(ChordError, match=r"^Dependency .* raised ValueError\('no'\)$"):
+        shop.app.AsyncResult(result.id).get(timeout=0)
+    assert len(shop.calls) == 1
+    assert [each.state for each in result.parent.parent] == ["FAILURE", "FAILURE", "SUCCESS"]
+
+
+def test_failures_reach_every_level(shop: Shop) -> None:
+    """A failure in a chord in a chord's header fails both bodies, and old-style error callbacks get an id."""
+    inner = chord([shop.fail.s(), shop.add.s(1)], shop.total.s())
+    result = chord([inner, shop.add.s(2)], shop.total.s().on_error(shop.old.s())).apply_async()
+    shop.work()
+    with pytest.raises(ChordError):
+        shop.app.AsyncResult(result.id).get(timeout=0)
+    assert shop.calls == [result.parent[0].parent[0].id]
+
+
+def test_revoked_and_expired_members_fail_the_body(shop: Shop) -> None:
+    """So does one that was ignored: nobody waits for ever."""
+    ignoring = shop.app.task(name="ignoring")(_ignore)
+    result = chord([shop.add.s(1).set(countdown=5), shop.add.s(2)], shop.total.s()).apply_async()
+    result.parent[0].revoke()
+    expired = chain(shop.add.s(1).set(expires=1, countdown=5), shop.add.s(1)).apply_async()
+    ignored = chain(ignoring.s(), shop.add.s(1)).apply_async()
+    shop.work()
+    with pytest.raises(ChordError, match="TaskRevokedError"):
+        shop.app.AsyncResult(result.id).get(timeout=0)
+    with pytest.raises(TaskRevokedError, match="expired"):
+        expired.get(timeout=0)
+    with pytest.raises(TaskError, match="ended as IGNORED"):
+        ignored.get(timeout=0)
+
+
+def _ignore() -> None:
+    from dispatcher.exceptions import Ignore
+
+    raise Ignore
+
+
+def test_results_that_are_gone_fail_the_body(shop: Shop) -> None:
+    """A header whose records were removed before the body ran is its failure, which says so."""
+    result = chord([shop.add.s(1), shop.add.s(2)], shop.total.s().set(countdown=60)).apply_async()
+    shop.step()
+    shop.step()
+    result.parent[1].forget()
+    shop.work()
+    with pytest.raises(TaskError, match="is gone; keep records longer"):
+        shop.app.AsyncResult(result.id).get(timeout=0)
+
+
+def test_a_task_that_is_brought_back_goes_on(shop: Shop) -> None:
+    """What did not run because of its failure runs after all: the rest of its chain, and the body of its group."""
+    broken = [True]
+
+    @shop.app.task(name="mended")
+    def mended(number: int) -> int:
+        if broken:
+            raise ValueError("not yet")
+        return number
+
+    chained = chain(mended.s(1), shop.add.s(1), shop.add.s(1)).apply_async()
+    grouped = (group(mended.s(1), mended.s(2), shop.add.s(3)) | shop.total.s() | shop.add.s(10)).apply_async()
+    shop.work()
+    assert [result.state for result in (chained, grouped)] == ["FAILURE", "FAILURE"]
+    broken.clear()
+    first, *others = shop.dead()
+    shop.app.broker.redrive([first])
+    shop.work()
+    assert "FAILURE" in [shop.app.AsyncResult(result.id).state for result in (chained, grouped)]
+    shop.app.broker.redrive(others)
+    shop.work()
+    assert [shop.app.AsyncResult(result.id).get(timeout=0) for result in (chained, grouped)] == [3, 16]
+
+
+# Replacing
+
+
+def test_a_replacement_takes_the_task_s_place(shop: Shop) -> None:
+    """Its id, its chain, its group and its callbacks; a group is replaced by the list of its results."""
+
+    @shop.app.task(bind=True, name="become")
+    def become(self: Any, number: int) -> None:
+        raise self.replace(shop.add.s(number, 1) | shop.add.s(10))
+
+    @shop.app.task(bind=True, name="become_group")
+    def become_group(self: Any) -> None:
+        raise self.replace(group(shop.add.s(1), shop.add.s(2)))
+
+    @shop.app.task(bind=True, name="nested")
+    def nested(self: Any, depth: int) -> None:
+        raise self.replace(nested.s(depth - 1) if depth else shop.add.s(5))
+
+    assert shop.value(become.s(1)) == 12
+    assert shop.value(chain(become.s(1), shop.add.s(100))) == 112
+    assert shop.value(chord([become.s(1), nested.s(3)], shop.total.s())) == 17
+    assert shop.value(become_group.s() | shop.total.s()) == 3
+    assert shop.value(become_group.s()) == [1, 2]
+    assert become.s(1).apply().get() == 12
+    with pytest.raises(RuntimeError, match="in a task that a worker runs"):
+        become(1)
+
+
+def test_a_replacement_that_fails_fails_in_its_place(shop: Shop) -> None:
+    """Its error callbacks are the task's."""
+
+    @shop.app.task(bind=True, name="become")
+    def become(self: Any) -> None:
+        raise self.replace(shop.fail.s())
+
+    result = chain(become.s(), shop.add.s(1)).on_error(shop.note.s()).apply_async()
+    shop.work()
+    with pytest.raises(ValueError, match="no"):
+        result.get(timeout=0)
+    assert shop.calls == ["no"]
+
+
+# Lineage and results
+
+
+def test_lineage(shop: Shop) -> None:
+    """Root and parent lead through a canvas; a group's members know their place."""
+    requests: dict[Any, Any] = {}
+
+    @shop.app.task(bind=True, name="look")
+    def look(self: Any, *args: Any) -> str:
+        request = self.request
+        requests[args[-1]] = (request.id, request.root_id, request.parent_id, request.group, request.group_index)
+        return str(args[-1])
+
+    result = (look.s("a") | group(look.s("b"), look.s("c")) | look.s("d")).apply_async()
+    shop.work()
+    first = requests["a"][0]
+    assert {request[1] for request in requests.values()} == {first}
+    assert [requests[name][2] for name in "abc"] == [None, first, first]
+    assert [requests[name][3:] for name in "bc"] == [(result.parent.id, 0), (result.parent.id, 1)]
+    assert result.parent.parent.id == first
+
+
+def test_group_results(shop: Shop) -> None:
+    """They count, save, restore, survive a tuple, and read all states at once."""
+    result = group(shop.add.s(1), shop.fail.s(), shop.add.s(3)).apply_async()
+    assert (result.waiting(), result.ready(), result.completed_count()) == (True, False, 0)
+    with pytest.raises(TimeoutError, match="3 of 3 tasks had no result"):
+        result.get(timeout=0)
+    result.save()
+    shop.work()
+    restored = GroupResult.restore(result.id, app=shop.app)
+    assert restored == result == result_from_tuple(json.loads(json.dumps(result.as_tuple())), shop.app)
+    assert (restored.completed_count(), restored.failed(), restored.successful()) == (2, True, False)
+    with pytest.raises(ValueError, match="no"):
+        restored.get()
+    assert [type(value) for value in restored.get(propagate=False)] == [int, ValueError, int]
+    assert dict(restored.iter_native())[result[2].id]["result"] == 3
+    restored.delete()
+    assert GroupResult.restore(result.id, app=shop.app) is None
+    told: list[Any] = []
+    result.then(told.append)
+    assert told == []
+    assert result.ready()
+    assert told == [result]
+
+
+def test_result_sets_are_collections(shop: Shop) -> None:
+    """Results are added, removed, found; ids stand for results."""
+    one, two = shop.add.delay(1), shop.add.delay(2)
+    results = ResultSet([one])
+    results.update([one, two])
+    results.discard("nothing")
+    assert len(results) == 2
+    results.remove(one)
+    with pytest.raises(KeyError):
+        results.remove(one)
+    shop.work()
+    assert results.join() == [2]
+    results.forget()
+    assert results.waiting()
+    results.clear()
+    assert (list(results), results.get()) == ([], [])
+
+
+def test_frozen_canvases_have_their_results_ids(shop: Shop) -> None:
+    """`freeze` tells the result before anything is sent."""
+    canvas = shop.add.s(1) | group(shop.add.s(2), shop.add.s(3))
+    frozen = canvas.freeze()
+    sent = canvas.apply_async()
+    shop.work()
+    assert frozen == sent
+    assert frozen.get() == [3, 4]
+
+
+def test_eager_canvases(shop: Shop) -> None:
+    """`apply` and ``task_always_eager`` run them here, failures included."""
+    canvas = shop.add.s(1) | group(shop.add.s(2), shop.add.s(3)) | shop.total.s()
+    assert canvas.apply().get() == 7
+    assert not chain(shop.fail.s(), shop.add.s(1)).apply().successful()
+    eager = Shop(task_always_eager=True)
+    assert (group(eager.add.s(1), eager.add.s(2)) | eager.total.s()).delay().get() == 3
+    assert eager.add.starmap([(1, 2)]).delay().get() == [3]
+
+
+def test_what_cannot_be_sent_loses_nothing(shop: Shop) -> None:
+    """Where the broker is away when the next step is due, the step before comes back and sends it later."""
+    broker = shop.app.broker
+    result = (shop.add.s(1) | shop.add.s(2)).apply_async()
+    sent, broker.send = broker.send, _away  # type: ignore[method-assign]
+    shop.step()
+    broker.send = sent  # type: ignore[method-assign]
+    assert shop.record(result.parent.id).status == "SUCCESS"
+    shop.work()
+    assert result.get(timeout=0) == 3
+
+
+def _away(messages: Any) -> None:
+    raise OperationalError("the broker is away")
