@@ -63,9 +63,10 @@ class Write:
     """A new state of a record and the attempt it was decided on.
 
     It applies if there is no record, or the record is of an older generation, or it is of the same generation, not
-    final, and its ``retries`` equal ``attempt``. The record's ``revoked`` survives. ``token`` names the run: the
-    same write repeated is recognised by it. ``expires_at`` (epoch seconds) is when the row may go. ``exists``
-    says what the caller has seen, where it has looked: it decides nothing, but a right guess saves DynamoDB a call.
+    final, and its ``retries`` equal ``attempt``; with ``only_start`` no start of that attempt may be recorded either.
+    The record's ``revoked`` survives. ``token`` names the run: the same write repeated is recognised by it.
+    ``expires_at`` (epoch seconds) is when the row may go. ``exists`` says what the caller has seen, where it has
+    looked: it decides nothing, but a right guess saves DynamoDB a call.
     """
 
     id: str
@@ -81,11 +82,14 @@ class Write:
     data: str = ""
     exists: bool | None = None
     started_at: float | None = None
+    only_start: bool = False
 
     def applies_to(self, record: TaskRecord | None) -> bool:
         """Say whether this write may replace the record."""
         if record is None or record.gen < self.gen:
             return True
+        if self.only_start and record.starts:
+            return False
         return record.gen == self.gen and not record.final and record.retries == self.attempt
 
     def stands_in(self, record: TaskRecord) -> bool:

@@ -25,6 +25,7 @@ from dispatcher.backends.dynamodb_items import (
     UNDECIDED,
     Item,
     Undecided,
+    checks,
     insert_statement,
     is_alive,
     judge,
@@ -81,7 +82,8 @@ REFUSED: Final = {
 
 # An expired row counts as absent. It is replaced on `_EXPIRED`, because its revoked flag must go with it.
 _APPLIES: Final = (
-    "attribute_not_exists(pk) OR (#ttl > :now AND (#g < :g OR (#g = :g AND #f = :open AND #r = :attempt)))"
+    "attribute_not_exists(pk) OR "
+    "(#ttl > :now AND (#g < :g OR (#g = :g AND #f = :open AND #r = :attempt AND #n <= :starts)))"
 )
 _EXPIRED: Final = "#ttl <= :now"
 
@@ -185,11 +187,11 @@ class DynamoDBBackend(DynamoDBJoins):
     def _upsert(self, write: Write) -> TaskRecord | None:
         """Apply one write by UpdateItem, whatever is there; return the record that stood against it."""
         row = dict(zip((f":{name}" for name in COLUMNS), values(write), strict=True))
-        checks = {":open": {"BOOL": False}, ":attempt": {"N": str(write.attempt)}}
+        compared = checks(write)
         for _ in self._attempts("write"):
             now = self.clock.time()
             moment = {":now": {"N": repr(now)}}
-            old = self._update_item(write.id, f"SET {ASSIGNMENTS}", _APPLIES, NAMES, {**row, **checks, **moment})
+            old = self._update_item(write.id, f"SET {ASSIGNMENTS}", _APPLIES, NAMES, {**row, **compared, **moment})
             if old and not is_alive(old, now):
                 old = self._update_item(write.id, f"SET {ASSIGNMENTS} REMOVE v", _EXPIRED, NAMES, {**row, **moment})
             if old is None:
@@ -272,14 +274,14 @@ class DynamoDBBackend(DynamoDBJoins):
 
     def _conditional_update(self, write: Write, expired: bool, now: float) -> dict[str, Any]:
         row = dict(zip((f":{name}" for name in COLUMNS), values(write), strict=True))
-        checks = {} if expired else {":open": {"BOOL": False}, ":attempt": {"N": str(write.attempt)}}
+        compared = {} if expired else checks(write)
         return {
             "TableName": self.table,
             "Key": key(write.id),
             "UpdateExpression": f"SET {ASSIGNMENTS} REMOVE v" if expired else f"SET {ASSIGNMENTS}",
             "ConditionExpression": _EXPIRED if expired else _APPLIES,
             "ExpressionAttributeNames": NAMES,
-            "ExpressionAttributeValues": {**row, **checks, ":now": {"N": repr(now)}},
+            "ExpressionAttributeValues": {**row, **compared, ":now": {"N": repr(now)}},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 

@@ -24,6 +24,9 @@ COLUMNS: Final = ("s", "g", "r", "f", "t", "n", "b", "a", "d", TTL)
 ASSIGNMENTS: Final = ", ".join(f"#{name} = :{name}" for name in COLUMNS)
 NAMES: Final = {f"#{name}": name for name in COLUMNS}
 
+#: More starts than a record ever counts.
+_ANY_STARTS: Final = 10**9
+
 Item = Mapping[str, Mapping[str, Any]]
 
 
@@ -60,6 +63,12 @@ def _time(seconds: float | None) -> dict[str, Any]:
     return {"NULL": True} if seconds is None else {"N": repr(float(seconds))}
 
 
+def checks(write: Write) -> dict[str, Any]:
+    """Return what the condition of an update compares a row with, beside the write's own columns and the time."""
+    starts = 0 if write.only_start else _ANY_STARTS
+    return {":open": {"BOOL": False}, ":attempt": {"N": str(write.attempt)}, ":starts": {"N": str(starts)}}
+
+
 def insert_statement(table: str, write: Write) -> dict[str, Any]:
     """Return a PartiQL statement that makes a row and fails where there is one."""
     literals, parameters = _literals(write)
@@ -75,10 +84,10 @@ def update_statement(table: str, write: Write, now: float) -> dict[str, Any]:
     """Return a PartiQL statement that replaces a living row of the write's generation and attempt."""
     literals, parameters = _literals(write)
     row = " ".join(f'SET "{name}" = {literal}' for name, literal in zip(COLUMNS, literals, strict=True))
-    at = key(write.id)
+    at, unstarted = key(write.id), ' AND "n" = 0' if write.only_start else ""
     return {
         "Statement": f'UPDATE "{table}" {row} WHERE "pk" = ? AND "sk" = ? AND "g" = {write.gen} '
-        f'AND "r" = {write.attempt} AND "f" = FALSE AND "{TTL}" > {now!r}',
+        f'AND "r" = {write.attempt} AND "f" = FALSE AND "{TTL}" > {now!r}{unstarted}',
         "Parameters": [*parameters, at["pk"], at["sk"]],
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }

@@ -61,7 +61,8 @@ class RedisBackend(RedisJoins):
         arguments: list[str | int] = []
         for write in writes:
             expiry = max(1, int(write.expires_at * 1000))
-            arguments += (write.gen, write.attempt, int(write.final), expiry, _dump(write.record()))
+            kind = "start" if write.only_start else int(write.final)
+            arguments += (write.gen, write.attempt, kind, expiry, _dump(write.record()))
         (reply,) = self._connections.run([script.call(keys, arguments)])
         return [None if value is None else _load(write.id, value) for write, value in zip(writes, reply, strict=True)]
 

@@ -1,7 +1,8 @@
 """The steps of the Redis result backend that must happen as one, in Lua.
 
-A record is one string: its fields in a line, see `dispatcher.backends.redis`, of which the scripts read the first four
-(revoked, gen, retries, final). Whoever waits for a record has left the name of a list of its own in the set beside it.
+A record is one string: its fields in a line, see `dispatcher.backends.redis`, of which the scripts read the first five
+(revoked, gen, retries, final, starts). Whoever waits for a record has left the name of a list of its own in the set
+beside it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ _CONDITIONAL: Final = (
 local function judge(old, at)
   if not old then return true, '0' end
   local gen, attempt = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local revoked, old_gen, retries, was_final = string.match(old, '^(%d) (%-?%d+) (%d+) (%d)')
+  local revoked, old_gen, retries, was_final, starts = string.match(old, '^(%d) (%-?%d+) (%d+) (%d) (%d+)')
   old_gen = tonumber(old_gen)
   local applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
-  return applies, revoked
+  local started = old_gen == gen and starts ~= '0' and ARGV[at + 2] == 'start'
+  return applies and not started, revoked
 end
 
 local function apply(key, at, revoked)
@@ -54,7 +56,8 @@ end
 """
 )
 
-#: Keys: records. Arguments, for each: gen, attempt, 1 if final, expiry in milliseconds since the epoch, the new record.
+#: Keys: records. Arguments, for each: gen, attempt, 1 if final, "start" for one that must be the only one, expiry in
+#: milliseconds since the epoch, the new record.
 #: Returns for each nil, or the record that stood against the write.
 WRITE: Final = Script(
     _CONDITIONAL

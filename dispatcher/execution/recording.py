@@ -63,6 +63,7 @@ def record_start(env: Environment, run: Run) -> bool:
     write.starts = (run.record.starts if run.record else 0) + (1 if counted else 0)
     write.started_at = now
     if once:
+        write.only_start = True
         write.not_before = now + _lease(env)  # a duplicate that comes while it runs does not mean that it is lost
     if task.track_started:
         where = {"pid": os.getpid(), "hostname": env.hostname}

@@ -130,6 +130,23 @@ class BackendContract:
             loser or new.record() for loser, new in zip(expected, after, strict=True)
         ]
 
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_of_several_starts_one_is_the_only_one(self, harness: Harness[ResultBackend], alone: bool) -> None:
+        """A start that asks to be the only one stands against others of its attempt, not of another generation."""
+        backend, ids = harness.open(), [harness.task_id() for _ in range(4)]
+        _, started, older, unstarted = ids
+        backend.write([make_write(harness, started, final=False, token="first", starts=1)])
+        backend.write([make_write(harness, older, final=False, token="first", starts=1)])
+        backend.write([make_write(harness, unstarted, final=False, token="first")])
+        writes = [
+            make_write(harness, key, final=False, token="second", starts=1, only_start=True, gen=int(key == older))
+            for key in ids
+        ]
+        answers = [backend.write([write])[0] for write in writes] if alone else backend.write(writes)
+        assert [answer and answer.token for answer in answers] == [None, "first", None, None]
+        assert backend.write(writes)[0] is None, "its own repeat"
+        assert backend.write([make_write(harness, started, starts=1)]) == [None], "the outcome of the one that started"
+
     def test_the_first_write_may_be_of_any_attempt(self, harness: Harness[ResultBackend]) -> None:
         """Where there is no record, every write applies."""
         backend = harness.open()

@@ -299,6 +299,22 @@ def test_a_duplicate_waits_while_a_task_that_runs_once_may_be_running() -> None:
     assert result.get() == "done"
 
 
+def test_two_copies_of_a_task_that_runs_once_run_once() -> None:
+    """Of two deliveries that both found nothing recorded, as SQS may hand one message out twice, one starts."""
+    bench = Bench()
+    runs: list[int] = []
+    bench.app.task(name="once", acks_late=False)(lambda: runs.append(1))
+    bench.app.send_task("once")
+    executor = bench.executor()
+    [delivery] = bench.receive()
+    first, second = executor.prepare([delivery]), executor.prepare([dataclasses.replace(delivery)])
+    executor.execute(first[0])
+    executor.execute(second[0])
+    assert runs == [1]
+    assert second[0].outcome is not None
+    assert second[0].outcome.kind is Kind.HANDED_BACK
+
+
 def test_a_task_that_runs_once_does_not_start_unrecorded() -> None:
     """Where its start cannot be written the function does not run, and the message goes back."""
     bench = Bench()

@@ -87,7 +87,7 @@ class DynamoDb:
         table, key = self._table(parameters["TableName"]), _key(parameters["Key"])
         names, values = parameters["ExpressionAttributeNames"], parameters["ExpressionAttributeValues"]
         item = table.get(key)
-        if not _holds(parameters["ConditionExpression"], item or {}, names, values):
+        if not self._may_update(parameters, item):
             raise ServiceFault("ConditionalCheckFailedException", **({} if item is None else {"Item": item}))
         changed: Item = {**parameters["Key"], **(item or {})}
         assignments, _, removed = parameters["UpdateExpression"].removeprefix("SET ").partition(" REMOVE ")
@@ -99,6 +99,26 @@ class DynamoDb:
             changed.pop(names.get(target, target), None)
         table[key] = changed
         return {}
+
+    def _transact_write_items(self, parameters: Parameters) -> Any:
+        updates = [item["Update"] for item in parameters["TransactItems"]]
+        reasons: list[dict[str, Any]] = []
+        for update in updates:
+            item = self._table(update["TableName"]).get(_key(update["Key"]))
+            if self._may_update(update, item):
+                reasons.append({"Code": "None"})
+            else:
+                reasons.append({"Code": "ConditionalCheckFailed"} | ({} if item is None else {"Item": item}))
+        if any(reason["Code"] != "None" for reason in reasons):
+            raise ServiceFault("TransactionCanceledException", CancellationReasons=reasons)
+        for update in updates:
+            self._update_item(update)
+        return {}
+
+    @staticmethod
+    def _may_update(parameters: Parameters, item: Item | None) -> bool:
+        names, values = parameters["ExpressionAttributeNames"], parameters["ExpressionAttributeValues"]
+        return _holds(parameters["ConditionExpression"], item or {}, names, values)
 
     def _batch_execute_statement(self, parameters: Parameters) -> Any:
         return {"Responses": [self._execute(statement) for statement in parameters["Statements"]]}
