@@ -258,10 +258,12 @@ def _slot_write(env: Environment, run: Run, slot: float, now: float) -> Write:
 def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
     """Take back a recorded start whose run ended without an outcome, so that it does not count as a crash."""
     record = run.record
-    if run.context is None or record is None or not record.starts or run.message is None:
+    if run.context is None or record is None or run.message is None:
+        return None
+    if not record.starts and record.started_at is None:
         return None
     write = write_of(env, run, record.status, now)
-    write.starts, write.data = record.starts - 1, record.data
+    write.starts, write.data = max(0, record.starts - 1), record.data
     return write
 
 

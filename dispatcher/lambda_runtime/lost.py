@@ -18,7 +18,6 @@ from dispatcher.lambda_runtime.environment import LambdaEnvironment
 from dispatcher.lambda_runtime.handback import rest
 from dispatcher.lambda_runtime.sources import Sources, names_of
 from dispatcher.lambda_runtime.transport import LambdaTransport, Response
-from dispatcher.security import home_queue
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -32,14 +31,12 @@ class LostEnvironment(LambdaEnvironment):
     def __init__(self, app: Dispatcher) -> None:
         super().__init__(app)
         broker, homes = self._broker, sorted({*names_of(app), *queue_urls()})
-
-        def local_name(sqs_name: str) -> str:
-            home = home_queue(sqs_name)
-            name = broker.local_name(home, homes)
-            return name if home == sqs_name else Queues.lost(name)
-
         # The lost queues come last: what a variable may mean besides, such as "default_lost", must not win.
         names = [*homes, *map(Queues.lost, homes)]
+
+        def local_name(sqs_name: str) -> str:
+            return broker.local_name(sqs_name, homes)
+
         self._sources = Sources(names, app.conf.queue_url_for, queue_urls(), local_name)
 
     def run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response:

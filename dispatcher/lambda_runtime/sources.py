@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from dispatcher.brokers.sqs_queues import Queues, is_lost
+from dispatcher.security import home_queue
+
 
 class Sources:
     """Turns queue ARNs into queue names.
@@ -35,7 +38,12 @@ class Sources:
     def _find(self, arn: str) -> str:
         place, _, sqs_name = arn.rpartition(":")
         account = place.rpartition(":")[2]
-        return self._by_place.get(f"{account}/{sqs_name}") or self._local_name(sqs_name)
+        name = self._by_place.get(f"{account}/{sqs_name}")
+        if name is None and (home := home_queue(sqs_name)) != sqs_name:
+            # The lost and dead letters of a queue whose URL is known, by their names.
+            name = self._by_place.get(f"{account}/{home}") or self._local_name(home)
+            return Queues.lost(name) if is_lost(sqs_name) else Queues.dead(name)
+        return name or self._local_name(sqs_name)
 
 
 def _place_of_url(url: str) -> str:

@@ -136,6 +136,15 @@ def test_queue_is_found_by_its_prefixed_name() -> None:
     assert found.queue_of(f"{ARN}elsewhere") == "elsewhere"
 
 
+def test_lost_queue_is_found_by_its_own_queue() -> None:
+    """By the URL or the name of the queue whose messages it holds; their signatures name that one."""
+    by_url = sources({"DISPATCHER_QUEUE_URL_ORDERS_FIFO": f"{URL}stack-o.fifo"}, task_queues={"orders.fifo": {}})
+    assert by_url.queue_of(f"{ARN}stack-o-lost.fifo") == "orders-lost.fifo"
+    assert by_url.queue_of(f"{ARN}stack-o-dead.fifo") == "orders-dead.fifo"
+    by_name = sources({}, "shop_", task_queues={"orders.eu": {}})
+    assert by_name.queue_of(f"{ARN}shop_orders-eu-lost") == "orders.eu-lost"
+
+
 def test_names_come_from_settings_routes_and_tasks() -> None:
     """Every queue that an app names anywhere is known."""
     app = Dispatcher(

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dispatcher.backends.base import Write
+from dispatcher.lambda_runtime.lost import Reader
 from dispatcher.message import Message, encode
 from tests.emulation.endpoint import AwsEndpoint
 from tests.handlers.lab import Context, Lab, checked
@@ -31,6 +33,9 @@ class Recorder:
         self.lab.task(note, bind=True, ignore_result=True, revocable=False)
         self.lab.task(retry, bind=True, max_retries=None)
         self.lab.worker.start()
+        #: the function that reads lost queues, with the same app
+        self.reader = Reader(lambda: self.lab.app)
+        self.reader.start()
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +74,11 @@ attributes = st.fixed_dictionaries(
     },
 )
 arns = st.sampled_from(
-    ["arn:aws:sqs:us-east-1:000000000000:default", "arn:aws:sqs:us-east-1:000000000000:default.fifo", "", "nonsense"]
-)
+    [
+        *(f"arn:aws:sqs:us-east-1:000000000000:{name}" for name in ("default", "default.fifo", "default-lost")),
+        "arn:aws:sqs:us-east-1:000000000000:default-lost.fifo", "", "nonsense",
+    ]
+)  # fmt: skip
 records = st.fixed_dictionaries(
     {"messageId": ids | st.sampled_from(["twice", "twice"]), "eventSource": st.just("aws:sqs")},
     optional={
@@ -92,6 +100,40 @@ relaxed = settings(
 def test_any_event_gets_a_well_formed_answer(recorder: Recorder, event: Any) -> None:
     """Whatever arrives, the answer is one that a mapping accepts."""
     checked(recorder.lab.worker(event, Context()), event)
+
+
+@given(event=json_values | st.fixed_dictionaries({"Records": json_values | st.lists(json_values | records)}))
+@relaxed
+def test_any_event_gets_a_well_formed_answer_from_the_reader(recorder: Recorder, event: Any) -> None:
+    """The same from the function that decides on lost messages."""
+    checked(recorder.reader(event, Context()), event)
+
+
+@given(st.lists(st.sampled_from(["note", "unknown", "garbage", "started"]), min_size=1, max_size=10))
+@relaxed
+def test_each_lost_message_is_settled_or_reported(recorder: Recorder, kinds: list[str]) -> None:
+    """Of a batch of real ones, each goes home, is buried, or is reported; none runs here."""
+    lab = recorder.lab
+    recorder.ran.clear()
+    for url in (lab.url, lab.dead_url):
+        lab.sqs.purge_queue(QueueUrl=url)
+    ids, entries = [str(uuid.uuid4()) for _ in kinds], []
+    for number, (kind, task_id) in enumerate(zip(kinds, ids, strict=True)):
+        name = "note" if kind == "started" else kind
+        body = "garbage" if kind == "garbage" else encode(Message(id=task_id, task=f"lab.{name}"))
+        entries.append({"Id": str(number), "MessageBody": body})
+        if kind == "started":
+            start = Write(task_id, "PENDING", 0, 0, 0, final=False, token="", expires_at=4e9, starts=1, started_at=1.0)
+            lab.app.backend.write([start])
+    lab.sqs.send_message_batch(QueueUrl=lab.url, Entries=entries)
+    event = lab.take()
+    for record in event["Records"]:
+        record["eventSourceARN"] = record["eventSourceARN"] + "-lost"
+    reported = checked(recorder.reader(event, Context()), event)
+    assert reported == [record["messageId"] for record in event["Records"] if "lab.unknown" in record["body"]]
+    assert recorder.ran == []
+    assert lab.depth()["visible"] == kinds.count("note")
+    assert len(lab.dead_letters()) == kinds.count("garbage") + kinds.count("started")
 
 
 @given(context=st.sampled_from([None, 7, "x"]) | st.builds(Context, st.floats(-5, 5)), record=records)

@@ -8,6 +8,7 @@ import pytest
 from dispatcher.backends.base import Write
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Settlement
+from dispatcher.exceptions import Reject
 from dispatcher.execution.recording import _state_write
 from dispatcher.execution.run import Kind
 from dispatcher.request import Context
@@ -100,6 +101,19 @@ def test_start_of_a_redelivery_is_timed() -> None:
     bench.clock.advance(10.0)
     bench.step()
     assert (seen[0].starts, seen[0].started_at) == (1, bench.clock.time())
+    assert (bench.record(result.id).starts, bench.record(result.id).started_at) == (0, None)
+
+
+def test_shown_start_that_is_handed_back_is_taken_back() -> None:
+    """With ``track_started`` a first delivery's start is timed too; nobody may take it for a run that was lost."""
+    bench = Bench()
+
+    @bench.app.task(name="tracked", track_started=True)
+    def tracked() -> None:
+        raise Reject("not now", requeue=True)
+
+    result = tracked.delay()
+    bench.step()
     assert (bench.record(result.id).starts, bench.record(result.id).started_at) == (0, None)
 
 

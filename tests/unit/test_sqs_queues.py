@@ -149,6 +149,14 @@ def test_dead_letters_of_a_configured_queue_go_by_its_name(wire: Wire) -> None:
     assert wire.of("GetQueueUrl") == [{"QueueName": "stack-o-1A-dead.fifo"}, {"QueueName": "stack-o-1A-lost.fifo"}]
 
 
+def test_a_lost_queue_has_no_lost_queue(wire: Wire) -> None:
+    """A worker that is told to consume one runs its messages, and does not send them home to another as well."""
+    wire.script("GetQueueUrl", {"QueueUrl": "https://x/1/orders-lost"})
+    broker = SQSBroker("sqs://", AWS)
+    assert broker.lost_queues(["orders-lost", "orders-dead"]) == []
+    assert broker.lost_queues(["orders", "orders-lost"]) == ["orders-lost"]
+
+
 def test_lost_queues_that_we_may_not_know_of_do_not_exist(wire: Wire) -> None:
     """A role from before there were lost queues goes on working."""
     for refusal in (MISSING, Refused("AccessDenied", status=403)):
