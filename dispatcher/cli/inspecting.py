@@ -33,6 +33,7 @@ _OPTIONS = (
     "queue", "priority", "max_retries", "default_retry_delay", "autoretry_for", "retry_backoff", "time_limit",
     "soft_time_limit", "ignore_result", "acks_late", "serializer", "track_started", "revocable", "throws", "expires",
     "rate_limit", "rate_limit_scope",
+    "sensitive",
 )  # fmt: skip
 
 

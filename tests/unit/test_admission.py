@@ -1,5 +1,7 @@
 """Steps 1 and 2: what a message may do is decided by its body and the record, before any code runs."""
 
+import json
+import sys
 from typing import Any
 
 import pytest
@@ -169,6 +171,23 @@ def test_unknown_task_s_dead_letter_can_be_brought_back() -> None:
     _put(bench, letter.body)
     bench.work()
     assert bench.result(ID).get() == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "tests.unit.never.imported", "__import__", "note.__class__", "", "note\0"]
+)
+def test_a_message_names_no_code(name: str) -> None:
+    """Only what is registered under exactly that name runs; nothing is imported for a message or its callbacks."""
+    bench, runs = _bench(unknown_grace=0)
+    body = encode(Message(ID, "note")).replace('"note"', json.dumps(name))
+    link = {"task": name or "x", "subtask_type": "os.system", "args": ["true"]}
+    _put(bench, body)
+    _put(bench, Message("2", "note", link=(link,)))
+    before = set(sys.modules)
+    bench.work()
+    assert set(sys.modules) == before
+    assert runs == [(0, 0, 0)]
+    assert {letter.reason["reason"] for letter in bench.dead()} <= {"undecodable", "uncontinued"}
 
 
 def test_arguments_that_may_not_be_read_fail_the_task() -> None:

@@ -1,12 +1,15 @@
 """Signed bodies and the keys they are signed with."""
 
 import base64
+import importlib
 import json
 import re
 from typing import Any
 
 import pytest
 
+from dispatcher import state
+from dispatcher.cli import main
 from dispatcher.exceptions import ImproperlyConfigured, SecurityError
 from dispatcher.security import CLOCK_SKEW, MIN_KEY_BYTES, SIGNATURE_LENGTH, Signer, home_queue, parse_keys
 
@@ -194,6 +197,25 @@ def test_neither_repr_nor_errors_show_keys() -> None:
             parse_keys(value)
         texts.append(str(error.value) + repr(error.value.__cause__))
     assert not any(secret[:20] in text or repr(NEW) in text for text in texts), texts
+
+
+def test_keys_show_in_no_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in what the app says of itself, nor in `dispatcher report`."""
+    secret = base64.b64encode(NEW).decode()
+    monkeypatch.setenv("DISPATCHER_SIGNING_KEYS", f"k1:{secret}")
+    monkeypatch.setenv("DISPATCHER_BROKER_URL", "memory://")
+    before = state._current_app
+    try:
+        for arguments in (["report"], ["report", "--json"]):
+            assert main(["-A", "tests.unit.reported:app", *arguments]) == 0
+    finally:
+        state.set_current_app(before)
+    shown = capsys.readouterr().out
+    app = importlib.import_module("tests.unit.reported").app
+    assert app.conf.signing_keys == {"k1": NEW}
+    texts = [shown, repr(app), repr(app.conf), app.conf.humanize(), str(app.conf.table()), repr(app.wire)]
+    assert "signing_keys" in shown
+    assert not any(secret[:16] in text or repr(NEW)[2:20] in text for text in texts)
 
 
 def test_keys_are_read_from_text_list_and_mapping() -> None:
