@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
+from dispatcher import aws_bounds
 from dispatcher.app import Dispatcher
 from dispatcher.clock import SYSTEM, Clock
-from dispatcher.lambda_runtime import events
+from dispatcher.lambda_runtime import deadline, events
 from dispatcher.lambda_runtime.environment import LambdaEnvironment
 from dispatcher.lambda_runtime.handback import hand_back
 from dispatcher.lambda_runtime.logs import invocation
 from dispatcher.lambda_runtime.transport import Response, response_of
 
 logger = logging.getLogger("dispatcher.worker")
+
+#: The settle margin of an app that cannot be loaded, in seconds: the option's default.
+_SETTLE_MARGIN: Final = 2.0
 
 
 class Worker:
@@ -74,9 +78,14 @@ class Worker:
 
     def _run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response | None:
         environment = self._environment or self._start_late()
-        if environment is None:
-            return hand_back(records, arrived, self._cause)
-        return environment.run(records, context, arrived)
+        margin = _SETTLE_MARGIN if environment is None else environment.settle_margin
+        aws_bounds.bound(deadline.call_bounds(deadline.remaining(context), margin))
+        try:
+            if environment is None:
+                return hand_back(records, arrived, self._cause)
+            return environment.run(records, context, arrived)
+        finally:
+            aws_bounds.bound({})
 
     def _start_late(self) -> LambdaEnvironment | None:
         self.start()

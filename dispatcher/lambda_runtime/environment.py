@@ -8,7 +8,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from dispatcher import aws_bounds
 from dispatcher.app import Dispatcher
 from dispatcher.brokers.sqs import SQSBroker
 from dispatcher.config import app_name, queue_urls
@@ -119,6 +118,11 @@ class LambdaEnvironment:
     def _rescue(self, batch: Batch, cause: Cause) -> None:
         rescue(self.app, self._broker, batch, cause, self._env.hostname)
 
+    @property
+    def settle_margin(self) -> float:
+        """How long before the function's timeout tasks must have ended, in seconds, so that they can be settled."""
+        return self._margins[1]
+
     def run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response:
         """Run the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises."""
         deliveries = events.deliveries_of(records, self._sources.queue_of, arrived)
@@ -134,7 +138,6 @@ class LambdaEnvironment:
                 self._check_limits(seconds)
             self._env.transport = transport
             self._env.time_left = deadline.time_left(seconds, self._margins)
-            aws_bounds.bound(deadline.call_bounds(seconds, self._margins[1]))
             if self._alarm is not None:
                 self._alarm.begin_batch()
             runs = self._executor.process(deliveries)
@@ -146,7 +149,6 @@ class LambdaEnvironment:
             self._alarm.end_batch()
         if progress is not None:
             progress.end()
-        aws_bounds.bound({})
         return transport.response(deliveries)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from dispatcher import aws, aws_bounds
 from dispatcher.backends.dynamodb import DynamoDBBackend
 from dispatcher.lambda_runtime import deadline
+from dispatcher.lambda_runtime.lost import Reader
 from tests.emulation.endpoint import AwsEndpoint
 from tests.handlers.lab import Context, Lab
 from tests.handlers.test_lambda_worker import until_visible
@@ -162,5 +163,22 @@ def test_queue_and_table_that_both_hang(make_lab: MakeLab, silence: Silence) -> 
     finally:
         queue.meta.events.unregister("before-send.sqs", hang)
         go.set()
+    assert answer == {"batchItemFailures": [{"itemIdentifier": event["Records"][0]["messageId"]}]}
+    assert context.get_remaining_time_in_millis() > 0
+
+
+def test_a_reader_of_lost_messages_answers_in_time_as_well(make_lab: MakeLab, silence: Silence) -> None:
+    """It hands back what it cannot decide without the records."""
+    lab = make_lab(result_backend_transport_options={"endpoint_url": silence.url})
+    lab.task(lambda: None, name="lab.note").delay()
+    event, context = lab.take(), Context(SECONDS)
+    for record in event["Records"]:
+        record["eventSourceARN"] = f"{lab.arn}-lost"
+    reader = Reader(lambda: lab.app)
+    try:
+        answer = reader(event, context)
+    finally:
+        reader.close()
+    assert silence.connections
     assert answer == {"batchItemFailures": [{"itemIdentifier": event["Records"][0]["messageId"]}]}
     assert context.get_remaining_time_in_millis() > 0
