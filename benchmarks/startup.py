@@ -3,6 +3,7 @@
 Run by its path, so that nothing but the interpreter's own start comes before the clock.
 """
 
+import os
 import sys
 import time
 
@@ -45,11 +46,19 @@ def dispatcher() -> None:
 WHAT = {"botocore": botocore, "boto3": boto3, "celery": celery, "dispatcher": dispatcher}
 
 
+def cpu_since(pid: int, begun: float) -> float:
+    """Return the CPU seconds since a reading of `process_time` in process ``pid``: this one, or its parent by now."""
+    spent = time.process_time()
+    if os.getpid() != pid:  # our handler goes on in a child
+        spent += time.clock_gettime((~pid << 3) | 2)  # Linux's number of another process's CPU clock
+    return spent - begun
+
+
 def main(what: str) -> None:
     """Time one of them."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    pid, wall, cpu = os.getpid(), time.perf_counter(), time.process_time()
     WHAT[what]()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = time.perf_counter() - wall, cpu_since(pid, cpu)
 
     from benchmarks.outcome import emit
 

@@ -25,6 +25,7 @@ LAMBDA_VARIABLES: Final = {
     "AWS_LAMBDA_FUNCTION_NAME": "bench",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
     "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+    "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9",  # a runtime forks its guard
     "DISPATCHER_APP": "benchmarks.handlers.app:app",
 }
 

@@ -96,6 +96,7 @@ def record_loss(env: Environment, run: Run) -> None:
     """
     delivery = run.delivery
     run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(delivery.receive_count))
+    logger.error("the worker died while it ran %s[%s]", run.task.name if run.task is not None else "?", run.id)
     if delivery.receive_count > 1 or runs_once(run):
         return
     record = run.record

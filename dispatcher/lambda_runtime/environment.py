@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from dispatcher.app import Dispatcher
@@ -103,9 +104,9 @@ class LambdaEnvironment:
             progress = Progress(keeps_values=keeps_values)
             try:
                 fork_guard(progress, self._rescue, early=early)
-            except (OSError, AttributeError) as error:
+            except OSError as error:
                 logger.warning(
-                    "there is no guard process, since this system does not fork (%s); a thread keeps hard limits "
+                    "there is no guard process, since this system does not fork: %s; a thread keeps hard limits "
                     "instead, but not of code that holds the interpreter's lock", error,
                 )  # fmt: skip
                 progress = None
@@ -116,6 +117,8 @@ class LambdaEnvironment:
         self._env.limits.keeps_hard = True
 
     def _rescue(self, batch: Batch, cause: Cause) -> None:
+        logs.invocation.begin(SimpleNamespace(aws_request_id=batch.invocation))
+        logger.error("%s: the guard settles its batch and ends the runtime", cause.value)
         rescue(self.app, self._broker, batch, cause, self._env.hostname)
 
     @property
@@ -133,7 +136,8 @@ class LambdaEnvironment:
         try:
             seconds = deadline.remaining(context)
             if progress is not None:
-                progress.begin(deliveries, seconds, deadline.margin(seconds, self._margins[1]))
+                request_id = getattr(context, "aws_request_id", "")
+                progress.begin(deliveries, seconds, deadline.margin(seconds, self._margins[1]), str(request_id))
             if not self._checked and seconds is not None:
                 self._check_limits(seconds)
             self._env.transport = transport

@@ -41,11 +41,18 @@ def fork_guard(progress: Progress, settle: Settle, *, early: bool) -> None:
 
     ``early`` says that no AWS client was used yet. Raises `OSError` where the system does not fork.
     """
+    if not hasattr(os, "fork"):
+        raise OSError("it has no fork()")
     reading, writing = os.pipe()
     runtime_pid = os.getpid()
     take_over = aws.lend() if early else None
     as_child = not early or _has_threads()
-    forked = os.fork()
+    try:
+        forked = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
     if (forked == 0) is as_child:
         os.close(writing)
         if as_child and take_over is not None:
@@ -149,7 +156,6 @@ class _Guard:
             return False
         batch = self._progress.batch(now)
         cause = Cause.LIMIT if any(entry.limit is not None for entry in batch.entries) else Cause.DEADLINE
-        logger.error("%s: the guard settles its batch and ends the runtime (pid %d)", cause.value, self._pid)
         self._settle_in_time(batch, cause)
         _signal(self._pid, signal.SIGKILL)
         if self._is_parent:
@@ -162,8 +168,6 @@ class _Guard:
         if self._is_parent:
             self._reap()
         if self._progress.under_way:
-            how = f" ({_described(self._status)})" if self._is_parent else ""
-            logger.error("the runtime died%s; the guard settles its batch", how)
             self._settle_in_time(self._progress.batch(time.monotonic()), Cause.DEATH)
 
     def _settle_in_time(self, batch: Batch, cause: Cause) -> None:
@@ -224,9 +228,3 @@ def _await_standstill(pid: int) -> None:
         if state in b"TtZXx":
             return
         time.sleep(0.000_5)
-
-
-def _described(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"exit status {os.WEXITSTATUS(status)}"

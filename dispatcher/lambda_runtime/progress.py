@@ -75,8 +75,12 @@ class Entry(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch as the runtime left it, begun ``lasted`` seconds ago; its invocation ends in ``left``, where known."""
+    """A batch as the runtime left it, begun ``lasted`` seconds ago; its invocation ends in ``left``, where known.
 
+    ``invocation`` is the request's id.
+    """
+
+    invocation: str
     entries: list[Entry]
     lasted: float
     left: float | None
@@ -103,10 +107,10 @@ class Progress:
 
     # The runtime's side
 
-    def begin(self, deliveries: Sequence[Delivery], seconds: float | None, margin: float) -> None:
+    def begin(self, deliveries: Sequence[Delivery], seconds: float | None, margin: float, invocation: str = "") -> None:
         """Note a batch; its invocation ends in ``seconds``, the last ``margin`` of which is kept for settling."""
         count = len(deliveries)
-        messages = marshal.dumps(list(map(_FIELDS, deliveries)), 2)
+        messages = marshal.dumps((invocation, list(map(_FIELDS, deliveries))), 2)
         if count > MAX_RUNS or len(messages) > len(self._data):
             logger.error("a batch of %d messages of %d bytes is too large to be guarded", count, len(messages))
             self._index = {}
@@ -232,7 +236,7 @@ class Progress:
     def batch(self, now: float) -> Batch:
         """Read the batch."""
         header = self._header
-        messages = marshal.loads(self._data[: int(header[_MESSAGES])])
+        invocation, messages = marshal.loads(self._data[: int(header[_MESSAGES])])
         kept = self._kept()
         entries = []
         for index, fields in enumerate(messages):
@@ -241,7 +245,8 @@ class Progress:
             entered = header[_ENTERED] == index
             entries.append(Entry(Delivery(*fields), stage & _STAGE, limit, entered, kept.get(index)))
         ends = header[_ENDS]
-        return Batch(entries, now - header[_BEGAN], None if ends == math.inf else max(0.0, ends - now))
+        left = None if ends == math.inf else max(0.0, ends - now)
+        return Batch(invocation, entries, now - header[_BEGAN], left)
 
     def _kept(self) -> dict[int, Decided]:
         kept = {}

@@ -28,7 +28,7 @@ class Cause(Enum):
     #: the time of the invocation is over
     DEADLINE = "the time of the invocation is up"
     #: the process that ran the batch is gone
-    DEATH = "the runtime died"
+    DEATH = "the runtime has died"
 
 
 class Verdict(Enum):

@@ -59,7 +59,6 @@ class Watchdog(threading.Thread):
                 return
             batch = self._progress.batch(now)
             cause = Cause.LIMIT if any(entry.limit is not None for entry in batch.entries) else Cause.DEADLINE
-            logger.error("%s: the watchdog settles its batch and ends the runtime", cause.value)
             try:
                 self._settle(batch, cause)
             finally:

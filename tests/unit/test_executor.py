@@ -571,3 +571,26 @@ def test_limit_of_a_call_that_is_not_kept_is_named_once(
     bench.step(limits=limits)
     lines = [record.getMessage() for record in caplog.records if "is not kept here" in record.getMessage()]
     assert [line.split(":")[0] for line in lines] == ([f"a {named} of t is not kept here"] if named else [])
+
+
+def test_coroutines_that_used_up_the_time_leave_none_for_others() -> None:
+    """The first run of a batch always starts; what comes after coroutines that ran together is not the first."""
+    bench = Bench()
+    left = [60.0]
+    ran: list[str] = []
+
+    @bench.app.task(name="slow")
+    async def slow() -> None:
+        ran.append("slow")
+        left[0] = 0.0
+
+    bench.app.task(name="plain")(lambda: ran.append("plain"))
+    for name in ("slow", "slow", "plain"):
+        bench.app.send_task(name)
+    executor = bench.executor(time_left=lambda: left[0])
+    executor.concurrency = 2
+    runs = executor.process(bench.receive())
+    executor.close()
+    assert "plain" not in ran
+    assert runs[2].outcome is not None
+    assert runs[2].outcome.kind is Kind.HANDED_BACK
