@@ -22,7 +22,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from dispatcher import AsyncResult, Dispatcher
+from dispatcher import AsyncResult, Dispatcher, group
 from dispatcher.exceptions import Ignore, SoftTimeLimitExceeded
 from dispatcher.utils.log import get_task_logger
 
@@ -90,6 +90,12 @@ def total(prices: list[Decimal]) -> Decimal:
     return sum(prices, Decimal(0))
 
 
+@app.task
+def largest(prices: list[float]) -> float:
+    """Take the results of several tasks."""
+    return max(prices)
+
+
 @app.task(bind=True)
 def pack(self: Any, items: list[str]) -> int:
     """Tell how far it is, by a state of its own."""
@@ -128,6 +134,8 @@ def visit() -> dict[str, Any]:
         # Its value becomes the first argument of the task that is linked.
         "first": add.apply_async((1, 2), link=add.s(10).set(task_id=receipt)),
     }
+    # One task, then two side by side, one of them a chain of its own, then one with the results of both.
+    results["basket"] = (add.s(1, 2) | group(add.s(10), add.s(20) | add.s(1)) | largest.s()).apply_async()
     count_view.delay("/books/1")
     if not app.conf.task_always_eager or app.conf.task_store_eager_result:
         results["linked"] = app.AsyncResult(receipt)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dispatcher import registry, state
+from dispatcher import registry, state, states
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
 from dispatcher.exceptions import UnsupportedOption
 from dispatcher.execution import workflow
 from dispatcher.message import Message
-from dispatcher.result import AsyncResult, GroupResult
+from dispatcher.result import AsyncResult, EagerResult, GroupResult
 from dispatcher.sending import Call, Sender
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.unique import Scope
@@ -179,19 +179,24 @@ class Workflows:
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
-                    return self._failed(steps, failed)
+                    return _stopped(steps[position + 1 :], workflow.chord_error(failed.id, failed.result), result)
                 args = () if last else ([each.result for each in result._leaves()],)
             else:
                 result = maybe_signature(step, self).apply(args)
                 result.parent = parent
                 if not result.successful():
-                    return result if last else self._failed(steps, result)
+                    return _stopped(steps[position + 1 :], result.result, result)
                 args = (result.result,)
         return result
 
-    def _failed(self, steps: Sequence[Mapping[str, Any]], failed: Any) -> Any:
-        failed.id = plan.id_of(steps[-1]) if not plan.is_group(steps[-1]) else failed.id
-        return failed
+
+def _stopped(steps: Sequence[Mapping[str, Any]], error: Any, failed: Any) -> Any:
+    """Return the result of steps that do not run because of an error; ``failed`` is the result of the one before."""
+    result = failed
+    for step in steps:
+        parent, result = result, EagerResult(plan.id_of(step), error, states.FAILURE)
+        result.parent = parent
+    return result
 
 
 def _check_not_collapsed(task: Any) -> None:

@@ -237,6 +237,9 @@ class Signature(dict[str, Any]):
         kind: Any = _KINDS["celery.chain"][0]
         return kind(self, app=self._app) | other
 
+    def __ror__(self, other: Any) -> Any:
+        return NotImplemented  # a dict would merge
+
     def __reduce__(self) -> Any:
         return Signature, (dict(self),)
 

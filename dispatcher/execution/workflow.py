@@ -161,17 +161,18 @@ def give_up(env: Environment, failure: Failure) -> None:
         if join.fired:
             return
         body = json_decode(join.body)
-        error = _chord_error(message, failure.error)
+        error = chord_error(message.id, failure.error)
         failure = failure._replace(cause=join.id, status=states.FAILURE, error=error)
         waiting, member = body["then"], member_of(body.get("place"))
 
 
-def _chord_error(message: Message, error: BaseException) -> ChordError:
+def chord_error(member_id: str, error: BaseException) -> ChordError:
+    """Return the error of what waits for a group one of whose members failed."""
     if isinstance(error, ChordError):
         return error
-    chord_error = ChordError(f"Dependency {message.id} raised {error!r:.500}")
-    chord_error.__cause__ = error
-    return chord_error
+    raised = ChordError(f"Dependency {member_id} raised {error!r:.500}")
+    raised.__cause__ = error
+    return raised
 
 
 def _fail_waiting(

@@ -27,6 +27,7 @@ EXPECTED = {
     "pack": "SUCCESS int 2",
     "hold": "ON_HOLD dict {'order': 44, 'reason': 'out of stock'}",
     "first": "SUCCESS int 3",
+    "basket": "SUCCESS int 24",
     "linked": "SUCCESS int 13",
 }
 

@@ -405,7 +405,10 @@ def test_eager_canvases(shop: Shop) -> None:
     """`apply` and ``task_always_eager`` run them here, failures included."""
     canvas = shop.add.s(1) | group(shop.add.s(2), shop.add.s(3)) | shop.total.s()
     assert canvas.apply().get() == 7
-    assert not chain(shop.fail.s(), shop.add.s(1)).apply().successful()
+    failed = chain(shop.fail.s(), shop.add.s(1)).apply()
+    assert (failed.state, failed.parent.state) == ("FAILURE", "FAILURE")
+    with pytest.raises(ChordError, match=r"raised ValueError\('no'\)"):
+        (group(shop.add.s(1), shop.fail.s()) | shop.total.s()).apply().get()
     eager = Shop(task_always_eager=True)
     assert (group(eager.add.s(1), eager.add.s(2)) | eager.total.s()).delay().get() == 3
     assert eager.add.starmap([(1, 2)]).delay().get() == [3]
