@@ -64,7 +64,7 @@ class Uniqueness:
             ) from error
         if not isinstance(key, str):
             raise ImproperlyConfigured(
-                f"task {self.task} was not sent: its unique= function must return a text, not {key!r:.100}"
+                f"task {self.task} was not sent: its unique= function must return a text, not {type(key).__name__}"
             )
         return key
 

@@ -448,7 +448,7 @@ def test_a_key_that_the_worker_cannot_tell_fails_the_task() -> None:
     bench = LeaseBench(unique=lambda x: x)
     bench.app.publish(Message("foreign", "t", (1,)), "default")
     bench.work()
-    assert "its unique= function must return a text, not 1" in str(bench.result("foreign").result)
+    assert "its unique= function must return a text, not int" in str(bench.result("foreign").result)
     assert bench.fences == []
 
 

@@ -129,8 +129,8 @@ def test_the_task_of_a_bound_function_is_no_argument() -> None:
 @pytest.mark.parametrize(
     ("unique", "args", "words"),
     [
-        (lambda x: x, (5,), "shop.t was not sent: its unique= function must return a text, not 5"),
-        (lambda x: None, (5,), "its unique= function must return a text, not None"),
+        (lambda x: x, (5,), "shop.t was not sent: its unique= function must return a text, not int"),
+        (lambda x: None, (5,), "its unique= function must return a text, not NoneType"),
         (lambda x: x["id"], ({},), "its unique= function raised KeyError: 'id'"),
         (lambda: "k", (5,), "its unique= function raised TypeError"),
         (True, (object(),), "unique=True cannot compare its arguments"),
