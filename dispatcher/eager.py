@@ -68,6 +68,11 @@ class EagerTransport:
         """Nobody else asks for the message."""
         return None
 
+    @property
+    def doubles(self) -> bool:
+        """There is one delivery."""
+        return False
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Any delay will do: none is waited for."""
         return None

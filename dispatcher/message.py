@@ -42,7 +42,14 @@ class InvalidMessage(DecodeError):
 
 
 class UnsupportedMessage(InvalidMessage):
-    """A body is of a newer version or needs a feature this version lacks; a newer worker may run it."""
+    """A body is of a newer version or needs a feature this version lacks; a newer worker may run it.
+
+    ``gen`` is its generation, if it says so where this version does.
+    """
+
+    def __init__(self, message: str, task_id: str | None = None, gen: int | None = None) -> None:
+        super().__init__(message, task_id)
+        self.gen = gen
 
 
 class HeaderResults(list[Any]):
@@ -244,12 +251,13 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
 
 
 def _check_version(fields: dict[str, Any], task_id: str) -> None:
-    version = fields.get("v")
+    version, gen = fields.get("v"), fields.get("gen", 0)
+    gen = gen if _is_count(gen) else None
     if version != WIRE_VERSION or type(version) is not int:
         if type(version) is not int:
             raise InvalidMessage("'v', the wire version, is missing or not a whole number", task_id)
         raise UnsupportedMessage(
-            f"wire version {version!r:.40} is not known here (this release reads {WIRE_VERSION})", task_id
+            f"wire version {version!r:.40} is not known here (this release reads {WIRE_VERSION})", task_id, gen
         )
     critical = fields.get("critical")
     if critical is not None:
@@ -257,7 +265,8 @@ def _check_version(fields: dict[str, Any], task_id: str) -> None:
             raise InvalidMessage("'critical' must be a list of field names", task_id)
         missing = [name for name in critical if name not in _CHECKS]
         if missing:
-            raise UnsupportedMessage(f"this release does not know the critical field {', '.join(missing)}", task_id)
+            unknown = f"this release does not know the critical field {', '.join(missing)}"
+            raise UnsupportedMessage(unknown, task_id, gen)
 
 
 def _check(name: str, value: Any, task_id: str) -> None:

@@ -73,7 +73,7 @@ class Task(Signatures, Generic[P, R]):
     ignore_result: bool | None = None
     store_errors_even_if_ignored: bool | None = None
     trail: bool = True
-    send_events: bool = True
+    send_events: bool = False
     serializer: str | None = None
     compression: str | None = None
     time_limit: float | None = None
@@ -140,6 +140,8 @@ class Task(Signatures, Generic[P, R]):
             if getattr(self, option, None) is None:
                 setattr(self, option, getattr(conf, key))
         check_options(self)
+        if self.send_events:
+            conf.warn_once("send_events", f"send_events=True of {self.name} has no effect: there are no events here")
         try:
             self.retry_policy = RetryPolicy.from_options(
                 autoretry_for=self.autoretry_for, dont_autoretry_for=self.dont_autoretry_for,

@@ -115,6 +115,8 @@ class BrokerFeatures:
     priorities: bool = True
     #: whether ``group_id`` and ``deduplication_id`` mean something
     groups: bool = False
+    #: whether one message can be with two workers at a time, so that settling it for one settles it for both
+    doubles: bool = False
     #: whether other processes see the messages
     shared: bool = True
 

@@ -60,6 +60,7 @@ class SQSBroker(Broker):
         max_body=SQS_MAX_MESSAGE_BYTES,
         priorities=False,
         groups=True,
+        doubles=True,
         max_receives=MAX_RECEIVE_COUNT,
         retention=SQS_DEFAULT_RETENTION,
     )

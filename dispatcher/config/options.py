@@ -218,7 +218,13 @@ _TASK: Final = (
         differs="unset acks after the run, as `True` does; there it acks before.",
     ),
     _option("task_ignore_result", Bool(), False, "Keep no results unless a task asks for it."),
-    _option("task_store_errors_even_if_ignored", Bool(), False, "Keep errors of tasks whose results are ignored."),
+    _option(
+        "task_store_errors_even_if_ignored",
+        Bool(),
+        False,
+        "Keep errors of tasks whose results are ignored.",
+        differs="they are always kept: a failure must be known, or a duplicate would run.",
+    ),
     _option("task_track_started", Bool(), False, "Record STARTED when a run begins."),
     _option(
         "task_revocable", Bool(), True, "Whether tasks can be revoked; looking for revocations costs a read per task."

@@ -45,6 +45,11 @@ class BrokerTransport:
         """The broker's visibility timeout."""
         return self._broker.visibility_timeout
 
+    @property
+    def doubles(self) -> bool:
+        """Whether the broker delivers a message twice at a time."""
+        return self._broker.features.doubles
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Return the broker's longest release delay."""
         return self._broker.features.max_release

@@ -181,8 +181,14 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
 
 def catch_up(run: Run) -> None:
     """Let a message that cannot be run end the attempt its record is at: earlier ones may have been retried."""
-    message, record = run.message, run.record
-    if message is not None and record is not None and record.gen == message.gen:
+    message, record, error = run.message, run.record, run.outcome.error if run.outcome is not None else None
+    if message is None or record is None:
+        return
+    if message.gen < 0 and isinstance(error, UnsupportedMessage) and error.gen == record.gen and not record.final:
+        # A newer release has begun it. Whoever waits is told; brought back to such a release, it goes on.
+        run.message = message = message.replace(gen=record.gen)
+        run.successor = handover.UNREAD
+    if record.gen == message.gen and handover.successor(record) is None:
         run.attempt = run.retries = record.retries
 
 
@@ -206,8 +212,9 @@ def _is_lean(run: Run) -> bool:
 
 def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
     """Return the outcome of a run that must not start, or not yet, by its record and its times."""
-    message, record = run.message, run.record
-    assert message is not None
+    record = run.record
+    assert run.message is not None
+    run.message = message = handover.revived(run.message, record)
     claim = handover.claim_of(message, record)
     if claim is handover.Claim.VOID:
         return Outcome(Kind.SUPERSEDED)

@@ -90,6 +90,11 @@ class Transport(Protocol):
         """How long a delivery is held without being extended, in seconds; `None` where the place's own end counts."""
         ...
 
+    @property
+    def doubles(self) -> bool:
+        """Whether one message can be with two workers at a time, so that settling it for one settles it for both."""
+        ...
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Return the longest delay this delivery can be released with, in seconds; `None` for any."""
         ...

@@ -14,6 +14,8 @@ from enum import Enum
 from dispatcher.backends.base import TaskRecord
 from dispatcher.message import Message
 
+#: The name of the generation that goes on where a release gave a message up which it could not read.
+UNREAD = "unread"
 #: Receipts, or the share of its transport budget, after which a message that no record names takes over: whoever
 #: published it would have written or come again by then, so the record must have been lost.
 PATIENCE, SHARE = 40, 0.5
@@ -58,16 +60,26 @@ def claim_of(message: Message, record: TaskRecord | None) -> Claim:
         return Claim.GOOD
     if record is None:
         return Claim.OPEN
+    if record.gen == message.gen - 1 and successor(record) == message.handover:
+        return Claim.GOOD
     if record.gen == message.gen:
         return Claim.GOOD if record.token.partition("/")[0] == message.handover else Claim.VOID
     if record.gen > message.gen or record.final:
         return Claim.VOID
-    if record.gen == message.gen - 1:
-        if successor(record) == message.handover:
-            return Claim.GOOD
-        if record.retries >= message.retries:
-            return Claim.VOID
-    return Claim.OPEN
+    ended = record.gen == message.gen - 1 and record.retries >= message.retries
+    return Claim.VOID if ended else Claim.OPEN
+
+
+def revived(message: Message, record: TaskRecord | None) -> Message:
+    """Return a message that was given up unread, and has come back to who can read it, as the next generation.
+
+    Its body cannot say so: who gave it up could not write another one.
+    """
+    if record is None:
+        return message
+    given_up = record.gen == message.gen and record.final and successor(record) == UNREAD
+    goes_on = record.gen == message.gen + 1 and record.token.startswith(f"{UNREAD}/")
+    return message.replace(gen=message.gen + 1, handover=UNREAD) if given_up or goes_on else message
 
 
 def pause(receive_count: int) -> float:

@@ -224,6 +224,8 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
         return None
     write = write_of(env, run, status, now)
     write.final = True
+    if run.successor is not None:
+        write.token = handover.naming(write.token, run.successor)
     write.data = _final_data(env, run, now)
     if run.outcome is not outcome:  # the result could not be stored: the outcome became a failure
         write.status = states.FAILURE

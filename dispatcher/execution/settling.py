@@ -22,6 +22,8 @@ from dispatcher.message import Message
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
 _MAX_TRACEBACK = 8_000
+#: How long whoever recorded a failure has to bury the message before another delivery of it does, in seconds.
+_BURIAL = 60.0
 
 
 def continue_(env: Environment, runs: Sequence[Run]) -> None:
@@ -105,20 +107,29 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
         longest = longest_wait(env, delivery)
         delay = outcome.delay if longest is None else min(outcome.delay, longest)
         return Settlement(delivery, "release", delay)
+    error = outcome.error
+    if kind is Kind.REJECTED and isinstance(error, Reject) and error.requeue:
+        return Settlement(delivery, "release", outcome.delay)
+    reason = _why_dead(env, run, outcome)
+    if reason is None:
+        return Settlement(delivery, "ack")
+    if kind is Kind.REPEATED and delivery.receive_count < 2:
+        # The other delivery of this message may be about to bury it, or may have died: this one must not remove it.
+        return Settlement(delivery, "release", _BURIAL)
+    return Settlement(delivery, "dead", reason=reason, body=_next_body(env, run))
+
+
+def _why_dead(env: Environment, run: Run, outcome: Outcome) -> dict[str, str] | None:
+    """Return the reason of a message that is a dead letter from here on."""
+    kind = outcome.kind
     if kind is Kind.UNREADABLE:
-        return Settlement(delivery, "dead", reason=_reason("undecodable", run, outcome), body=_next_body(env, run))
+        return _reason("undecodable", run, outcome)
     if kind is Kind.REJECTED:
-        error = outcome.error
-        if isinstance(error, Reject) and error.requeue:
-            return Settlement(delivery, "release", outcome.delay)
-        return Settlement(delivery, "dead", reason=_reason("rejected", run, outcome), body=_next_body(env, run))
+        return _reason("rejected", run, outcome)
     if kind is Kind.REPEATED:
-        reason = _unburied(env, run)
-        if reason is not None:
-            return Settlement(delivery, "dead", reason=reason, body=_next_body(env, run))
-    if kind is Kind.FAILURE and not outcome.expected and env.app.conf.dead_letter_failures and not env.eager:
-        return Settlement(delivery, "dead", reason=_reason("failed", run, outcome), body=_next_body(env, run))
-    return Settlement(delivery, "ack")
+        return _unburied(env, run)
+    kept = env.app.conf.dead_letter_failures and not env.eager
+    return _reason("failed", run, outcome) if kind is Kind.FAILURE and not outcome.expected and kept else None
 
 
 def _uncontinued(run: Run) -> Settlement:
@@ -137,7 +148,8 @@ def _uncontinued(run: Run) -> Settlement:
 def _unburied(env: Environment, run: Run) -> dict[str, str] | None:
     """Return why the message is dead if an earlier delivery recorded that and probably ended before burying it."""
     record = run.record
-    if run.delivery.receive_count < 2 or record is None or record.status not in (states.FAILURE, states.REJECTED):
+    first = run.delivery.receive_count < 2 and not env.transport.doubles
+    if first or record is None or record.status not in (states.FAILURE, states.REJECTED):
         return None
     try:
         meta = env.app.read_meta(record).complete()

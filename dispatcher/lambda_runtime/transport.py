@@ -95,6 +95,11 @@ class LambdaTransport:
         """An invocation's own time counts."""
         return None
 
+    @property
+    def doubles(self) -> bool:
+        """SQS delivers a message twice at a time now and then."""
+        return True
+
     def longest_release(self, delivery: Delivery) -> float | None:
         """Return what is left of the 12 hours that a message may be invisible since its receipt, in seconds."""
         longest: float | None = self._broker.features.max_release

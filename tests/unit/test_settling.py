@@ -7,11 +7,13 @@ import pytest
 
 from dispatcher import signals
 from dispatcher.backends.memory import MemoryBackend
-from dispatcher.brokers.base import Outgoing
+from dispatcher.brokers.base import Outgoing, Settlement
 from dispatcher.brokers.memory import MemoryBroker
+from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import OperationalError
+from dispatcher.execution import recording
 from dispatcher.execution.settling import derived_id
-from dispatcher.message import decode, encode
+from dispatcher.message import UnsupportedMessage, decode, encode
 from tests.unit.bench import FOR_EVER, Bench
 
 
@@ -243,3 +245,70 @@ def test_a_revocation_is_told_of_once_it_is_recorded() -> None:
     executor.env.backend = backend
     bench.work()
     assert told == ["REVOKED"]
+
+
+class Doubling(BrokerTransport):
+    """A transport whose broker delivers a message twice at a time, as SQS does now and then."""
+
+    @property
+    def doubles(self) -> bool:
+        return True
+
+
+def test_a_failure_is_buried_though_its_decider_died() -> None:
+    """Of two deliveries of one message one records the failure and dies; the other removes nothing."""
+    bench = Bench()
+    bench.app.task(name="fails")(lambda: 1 / 0).delay()
+    transport = Doubling(bench.app.broker)
+    executor = bench.executor(transport=transport)
+    [delivery] = bench.receive()
+    [decider] = executor.prepare([delivery])
+    executor.execute(decider)
+    recording.record(executor.env, [decider])  # and here it dies
+    [double] = executor.process([delivery])
+    assert double.settlement is not None
+    assert (double.settlement.action, double.settlement.delay) == ("release", 60)
+    executor.close()
+    bench.work(transport=transport)
+    assert [letter.reason["exception"] for letter in bench.dead()] == ["ZeroDivisionError: division by zero"]
+
+
+def test_a_task_given_up_by_an_older_release_goes_on_in_a_newer_one() -> None:
+    """A body that an older release cannot read ends a task that a newer one has begun; brought back, it is run."""
+    bench = Bench(unknown_grace=0)
+    told: list[Any] = []
+
+    @bench.app.task(name="again", bind=True, max_retries=5)
+    def again(self: Any) -> int:
+        told.append((self.request.gen, self.request.retries))
+        if self.request.retries < 2:
+            self.retry(countdown=10)
+        return int(self.request.retries)
+
+    result = again.delay()
+    bench.step()
+    [delivery] = bench.receive(wait=100)
+    newer = delivery.body.replace('"v":1', '"v":2')  # type: ignore[arg-type]
+    bench.app.broker.settle([Settlement(delivery, "ack")])
+    bench.app.broker.send([Outgoing("default", newer, result.id)])
+    bench.work()
+    with pytest.raises(UnsupportedMessage, match="wire version 2 is not known here"):
+        result.get()
+    [letter] = bench.dead()
+    assert (letter.reason["reason"], letter.body) == ("undecodable", newer)
+    bench.app.broker.send([Outgoing("default", letter.body.replace('"v":2', '"v":1'), result.id)] * 2)
+    bench.work()
+    assert (bench.result(result.id).get(), bench.record(result.id).gen) == (2, 1)
+    assert told == [(0, 0), (1, 0), (1, 1), (1, 2)]
+
+
+def test_a_foreign_body_does_not_end_a_task() -> None:
+    """A body that is no message, or of another generation, is buried; the task whose id it names goes on."""
+    bench = Bench(unknown_grace=0)
+    task = bench.app.task(name="later", bind=True)(lambda self: self.request.retries or self.retry(countdown=10))
+    result = task.delay()
+    bench.step()
+    for body in (f'{{"v":1,"id":"{result.id}"}}', f'{{"v":2,"id":"{result.id}","task":"later","gen":3}}'):
+        bench.app.broker.send([Outgoing("default", body, result.id)])
+    bench.work()
+    assert (result.get(), len(bench.dead())) == (1, 2)

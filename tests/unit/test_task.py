@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dispatcher import Task, state
-from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
+from dispatcher.exceptions import CompatibilityWarning, ImproperlyConfigured, UnsupportedOption
 from tests.unit.bench import Bench, Globals
 
 
@@ -259,3 +259,23 @@ def test_state_of_another_task_can_be_set() -> None:
     assert (result.state, result.info) == ("QUEUED", {"place": 3})
     runs = bench.work()
     assert (result.get(), len(runs)) == (1, 1)
+
+
+def test_events_that_are_asked_for_are_missed_aloud() -> None:
+    """``send_events=True`` has no effect, and says so once for an app; unset, or false, it says nothing."""
+    bench = Bench()
+    bench.app.task(name="quiet", send_events=False)(lambda: None)
+    bench.app.task(name="loud", send_events=True)(lambda: None)
+    with pytest.warns(CompatibilityWarning, match="send_events=True of loud has no effect"):
+        bench.app.finalize()
+
+
+def test_errors_are_kept_though_results_are_ignored() -> None:
+    """With ``ignore_result`` a failure is recorded with its error, whatever ``store_errors_even_if_ignored`` says."""
+    bench = Bench()
+    for keep in (True, False):
+        task = bench.app.task(name=f"fails{keep}", ignore_result=True, store_errors_even_if_ignored=keep)(lambda: 1 / 0)
+        result = task.delay()
+        bench.work()
+        with pytest.raises(ZeroDivisionError):
+            bench.result(result.id).get()
