@@ -15,8 +15,9 @@ from typing import Final
 from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, WorkerLostError
-from dispatcher.execution import admission, invocation, leasing, recording, renewal, settling
+from dispatcher.execution import admission, invocation, leasing, renewal
 from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import ROUNDS_HEADER, Kind, Outcome, Run
 from dispatcher.message import Message
 from dispatcher.security import home_queue
@@ -40,12 +41,10 @@ def process(env: Environment, deliveries: Sequence[Delivery]) -> list[Run]:
     for run in runs:
         if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
             invocation.tell_unrun(env, run)
-    recording.record(env, runs)
     for run in runs:
         if run in homeward or _has_stayed_long(env, run):
             _send_home(env, run)
-    settling.continue_(env, runs)
-    settling.settle(env, runs)
+    Executor(env).finish(runs)
     return runs
 
 

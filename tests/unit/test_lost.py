@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher import signature
+from dispatcher import chord, signature
 from dispatcher.backends.base import Write
 from dispatcher.brokers.base import Delivery
-from dispatcher.exceptions import NotRegistered, OperationalError, TaskRevokedError, WorkerLostError
+from dispatcher.exceptions import ChordError, NotRegistered, OperationalError, TaskRevokedError, WorkerLostError
 from dispatcher.execution import lost, recording, settling
 from dispatcher.execution.executor import Executor
 from dispatcher.message import Message
@@ -336,3 +336,52 @@ def test_a_message_that_was_found_starts_its_count_anew(fleet: Fleet) -> None:
     fleet.live(fate, result.ready, step=3600)
     assert headers[-1] is None
     assert (result.get(), fleet.runs) == (1, 1)
+
+
+# What other parts need
+
+
+def test_a_lost_unique_task_gives_its_key_up(fleet: Fleet) -> None:
+    """Whoever is to run next under that key does not wait for a message that is dead."""
+    task = fleet.task(unique=True)
+    result = task.delay()
+    fleet.broker.receive([QUEUE], 1)
+    fleet.clock.advance(361)
+    fleet.crash(fleet.broker.receive([QUEUE], 1)[0])
+    lost.process(fleet.env, [fleet.lose()])
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=0)
+    following = task.delay()
+    assert following.id != result.id
+    fleet.live(lambda delivery: "run", following.ready)
+    assert following.get() == 2
+
+
+def test_a_lost_message_that_waits_for_its_slot_goes_home() -> None:
+    """A rate limit has deferred it; its slot is kept."""
+    fleet = Fleet(rate_limit_scope="global")
+    task = fleet.task(rate_limit="1/h")
+    results = [task.delay() for _ in range(3)]
+    Executor(fleet.env).process(fleet.broker.receive([QUEUE], 3))
+    bodies = [entry.body for entry in fleet.broker._store.queue(QUEUE).entries.values()]
+    runs = lost.process(
+        fleet.env, [Delivery(LOST, body, (0, n), 101, str(n), fleet.clock.time()) for n, body in enumerate(bodies)]
+    )
+    assert [run.sent_on for run in runs] == [True, True]
+    fleet.live(lambda delivery: "run", lambda: all(result.ready() for result in results))
+    assert fleet.runs == 3
+
+
+def test_a_lost_member_fails_its_chord(fleet: Fleet) -> None:
+    """Whoever waits for the body is told, as for any other failure of a member."""
+    fleet.task()
+    fleet.app.task(name="collect")(sum)
+    work, collect = fleet.app.tasks["work"], fleet.app.tasks["collect"]
+    body = chord([work.s(1), work.s(1)], app=fleet.app)(collect.s())
+    doomed = body.parent.results[1].id
+    fleet.backend.write([Write(doomed, "PENDING", 0, 0, 0, final=False, token="x", starts=1, expires_at=2e9)])
+    fleet.lose()
+    fleet.clock.advance(361)
+    fleet.live(lambda delivery: "run", body.ready)
+    with pytest.raises(ChordError, match="WorkerLostError"):
+        body.get()
