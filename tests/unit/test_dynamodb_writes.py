@@ -294,3 +294,47 @@ def test_a_record_is_read_back_as_written() -> None:
     of_an_older_release = item(write)
     del of_an_older_release["a"]
     assert record_of(of_an_older_release) == write.record()
+
+
+# Rate limits
+
+
+def test_a_guess_of_a_slot_is_wrong_once(backend: DynamoDBBackend, wire: Wire) -> None:
+    """What the item says instead is the next guess; the answer tells which slots were got."""
+    ahead = {"pk": {"S": "RATE#b"}, "sk": {"S": "META"}, "next": {"N": "1800000060000000"}}
+    refusal = Refused("ConditionalCheckFailedException", Item=ahead)
+    wire.script("UpdateItem", refusal, {"Attributes": {"next": {"N": "1800000070000000"}}})
+    assert backend.reserve("b", 2, 10.0) == [1_800_000_070.0, 1_800_000_080.0]
+    first, second = wire.of("UpdateItem")
+    assert first["UpdateExpression"] == "SET #next = :next"
+    assert second["UpdateExpression"] == "SET #next = #next + :span"
+    assert second["ConditionExpression"] == "#next > :floor"
+    assert backend.reserve("b", 1, 10.0, latest=1_800_000_089.0) == []
+    assert wire.operations == ["UpdateItem"] * 2
+
+
+def test_those_who_keep_overtaking_are_given_way(backend: DynamoDBBackend, wire: Wire) -> None:
+    """Where the bound is missed again and again the caller waits between tries, asks for less, and finds out."""
+
+    def overtaken(_: dict[str, Any]) -> dict[str, Any]:
+        times.append(times[-1] + 10_000_000)
+        raise Refused("ConditionalCheckFailedException", Item={"next": {"N": str(times[-1])}})
+
+    times = [1_800_000_000_000_000]
+    wire.on("UpdateItem", overtaken)
+    assert backend.reserve("b", 4, 10.0, latest=1_800_000_055.0) == []
+    wanted = [int(call["ExpressionAttributeValues"][":span"]["N"]) // 10_000_000 for call in wire.of("UpdateItem")[1:]]
+    assert wanted == [4, 4, 3, 2, 1]
+    assert backend.clock.monotonic() > 0
+
+
+def test_a_throttled_limit_gives_no_slot(backend: DynamoDBBackend, wire: Wire) -> None:
+    """One item takes so many writes a second; who gets none hears so, and starts nothing."""
+    wire.on("UpdateItem", lambda _: throttle())
+    with pytest.raises(OperationalError, match="ProvisionedThroughputExceeded"):
+        backend.reserve("b", 1, 0.001)
+
+
+def throttle() -> dict[str, Any]:
+    """Refuse for want of capacity."""
+    raise Refused("ProvisionedThroughputExceededException")
