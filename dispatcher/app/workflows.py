@@ -9,7 +9,7 @@ from dispatcher import registry, state, states
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
-from dispatcher.exceptions import UnsupportedOption
+from dispatcher.exceptions import MessageTooLarge, UnsupportedOption
 from dispatcher.execution import workflow
 from dispatcher.message import Message
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
@@ -20,6 +20,8 @@ from dispatcher.utils import uuid
 
 #: How many messages of a large group are made before they are sent.
 _PAGE = 1000
+#: Larger groups are sent by a worker, which can be replaced when it dies.
+_DIRECT = 100
 
 
 class Lineage(NamedTuple):
@@ -109,12 +111,29 @@ class Workflows:
         if len(steps) > 1 or plan.is_group(steps[0] if steps else {"task": ""}):
             for name in plan.tasks_of(steps):
                 _check_not_collapsed(self._app.tasks.get(name))
-        self.launch(plan.plan(steps))
+        if not self._send_launcher(steps):
+            self.launch(plan.plan(steps))
         result = self.result_of_steps(steps)
         frame = state.current_frame()
         if frame is not None and result is not None and canvas.options.get("add_to_parent", True) and frame.task.trail:
             frame.request.children.append(result)
         return result
+
+    def _send_launcher(self, steps: Sequence[plan.Wire]) -> bool:
+        """Leave a large group to a worker: one message is sent or not, many may be sent in part by who dies over it."""
+        if not steps or not plan.is_group(steps[0]) or plan.leaves(steps[:1]) <= _DIRECT:
+            return False
+        first = next(each for each in plan.plan(steps) if isinstance(each, plan.Step))
+        options = {
+            "task_id": plan.derived_id(plan.id_of(steps[0]), "launch"),
+            "queue": self._call_of(first, None).queue,
+        }
+        call = self._ready_sender.build(plan.LAUNCH, (), {}, options)
+        try:
+            self._ready_sender.send([call._replace(message=call.message.replace(chain=tuple(steps)))])
+        except MessageTooLarge:
+            return False
+        return True
 
     def replace_running(self, request: Any, canvas: Any) -> None:
         """Send a canvas in place of a running task: its last step has the task's id, and what followed follows it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dispatcher.canvas.compound import group
+from dispatcher.canvas.plan import LAUNCH
 from dispatcher.canvas.signature import Signature, maybe_signature, to_wire
 
 #: Tasks that every app has.
@@ -89,7 +90,7 @@ class chunks:  # noqa: N801 - Celery's name
 
 
 def built_in(app: Any) -> dict[str, Any]:
-    """Return the functions of the tasks that `xmap`, `xstarmap` and `Task.replace` need, by name."""
+    """Return the functions of the tasks that canvases need, by name."""
 
     def call_each(task: Mapping[str, Any], it: Sequence[Any]) -> list[Any]:
         function = app.tasks[task["task"]]
@@ -102,4 +103,7 @@ def built_in(app: Any) -> dict[str, Any]:
     def accumulate(results: list[Any]) -> list[Any]:
         return results
 
-    return {MAP: call_each, STARMAP: call_each_with_arguments, ACCUMULATE: accumulate}
+    def launch() -> None:
+        """Do nothing: what follows is all there is to it."""
+
+    return {MAP: call_each, STARMAP: call_each_with_arguments, ACCUMULATE: accumulate, LAUNCH: launch}

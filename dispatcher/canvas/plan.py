@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 Wire = Mapping[str, Any]
 
 CHAIN, GROUP, CHORD = "celery.chain", "celery.group", "celery.chord"
+#: The task whose success sends a large canvas: a worker that dies over it leaves its message, and another goes on.
+LAUNCH = "dispatcher.launch"
 #: Options of a group's own that its members do not inherit.
 _OWN_OPTIONS = frozenset({"task_id", "group_id", "group_index", "link", "link_error", "chord"})
 

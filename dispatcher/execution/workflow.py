@@ -98,7 +98,8 @@ def go_on(env: Environment, message: Message, value: Any) -> None:
     """Send the next step of a chain, or mark the place in the group and send what waits for it if it is complete."""
     if message.chain:
         steps = [dict(step) for step in message.chain]
-        env.app.launch(plan.plan(steps, (value,), None, member_of(message.chord)), message)
+        args = () if message.task == plan.LAUNCH else (value,)
+        env.app.launch(plan.plan(steps, args, None, member_of(message.chord)), message)
         return
     member = member_of(message.chord)
     if member is None or not member.size:

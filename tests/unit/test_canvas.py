@@ -129,6 +129,17 @@ def test_generators_are_headers(shop: Shop) -> None:
     assert shop.value(chord((shop.add.si(n) for n in range(40)), shop.total.s())) == sum(range(40))
 
 
+def test_a_large_group_is_one_message_until_a_worker_sends_it(shop: Shop) -> None:
+    """So that a producer sends all of it or nothing; its arguments are checked before, and it runs in its queue."""
+    result = chord((shop.add.si(n) for n in range(150)), shop.total.s()).apply_async(queue="large")
+    assert (shop.left(), shop.left("large")) == (0, 1)
+    shop.work("large", "default", limit=500)
+    assert result.get(timeout=0) == sum(range(150))
+    with pytest.raises(TypeError, match="missing 2 required"):
+        group(shop.note.s("only one") for _ in range(150)).apply_async()
+    assert shop.left() == 0
+
+
 def test_links_of_a_canvas(shop: Shop) -> None:
     """Callbacks are called with the result of the last step, and may be canvases themselves."""
     seen: list[Any] = []
