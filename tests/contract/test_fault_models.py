@@ -86,9 +86,4 @@ class TestDynamoDbModel(Modelled, BackendContract):
     test_processes_write_once_per_attempt = None  # type: ignore[assignment]
     test_a_backend_used_before_a_fork_works_on_both_sides = None  # type: ignore[assignment]
     test_processes_take_turns_with_a_lock = None  # type: ignore[assignment]
-    # The harness has no rate limits, so the model does not count.
-    test_slots_follow_each_other = None  # type: ignore[assignment]
-    test_a_bucket_at_rest_fills_to_its_burst = None  # type: ignore[assignment]
-    test_slots_that_are_too_late_are_not_taken = None  # type: ignore[assignment]
-    test_threads_get_every_slot_once = None  # type: ignore[assignment]
     test_processes_never_exceed_the_rate = None  # type: ignore[assignment]

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
+from tests.fault.harness.expressions import Item, Request, plain
 from tests.fault.harness.sqs import Parameters, ServiceFault
 
-Item = dict[str, dict[str, Any]]
-_WORDS = {"AND": "and", "OR": "or", "=": "==", "<=": "<=", ">=": ">=", "<": "<", ">": ">", "(": "(", ")": ")"}
-_CONDITION = re.compile(r"attribute_not_exists\(\w+\)|[:#]?\w+|<=|>=|[=<>()]")
-_ASSIGNMENT = re.compile(r"([#\w]+) = (?:if_not_exists\(([#\w]+), (:\w+)\)|(:\w+))")
 _PAIR = re.compile(r"""["'](\w+)["'](?:: | (=|>) )(\?|[\w.+-]+)""")
-
-
-class _Missing:
-    """An attribute that is not there: every comparison with it fails."""
-
-    def _no(self, _: object) -> bool:
-        return False
-
-    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _no  # type: ignore[assignment]
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _plain(value: Mapping[str, Any]) -> Any:
-    ((kind, content),) = value.items()
-    return float(content) if kind == "N" else None if kind == "NULL" else content
 
 
 def _literal(text: str, parameters: list[Any]) -> dict[str, Any]:
@@ -43,10 +26,12 @@ class DynamoDb:
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[tuple[str, str], Item]] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, operation: str, parameters: Parameters) -> Any:
         """Carry out a call; raises `ServiceFault`."""
-        return getattr(self, "_" + re.sub(r"(?<!^)([A-Z])", r"_\1", operation).lower())(parameters)
+        with self._lock:
+            return getattr(self, "_" + re.sub(r"(?<!^)([A-Z])", r"_\1", operation).lower())(parameters)
 
     def _table(self, name: str) -> dict[tuple[str, str], Item]:
         if name not in self.tables:
@@ -84,28 +69,20 @@ class DynamoDb:
         return {"UnprocessedItems": {}}
 
     def _update_item(self, parameters: Parameters) -> Any:
-        table, key = self._table(parameters["TableName"]), _key(parameters["Key"])
-        names, values = parameters["ExpressionAttributeNames"], parameters["ExpressionAttributeValues"]
+        table, key, request = self._table(parameters["TableName"]), _key(parameters["Key"]), Request(parameters)
         item = table.get(key)
-        if not self._may_update(parameters, item):
+        if not request.holds(item or {}):
             raise ServiceFault("ConditionalCheckFailedException", **({} if item is None else {"Item": item}))
-        changed: Item = {**parameters["Key"], **(item or {})}
-        assignments, _, removed = parameters["UpdateExpression"].removeprefix("SET ").partition(" REMOVE ")
-        for target, kept, default, value in _ASSIGNMENT.findall(assignments):
-            name = names.get(target, target)
-            if not (kept and names.get(kept, kept) in changed):
-                changed[name] = values[value or default]
-        for target in removed.split(", ") if removed else ():
-            changed.pop(names.get(target, target), None)
-        table[key] = changed
-        return {}
+        table[key] = request.apply({**parameters["Key"], **(item or {})})
+        returned = table[key] if parameters.get("ReturnValues") == "ALL_NEW" else item or {}
+        return {"Attributes": returned} if "ReturnValues" in parameters else {}
 
     def _transact_write_items(self, parameters: Parameters) -> Any:
         updates = [item["Update"] for item in parameters["TransactItems"]]
         reasons: list[dict[str, Any]] = []
         for update in updates:
             item = self._table(update["TableName"]).get(_key(update["Key"]))
-            if self._may_update(update, item):
+            if Request(update).holds(item or {}):
                 reasons.append({"Code": "None"})
             else:
                 reasons.append({"Code": "ConditionalCheckFailed"} | ({} if item is None else {"Item": item}))
@@ -114,11 +91,6 @@ class DynamoDb:
         for update in updates:
             self._update_item(update)
         return {}
-
-    @staticmethod
-    def _may_update(parameters: Parameters, item: Item | None) -> bool:
-        names, values = parameters["ExpressionAttributeNames"], parameters["ExpressionAttributeValues"]
-        return _holds(parameters["ConditionExpression"], item or {}, names, values)
 
     def _batch_execute_statement(self, parameters: Parameters) -> Any:
         return {"Responses": [self._execute(statement) for statement in parameters["Statements"]]}
@@ -153,23 +125,4 @@ def _key(values: Mapping[str, Any]) -> tuple[str, str]:
 def _compare(found: Mapping[str, Any] | None, sign: str, wanted: Mapping[str, Any]) -> bool:
     if found is None:
         return False
-    return bool(_plain(found) == _plain(wanted) if sign == "=" else _plain(found) > _plain(wanted))
-
-
-def _holds(condition: str, item: Item, names: Mapping[str, str], values: Mapping[str, Any]) -> bool:
-    """Evaluate a condition as Python: its grammar is the same but for the words."""
-    words, scope = [], {}
-    for number, token in enumerate(_CONDITION.findall(condition)):
-        if token in _WORDS:
-            words.append(_WORDS[token])
-            continue
-        if token.startswith("attribute_not_exists"):
-            value: Any = token[len("attribute_not_exists(") : -1] not in item
-        elif token.startswith(":"):
-            value = _plain(values[token])
-        else:
-            found = item.get(names.get(token, token))
-            value = _Missing() if found is None else _plain(found)
-        scope[f"v{number}"] = value
-        words.append(f"v{number}")
-    return bool(eval(" ".join(words), {"__builtins__": {}}, scope))
+    return bool(plain(found) == plain(wanted) if sign == "=" else plain(found) > plain(wanted))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,7 @@ class Sqs:
         self.queues: dict[str, _Queue] = {}
         #: bodies of messages that were handed out twice at the same time, or came back
         self.doubled: set[str] = set()
+        self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._receipts: dict[str, tuple[_Queue, _Stored]] = {}
         batch = {"SendMessageBatch": self._send, "DeleteMessageBatch": self._delete,
@@ -75,7 +77,8 @@ class Sqs:
 
     def __call__(self, operation: str, parameters: Parameters) -> Any:
         """Carry out a call; raises `ServiceFault`."""
-        return self._operations[operation](parameters)
+        with self._lock:
+            return self._operations[operation](parameters)
 
     # Queues
 
