@@ -83,6 +83,11 @@ def once():
     while True:
         pass
 
+@app.task(time_limit=0.3, unique=True)
+def only():
+    while True:
+        pass
+
 class HangsAfterwards(Task):
     def on_success(self, *details):
         while True:
@@ -324,9 +329,9 @@ def test_decided_runs_that_were_not_written_yet_are_kept(function: Any) -> None:
     assert sorted(run for run in worker.runs() if "warm" not in run) == ["a", "b", "c", "child", "d", "linked"]
 
 
-@pytest.mark.parametrize("task", ["once", "celebrate"])
+@pytest.mark.parametrize("task", ["once", "only", "celebrate"])
 def test_limit_holds_for_runs_that_start_once_and_for_hooks(function: Any, task: str) -> None:
-    """With acks_late=False, and in a hook after the function, the hard limit ends the run all the same."""
+    """With acks_late=False, with a lease, and in a hook after the function, the limit ends the run all the same."""
     worker = function()
     stuck, invocation = worker.stuck_batch(task)
     assert invocation.failed
@@ -339,14 +344,19 @@ def test_limit_holds_for_runs_that_start_once_and_for_hooks(function: Any, task:
     ("before", "after", "line"),
     [
         ("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n", "", "the guard "),
+        (
+            "import os\nif not os.path.exists('seen'):\n    open('seen', 'w').close()\n    import not_there_yet\n",
+            "",
+            "the guard ",
+        ),
         ("", "del os.fork\n", "a thread keeps hard limits"),
     ],
-    ids=["threads", "no fork"],
+    ids=["threads", "late", "no fork"],
 )
-def test_apps_with_threads_and_systems_without_fork_are_guarded_too(
+def test_whatever_the_app_does_there_is_a_guard(
     lab: Lab, make_sandbox: MakeSandbox, tmp_path: Path, before: str, after: str, line: str
 ) -> None:
-    """A guard beside a runtime with threads is its child; without fork it is a thread, and the log says so."""
+    """A guard is the child of a runtime with threads, or of one that started late; without fork it is a thread."""
     sandbox = make_sandbox(before + APP + after, RUNS=str(tmp_path / "runs"))
     worker = Function(lab, sandbox, tmp_path / "runs")
     stuck, invocation = worker.stuck_batch("spin")
