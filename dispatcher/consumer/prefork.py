@@ -275,8 +275,12 @@ class PreforkPool:
         while not child.pipe.closed and child.pipe.poll():
             self._listen(child)
         child.pipe.close()
+        delivery = child.delivery
         if child.ending is not None:
             self._end(child)
+        elif delivery is not None and not self._stopping:
+            # Known because its run has a hard limit: others come again when their lease ends, and then count.
+            self._record(lambda executor: executor.lose(delivery))
         signals.worker_process_shutdown.send(self, pid=child.process.pid, exitcode=code)
         self._failed_starts = 0 if child.ready else self._failed_starts + 1
         if self._stopping:

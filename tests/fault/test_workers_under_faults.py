@@ -137,6 +137,16 @@ def test_a_task_that_kills_its_process_ends_as_a_failure(sqlite_fleet: Fleet, na
     assert fleet.app.broker.dead_letters("default")[0].reason["task_id"] == deadly
 
 
+def test_the_first_death_of_a_run_with_a_hard_limit_counts(sqlite_fleet: Fleet) -> None:
+    """The parent knows what its child was running, records the loss and hands the message back at once."""
+    fleet = sqlite_fleet
+    fleet.start("prefork", 1, broker_visibility_timeout=600.0, max_worker_losses=2)
+    deadly = fleet.send("crash", time_limit=300.0)
+    assert isinstance(fleet.get(deadly), WorkerLostError), fleet.logs()
+    fleet.drained()
+    assert fleet.starts(deadly) == 2
+
+
 def test_many_deadly_tasks_do_not_end_the_worker(sqlite_fleet: Fleet) -> None:
     """A queue full of tasks that crash costs children, not the worker."""
     fleet = sqlite_fleet
