@@ -11,8 +11,8 @@ The words, each a module:
 
 * `plan`: the tasks of a run, and how each must end;
 * `injector`: draws faults from the seed, counts each kind, and decides where workers die or overtake each other;
-* `sqs`, `dynamodb` (with its `expressions`): models of the two services, which answer beneath botocore, by the run's clock; they keep the same
-  contract suites as the adapters over HTTP (`tests/fault/test_harness.py`);
+* `sqs`, `dynamodb` (with its `expressions`): models of the two services, which answer beneath botocore, by the run's
+  clock; they keep the adapters' contract suites (`tests/contract/test_fault_models.py`), as the emulator does;
 * `wire`: the faults between botocore and those; `proxy`: the faults between redis-py and a real server;
   `disk`: the faults of SQLite's file;
 * `tasks`: the app; `workers`: its workers, local (`ConsumerLoop`) and Lambda (the handler behind a mapping);
