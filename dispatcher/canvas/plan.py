@@ -278,3 +278,17 @@ def waiting_ids(steps: Sequence[Wire], member: Member | None = None) -> Iterator
             there = place._replace(leaf=index)
             yield from waiting_ids(identify(inner, leaf_id(place.id, index)), there)
             index += leaves(inner)
+
+
+def as_tuple(step: Wire, place: Member | None = None) -> tuple[Any, Any]:
+    """Return the result that a step with an id will have, in the form of ``AsyncResult.as_tuple``."""
+    if not is_group(step):
+        return (id_of(step), None), None
+    place = place if place is not None else Member(id_of(step), 0)
+    members, index = [], place.leaf
+    for sig in members_of(step):
+        steps = steps_of(sig)
+        if size := leaves(steps):
+            members.append(as_tuple(identify(steps, leaf_id(place.id, index))[-1], place._replace(leaf=index)))
+            index += size
+    return (id_of(step), None), members

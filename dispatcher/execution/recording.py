@@ -19,7 +19,7 @@ from dispatcher.exceptions import (
     OperationalError,
     Reject,
 )
-from dispatcher.execution import handover, leasing
+from dispatcher.execution import handover, leasing, workflow
 from dispatcher.execution.admission import is_lean, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment, ExecutorApp
@@ -328,6 +328,9 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
     children = run.context.__dict__.get("children") if run.context is not None else None
     if children:
         meta.children = [child.as_tuple() for child in children]
+    following = workflow.next_result(message) if run.outcome is not None and run.outcome.kind is Kind.SUCCESS else None
+    if following is not None:
+        meta.children = [*(meta.children or ()), following]
     if conf.result_extended:
         args, kwargs = masked(message.args, message.kwargs, marks_of(run))
         meta.name, meta.args, meta.kwargs = message.task, _shown(args), _shown(kwargs)

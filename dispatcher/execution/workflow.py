@@ -27,6 +27,8 @@ logger = logging.getLogger("dispatcher.worker")
 
 #: How many results of a header are read at a time.
 _PAGE = 100
+#: A record lists the ids of at most this many members of the group that follows.
+_LISTED = 500
 
 
 # -- messages and plans
@@ -92,6 +94,16 @@ def follow(env: Environment, message: Message, status: str, meta: ResultMeta) ->
 
 def _why_stopped(status: str, message: Message) -> BaseException:
     return TaskError(f"{message.task}[{message.id}] ended as {status}, so nothing follows it")
+
+
+def next_result(message: Message) -> tuple[Any, Any] | None:
+    """Return the result of the step behind a message as a tuple; `None` for none, or a group too large to list."""
+    if not message.chain:
+        return None
+    step = dict(message.chain[0])
+    if plan.is_group(step) and plan.leaves([step]) > _LISTED:
+        return None
+    return plan.as_tuple(step, member_of(message.chord) if len(message.chain) == 1 else None)
 
 
 def go_on(env: Environment, message: Message, value: Any) -> None:

@@ -360,6 +360,18 @@ def test_lineage(shop: Shop) -> None:
     assert result.parent.parent.id == first
 
 
+def test_what_follows_is_a_child(shop: Shop) -> None:
+    """The tree of results leads from the first step to the last, as in Celery."""
+    result = (shop.add.s(1) | shop.add.s(2) | group(shop.add.s(3), shop.add.s(4) | shop.add.s(5))).apply_async()
+    shop.work()
+    first = shop.app.AsyncResult(result.parent.parent.id)
+    assert [child.id for child in first.children] == [result.parent.id]
+    assert [str(child) for child in first.children[0].children] == [result.id]
+    assert [value for _, value in first.collect()] == [1, 3, [6, 12], 6, 12]
+    assert first.get_leaf() == 12
+    assert first.graph.valency_of(first) == 5
+
+
 def test_group_results(shop: Shop) -> None:
     """They count, save, restore, survive a tuple, and read all states at once."""
     result = group(shop.add.s(1), shop.fail.s(), shop.add.s(3)).apply_async()
