@@ -110,6 +110,12 @@ def count_view(page: str) -> None:
     logger.info("%s was looked at", page)
 
 
+@app.task(unique=True)
+def restock(article: str) -> str:
+    """Order an article once, however many calls ask for it before that is done."""
+    return f"{article} ordered"
+
+
 @app.task(bind=True)
 def hold(self: Any, order_id: int, reason: str) -> None:
     """End in a state of the shop's own."""
@@ -131,6 +137,8 @@ def visit() -> dict[str, Any]:
         "total": total.delay([Decimal("0.10"), Decimal("0.20")]),
         "pack": pack.delay(["book", "lamp"]),
         "hold": hold.delay(44, "out of stock"),
+        "restock": restock.delay("lamp"),
+        "again": restock.delay(article="lamp"),
         # Its value becomes the first argument of the task that is linked.
         "first": add.apply_async((1, 2), link=add.s(10).set(task_id=receipt)),
     }

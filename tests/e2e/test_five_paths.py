@@ -26,6 +26,8 @@ EXPECTED = {
     "total": "SUCCESS Decimal 0.30",
     "pack": "SUCCESS int 2",
     "hold": "ON_HOLD dict {'order': 44, 'reason': 'out of stock'}",
+    "restock": "SUCCESS str lamp ordered",
+    "again": "SUCCESS str lamp ordered",
     "first": "SUCCESS int 3",
     "basket": "SUCCESS int 24",
     "linked": "SUCCESS int 13",

@@ -104,6 +104,12 @@ def test_role_suffices_for_states(shop: Dispatcher) -> None:
     assert shop.send_task("shop.pack", (["book", "lamp"],)).get(timeout=TIMEOUT) == 2
 
 
+def test_role_suffices_for_unique_tasks(shop: Dispatcher) -> None:
+    """Leases are taken, and given up in one transaction with the outcome."""
+    results = [shop.send_task("shop.restock", ("lamp",)) for _ in range(3)]
+    assert [result.get(timeout=TIMEOUT) for result in results] == ["lamp ordered"] * 3
+
+
 def test_no_call_was_denied(aws: AwsEndpoint, outputs: dict[str, str]) -> None:
     """The log of the tests above speaks of no denied call, not even of one that was made up for."""
     groups = aws.client("logs").describe_log_groups()["logGroups"]

@@ -31,6 +31,21 @@ def with_options(order_id: int, *, fast: bool = False) -> list[int]:
     return [order_id, int(fast)]
 
 
+@app.task(unique=lambda order_id: str(order_id), unique_scope="period", unique_for=60)
+def once(order_id: int) -> str:
+    """Be unique."""
+    return str(order_id)
+
+
+def unique_calls() -> None:
+    """Look at what a call of a unique task returns."""
+    result = once.delay(1)
+    assert_type(result, AsyncResult[str])
+    assert_type(result.duplicate, bool)
+    assert_type(once.release_lock((1,)), bool)
+    once.delay("1")  # type: ignore[arg-type]
+
+
 @app.task(bind=True, max_retries=None)
 def bound(self: Task, order_id: int) -> int:
     """Take the task itself first, without type parameters, as Celery's users write it."""
