@@ -54,7 +54,7 @@ class Claims:
         Raises what `Sender.send` does, `ImproperlyConfigured` where the key of a call cannot be told, and
         `OperationalError` where the result backend cannot be asked; then nothing is sent.
         """
-        rules = [getattr(self._tasks.get(call.message.task), "_uniqueness", None) for call in calls]
+        rules = [self._rule(call) for call in calls]
         if not any(rules):
             if calls:
                 self._sender.send(calls, retry, policy)
@@ -74,6 +74,13 @@ class Claims:
             raise
         self._settle(claimed, None)
         return answers
+
+    def send_all(self, calls: Sequence[Call]) -> None:
+        """Send calls whose own outcome others wait for, whether or not another task stands for their key.
+
+        Those of unique tasks run one after the other.
+        """
+        self._sender.send([self._with_key(call, rule) if (rule := self._rule(call)) else call for call in calls])
 
     def release(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Let the next call of a unique task be sent, whatever became of the one that stands for it.
@@ -96,9 +103,9 @@ class Claims:
 
     def _decide(self, call: Call, rule: Uniqueness, claimed: dict[str, _Claim]) -> tuple[Call, bool]:
         """Return a call of a unique task as it is answered, and whether it is to be sent; note its claim."""
-        key = _key(rule, call.message)
-        call = call._replace(message=call.message.replace(unique=key))
-        if rule.scope is Scope.RUNNING:
+        call = self._with_key(call, rule)
+        key = call.message.unique
+        if key is None or rule.scope is Scope.RUNNING:
             return call, True
         if key in claimed:
             return _duplicate(call, claimed[key].lock.owner), False
@@ -113,6 +120,13 @@ class Claims:
             return _duplicate(call, claim.lock.owner), False
         claimed[key] = claim
         return call if claim.made else _duplicate(call, claim.lock.owner), True
+
+    def _rule(self, call: Call) -> Uniqueness | None:
+        return getattr(self._tasks.get(call.message.task), "_uniqueness", None)
+
+    @staticmethod
+    def _with_key(call: Call, rule: Uniqueness) -> Call:
+        return call._replace(message=call.message.replace(unique=_key(rule, call.message)))
 
     def _claim(self, call: Call, key: str, rule: Uniqueness) -> _Claim:
         """Claim a key for a call, unless another task has it."""

@@ -9,13 +9,12 @@ from dispatcher import registry, state, states
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
-from dispatcher.exceptions import MessageTooLarge, UnsupportedOption
+from dispatcher.exceptions import MessageTooLarge
 from dispatcher.execution import workflow
 from dispatcher.message import Message
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
 from dispatcher.sending import Call, Sender
 from dispatcher.sensitive import marks_on_wire
-from dispatcher.unique import Scope
 from dispatcher.utils import uuid
 
 #: How many messages of a large group are made before they are sent.
@@ -63,10 +62,10 @@ class Workflows:
                 continue
             page.append(self._call_of(each, lineage))
             if len(page) == _PAGE:
-                self._app._claims.send(page)
+                self._app._claims.send_all(page)
                 page = []
         if page:
-            self._app._claims.send(page)
+            self._app._claims.send_all(page)
 
     @property
     def _app(self) -> Any:
@@ -82,8 +81,6 @@ class Workflows:
         sig, sender = step.sig, self._ready_sender
         args, kwargs = (*step.args, *(sig.get("args") or ())), sig.get("kwargs") or {}
         task = self._app.tasks.get(sig["task"])
-        if step.then or step.member is not None:
-            _check_not_collapsed(task)
         if task is not None and step.header is None and lineage is None:
             task.check_arguments(args, kwargs)
         call = sender.build(sig["task"], args, kwargs, plan.options_of(sig), task, marks_on_wire(sig.get("sensitive")))
@@ -108,9 +105,6 @@ class Workflows:
         if self._app.conf.task_always_eager:
             return self.run_canvas(canvas)
         steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
-        if len(steps) > 1 or plan.is_group(steps[0] if steps else {"task": ""}):
-            for name in plan.tasks_of(steps):
-                _check_not_collapsed(self._app.tasks.get(name))
         if not self._send_launcher(steps):
             self.launch(plan.plan(steps))
         result = self.result_of_steps(steps)
@@ -216,16 +210,6 @@ def _stopped(steps: Sequence[Mapping[str, Any]], error: Any, failed: Any) -> Any
         parent, result = result, EagerResult(plan.id_of(step), error, states.FAILURE)
         result.parent = parent
     return result
-
-
-def _check_not_collapsed(task: Any) -> None:
-    """Raise `UnsupportedOption` for a task whose calls may be answered by another's: what follows would wait for it."""
-    rule = task._uniqueness if task is not None else None
-    if rule is not None and rule.scope is not Scope.RUNNING:
-        raise UnsupportedOption(
-            f"task {task.name} is unique with unique_scope={rule.scope.value!r}, so a call of it may not be sent, and "
-            "what follows it in a canvas would not run; use unique_scope='running', or call it outside of the canvas"
-        )
 
 
 def _lineage(parent: Message | Lineage | None) -> Lineage | None:

@@ -157,16 +157,6 @@ def is_group(step: Wire) -> bool:
     return bool(step["task"] == GROUP)
 
 
-def tasks_of(steps: Sequence[Wire]) -> Iterator[str]:
-    """Yield the names of all tasks that steps call."""
-    for step in steps:
-        if is_group(step):
-            for sig in step["kwargs"]["tasks"]:
-                yield from tasks_of(steps_of(sig))
-        else:
-            yield step["task"]
-
-
 def leaves(steps: Sequence[Wire]) -> int:
     """Count the results that a sequence of steps ends in."""
     if not steps:

@@ -28,7 +28,7 @@ from dispatcher.execution.executor import Executor
 from dispatcher.execution.heartbeat import LEASE
 
 #: Worlds for each scope; more with the variable.
-WORLDS = int(os.environ.get("DISPATCHER_TEST_STORM", "0")) or 100
+WORLDS = int(os.environ.get("DISPATCHER_TEST_STORM", "0")) or 60
 KEYS = 2
 UNIQUE_FOR = 7 * 86_400.0
 _DEEPEST = 3
@@ -152,7 +152,9 @@ class World:
         seen = Seen(key, request.id, request.fence, len(self.runs), self._moment(), self.clock.time())
         self.runs.append(seen)
         if not self.calm and self.depth < _DEEPEST:
-            for _ in range(self.chance.randrange(3)):
+            if self.chance.random() < 0.2:
+                self.clock.advance(100)  # longer than any lease: others take over
+            for _ in range(self.chance.randrange(4)):
                 self.happen()
         seen.ended = self._moment()
         if not self.calm and self.chance.random() < 0.15:
@@ -268,7 +270,7 @@ def test_whatever_happens_runs_exclude_each_other_and_everything_ends(scope: str
             fences = [run.fence for run in world.runs if run.key == key]
             assert fences == sorted(set(fences)), place
             _check_lock_is_free(world, app, key, place)
-    assert overlapped or WORLDS < 100, "no run ever lost its lease: the test has lost its teeth"
+    assert overlapped >= WORLDS // 20, "hardly a run ever lost its lease: the test has lost its teeth"
 
 
 def _check_lock_is_free(world: World, app: Dispatcher, key: int, place: str) -> None:

@@ -10,6 +10,7 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.locks import Lock
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Outgoing
+from dispatcher.canvas import chain, chord
 from dispatcher.exceptions import (
     ImproperlyConfigured,
     OperationalError,
@@ -217,16 +218,28 @@ def test_calls_by_name_are_unique_too() -> None:
     assert bench.app.send_task("t", (1,)).id == bench.task.delay(1).id
 
 
-def test_callbacks_are_unique_too() -> None:
-    """A link whose key is taken is not sent again, and a repeated link is the same task."""
+def test_callbacks_are_sent_and_take_turns() -> None:
+    """Somebody may wait for a link's own result, so it is not answered by another task; it runs beside none."""
     bench = UniqueBench()
     add = bench.app.task(name="add")(lambda x: x)
     waiting = bench.task.apply_async((5,), countdown=60)
-    add.apply_async((5,), link=bench.task.s())
+    add.apply_async((5,), link=bench.task.s().set(task_id="linked"))
     bench.step()
-    assert bench.left() == 1
+    bench.step()
+    assert bench.result("linked").get(timeout=0) == 5
     bench.work()
-    assert bench.ran == [waiting.id]
+    assert waiting.get(timeout=0) == 5
+    assert bench.ran == ["linked", waiting.id]
+
+
+def test_members_of_canvases_are_sent_and_take_turns() -> None:
+    """A group of one and the same call, with a chain behind it, runs to its end."""
+    bench = UniqueBench()
+    total = bench.app.task(name="total")(sum)
+    result = chord([bench.task.s(3), bench.task.s(3)], app=bench.app)(chain(total.s(), bench.task.s(), app=bench.app))
+    bench.work()
+    assert result.get(timeout=0) == 6
+    assert len(bench.ran) == 3
 
 
 def test_a_producer_that_died_before_it_sent_blocks_nobody() -> None:
