@@ -69,7 +69,10 @@ class SimulatedAws:
         self.url = self._make_queue(
             self.queue, retention, RedrivePolicy=f'{{"deadLetterTargetArn":"{arn}","maxReceiveCount":{receives}}}'
         )
-        config = {"client-config": {"retries": {"total_max_attempts": 1}}}
+        # Keys of their own, so that the session, which other tests use as well, does not remember any.
+        config = {
+            "client-config": {"retries": {"total_max_attempts": 1}}, "access_key_id": "a", "secret_access_key": "b",
+        }  # fmt: skip
         urls = {"predefined_queues": {f"default{kind}{self.suffix}": {"url": url} for kind, url in self._urls()}}
         self.app = Dispatcher(
             f"simulated-{uuid.uuid4().hex[:6]}", clock=self.clock, broker=f"sqs://{REGION}",

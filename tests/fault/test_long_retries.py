@@ -160,6 +160,7 @@ def test_backoff_over_weeks(make_aws: MakeAws) -> None:
     assert {letter.message_attributes["task"]["StringValue"] for letter in aws.dead} == {"steady", "excepted"}
 
 
+@pytest.mark.timeout(120 * STORM)
 def test_retries_without_end(make_aws: MakeAws) -> None:
     """``max_retries=None``: five times more attempts than the queue gives receipts, none lost, none given up."""
     aws, attempts = make_aws(receives=16), 80 * STORM
