@@ -242,6 +242,7 @@ _TASK: Final = (
         None,
         'The rate limit of tasks that set none: starts per second, or text such as `"100/m"`; a task\'s own 0 is no '
         "limit.",
+        differs="it is of each worker there; see `rate_limit_scope`.",
     ),
     _option(
         "rate_limit_scope",
