@@ -291,7 +291,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
         meta.result = run.state_written[1] if run.state_written is not None else None
     elif outcome.error is not None:
         meta.error, meta.traceback = outcome.error, outcome.traceback
-    elif not ignored or (run.message is not None and _is_passed_on(run.message)):
+    elif not ignored or (run.message is not None and is_passed_on(run.message)):
         meta.result = outcome.value
     try:
         data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}", run.id)
@@ -304,7 +304,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     return data
 
 
-def _is_passed_on(message: Message) -> bool:
+def is_passed_on(message: Message) -> bool:
     """Say whether something else gets the result: it may have to be sent again, or is read later."""
     return bool(message.link or message.chain or message.chord)
 

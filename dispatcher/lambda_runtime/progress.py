@@ -22,7 +22,7 @@ from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import EncodeError
 from dispatcher.execution.admission import is_lean
 from dispatcher.execution.executor import HARD_GRACE
-from dispatcher.execution.recording import ignores_result
+from dispatcher.execution.recording import ignores_result, is_passed_on
 from dispatcher.execution.run import Kind, Outcome, Run
 from dispatcher.execution.watch import Decided
 from dispatcher.serialization import json_decode, json_encode
@@ -270,7 +270,7 @@ def _parts_of(run: Run, outcome: Outcome) -> list[Any]:
         if known.get("children"):
             extras["children"] = [child.as_tuple() for child in known["children"]]
     value = outcome.value
-    if value is not None and ignores_result(run) and run.message is not None and not run.message.link:
+    if value is not None and ignores_result(run) and run.message is not None and not is_passed_on(run.message):
         value = None  # nobody will see it, and it may be anything
     return [
         value, outcome.error, outcome.traceback, outcome.delay, outcome.changes, outcome.expected,

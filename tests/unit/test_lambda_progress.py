@@ -251,3 +251,14 @@ def test_closing_transport_deletes_what_is_done() -> None:
     assert [(each.action, each.delivery.receipt) for each in queue.settled] == [
         ("release", "1"), ("ack", "0"), ("ack", "2"),
     ]  # fmt: skip
+
+
+def test_a_result_that_is_passed_on_is_kept() -> None:
+    """Also where nobody reads it: the next step of a chain gets it, or the body of a group."""
+    batch = Batch({"ignore_result": True}, {"ignore_result": True})
+    message = batch.runs[1].message
+    assert message is not None
+    batch.runs[1].message = message.replace(chord={"id": "g", "i": 0, "n": 2})
+    for number in range(2):
+        batch.end(number, Outcome(Kind.SUCCESS, 7))
+    assert [entry.decided and entry.decided.outcome.value for entry in batch.read()] == [None, 7]
