@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from dispatcher import signals
 from dispatcher.state import current_frame
-from dispatcher.utils.log import task_logger
+from dispatcher.utils.log import task_logger, writable
 
 #: The logger of the executor's line on how each run ended, which names the task itself.
 OUTCOMES = "dispatcher.task.outcome"
@@ -134,7 +134,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
             line["exception_name"] = record.exc_info[0].__name__
-        return json.dumps(line, default=repr, ensure_ascii=False)
+        return writable(json.dumps(line, default=repr, ensure_ascii=False))
 
 
 class _TaskFormatter(logging.Formatter):

@@ -15,6 +15,7 @@ from typing import Any, Final
 from dispatcher.config import Config
 from dispatcher.lambda_runtime import bootstrap
 from dispatcher.state import current_frame
+from dispatcher.utils.log import writable
 
 #: The logger of the line that says how each task ended: one line a task, each of which AWS bills.
 OUTCOMES: Final = "dispatcher.task.outcome"
@@ -108,7 +109,7 @@ class JsonFormatter(logging.Formatter):
             line["exception_name"] = record.exc_info[0].__name__
         if record.stack_info:
             line["stack"] = record.stack_info
-        return json.dumps(line, default=str, ensure_ascii=False) + self._terminator
+        return writable(json.dumps(line, default=str, ensure_ascii=False)) + self._terminator
 
 
 def _timestamp(created: float) -> str:

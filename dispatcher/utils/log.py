@@ -19,3 +19,8 @@ def get_task_logger(name: str) -> logging.Logger:
     if logger.parent is logging.root and logger is not task_logger:
         logger.parent = task_logger
     return logger
+
+
+def writable(line: str) -> str:
+    """Return a line as UTF-8 can hold it: half a surrogate pair, which a body may carry, is written as its escape."""
+    return line if line.isascii() else line.encode("utf-8", "backslashreplace").decode()

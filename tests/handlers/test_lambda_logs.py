@@ -123,7 +123,9 @@ def test_powertools_logger_takes_the_fields(in_task: None, invoked: lab.Context)
 
 
 def test_unserialisable_values_are_logged_as_text(invoked: lab.Context) -> None:
-    """A value that JSON cannot hold does not lose the line."""
+    """A value that JSON or UTF-8 cannot hold does not lose the line."""
+    text = logs.JsonFormatter().format(logging.makeLogRecord({"msg": "half a pair: \ud800, é"}))
+    assert json.loads(text.encode())["message"] == "half a pair: \ud800, é"
     assert "object" in line_of(logs.JsonFormatter(), thing=object())["thing"]
 
 

@@ -76,6 +76,12 @@ def test_json_lines_have_the_task_as_fields() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", said["timestamp"])
 
 
+def test_json_lines_can_be_written() -> None:
+    """Half a surrogate pair, which a body may carry, does not lose the line."""
+    line = logs.formatter("json").format(logging.makeLogRecord({"msg": "half a pair: \ud800, é"}))
+    assert json.loads(line.encode())["message"] == "half a pair: \ud800, é"
+
+
 def test_json_lines_hold_tracebacks() -> None:
     """An exception stays in one line."""
 
