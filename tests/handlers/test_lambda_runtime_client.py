@@ -159,6 +159,28 @@ def test_broken_deploy_fails_its_tasks_after_the_grace(lab: Lab, make_sandbox: M
     assert lab.app.AsyncResult(result.id).get(timeout=0) == 3
 
 
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "died of SIGSEGV"),
+        ("import os\nos._exit(3)\n", "exit code 3"),
+    ],
+)
+def test_import_that_ends_the_process_is_survived_by_the_reader(
+    lab: Lab, make_sandbox: MakeSandbox, source: str, cause: str
+) -> None:
+    """The worker dies of each batch until it is lost; whoever reads that must not die too, and `get()` raises."""
+    result = lab.app.send_task("app.add", (1, 2))
+    event = lab.take()
+    assert make_sandbox(source).invoke(event).failed
+    reader = make_sandbox(source, handler="handlers.dead_letter.handler", DISPATCHER_IMPORT_GRACE="0")
+    invocation = reader.invoke(event)
+    assert not invocation.failed, invocation.log
+    assert checked(invocation.json(), event) == []
+    with pytest.raises(ImportError, match=cause):
+        result.get(timeout=0)
+
+
 def test_dead_letter_function_refuses_a_task_queue(lab: Lab, make_sandbox: MakeSandbox) -> None:
     """Mapped to the wrong queue it would send each message home to itself; it says what to map it to instead."""
     lab.app.send_task("app.add", (1, 2))

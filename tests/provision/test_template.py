@@ -66,7 +66,7 @@ BREAKS: list[tuple[str, Callable[[rules.Template], Any]]] = [
     ("budget", lambda t: lost(t)["RedrivePolicy"].update(maxReceiveCount=100)),
     ("budget", lambda t: queue(t).update(MessageRetentionPeriod=400000)),
     ("budget", lambda t: reader(t)["Environment"]["Variables"].update(DISPATCHER_BROKER_URL="sqs://")),
-    ("visibility", lambda t: lost(t).update(VisibilityTimeout=60)),
+    ("visibility", lambda t: lost(t).update(VisibilityTimeout=360)),
     ("partial_batches", lambda t: reader(t)["Events"]["LostMessages"]["Properties"].pop("FunctionResponseTypes")),
     ("functions", lambda t: reader(t).update(Role=function(t)["Role"])),
     ("partial_batches", lambda t: mapping(t).pop("FunctionResponseTypes")),
