@@ -188,8 +188,9 @@ class Executor:
 
     def _admitted(self, deliveries: Sequence[Delivery], ended: bool = False) -> list[Run]:
         runs = [Run(delivery) for delivery in deliveries]
-        for run in runs:
-            run.ended = ended
+        if ended:
+            for run in runs:
+                run.ended = True
         admission.decode(self.env, runs)
         admission.admit(self.env, runs)
         return runs

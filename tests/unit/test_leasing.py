@@ -10,10 +10,12 @@ from dispatcher.backends import locks
 from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.locks import CLOCK_SKEW, Lock
 from dispatcher.backends.memory import MemoryBackend
+from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import OperationalError, TimeLimitExceeded, WorkerLostError
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.heartbeat import LEASE
-from dispatcher.execution.run import Kind, ShutdownNow
+from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
+from dispatcher.execution.watch import Decided
 from dispatcher.message import Message
 from tests.unit.bench import Bench
 
@@ -384,6 +386,73 @@ def test_a_run_that_was_killed_ends_as_its_watcher_says() -> None:
     with pytest.raises(TimeLimitExceeded):
         result.get(timeout=0)
     assert (bench.lock(1).runner, bench.task.delay(1).duplicate) == ("", False)
+
+
+@pytest.mark.parametrize("kind", [Kind.SUCCESS, Kind.RETRY, Kind.FAILURE])
+def test_what_another_process_decided_is_recorded_under_its_lease(kind: Kind) -> None:
+    """The guard of a Lambda function ends what the runtime was running: the lease passes on to it, and is over then."""
+    bench = LeaseBench(unique_scope="queued")
+    result = bench.task.delay(1)
+    bench.hold(900, 1, running=result.id)
+    [delivery] = bench.receive()
+    outcome = Outcome(kind, value=5, error=None if kind is Kind.SUCCESS else KeyError("x"))
+    [run] = bench.executor().conclude([(delivery, Decided(outcome, 0, 0))])
+    assert run.write is not None
+    assert run.write.status == kind.name
+    assert bench.lock(1).runner == ""
+    assert bench.lock(1).is_claimed(bench.clock.time()) == (kind is Kind.RETRY)
+
+
+def test_what_was_decided_without_a_lease_does_not_count() -> None:
+    """Another message took the key over before the guard could record it."""
+    bench = LeaseBench()
+    result = bench.task.delay(1)
+    bench.hold(900, 1)
+    [delivery] = bench.receive()
+    [run] = bench.executor().conclude([(delivery, Decided(Outcome(Kind.SUCCESS, 5), 0, 0))])
+    assert run.outcome is not None
+    assert run.outcome.kind is Kind.HANDED_BACK
+    assert (bench.record(result.id), bench.lock(1).runner) == (None, "elsewhere")
+
+
+@pytest.mark.parametrize("end", [Executor.lose, Executor.give_up])
+def test_a_run_that_was_seen_to_die_gives_its_lease_back(end: Callable[[Executor, Delivery], Run]) -> None:
+    """Its message is handed back, and can run before the lease would have ended."""
+    bench = LeaseBench()
+    result = bench.task.delay(1)
+    bench.hold(900, 1, running=result.id)
+    [delivery] = bench.receive()
+    end(bench.executor(), delivery)
+    assert bench.lock(1).runner == ""
+    before = bench.clock.time()
+    bench.work()
+    assert result.get(timeout=0) == 0
+    assert bench.clock.time() < before + 300
+
+
+def test_a_lock_that_was_lost_is_put_back_by_the_heartbeat() -> None:
+    """Its row is gone, as after a server lost its data: others are kept out again, and the outcome counts."""
+    bench = LeaseBench()
+    first = bench.task.delay(1)
+    executor = bench.executor()
+    kinds = []
+
+    def lose_rows() -> None:
+        bench.app.backend.forget([locks.row_id(bench.key(1))])
+        assert bench.lock(1).version == 0
+        heartbeat = executor.env.heartbeat
+        assert heartbeat is not None
+        heartbeat.beat()
+        bench.task.delay(1)
+        kinds.extend(run.outcome and run.outcome.kind for run in bench.step())
+
+    bench.meanwhile = lose_rows
+    executor.process(bench.receive())
+    executor.close()
+    assert kinds == [Kind.HANDED_BACK]
+    assert first.get(timeout=0) == 0
+    bench.work()
+    assert bench.fences == sorted(set(bench.fences))
 
 
 def test_a_task_that_kills_its_workers_leaves_no_lock() -> None:
