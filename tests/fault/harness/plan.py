@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dispatcher import states
-from dispatcher.execution.settling import derived_id
+from dispatcher.canvas.plan import derived_id, leaf_id
 
 #: In place of a value: it does not matter.
 ANY = object()
@@ -45,6 +45,9 @@ class Call:
     times: int = 1
     revoked: bool = False
     body: str | None = None
+    #: of a canvas: the scripts of the calls it begins with, side by side if there are several, and of those that follow
+    header: tuple[tuple[str, ...], ...] = ()
+    then: tuple[tuple[str, ...], ...] = ()
     #: its own end, and those of what follows it
     ends: dict[str, End] = dataclasses.field(default_factory=dict)
 
@@ -108,13 +111,39 @@ class Plan:
             call.group = f"group-{draw.randrange(8)}"
         if draw.random() < 0.15:
             call.countdown = draw.choice([0.5, 3.0, 10.0, 40.0])
-        if draw.random() < 0.15:
+        if draw.random() < 0.12:
+            self._canvas(call, number)
+        elif draw.random() < 0.15:
             [kind] = draw.choices(list(_UNSCRIPTED), list(_UNSCRIPTED.values()))
             _MAKE[kind](call, number)
             call.kind = kind
         else:
             self._scripted(call, number)
         return call
+
+    def _canvas(self, call: Call, number: int) -> None:
+        """A chain, or a group and what follows it; ids are derived from that of the last step."""
+        draw = self._random
+        fine, fails = [("return",), ("retry", "return"), ("move", "return")], [("raise",), ("retry", "raise")]
+        call.kind, call.args = draw.choice(["chain", "chord"]), (number,)
+        width = draw.randint(2, 4) if call.kind == "chord" else 1
+        call.header = tuple(draw.choice(fine) for _ in range(width))
+        call.then = tuple(draw.choice(fine) for _ in range(draw.randint(1, 2)))
+        if draw.random() < 0.3:
+            call.header = (draw.choice(fails), *call.header[1:])
+        first = derived_id(call.id, "step/0")
+        leaves = [leaf_id(first, index) for index in range(width)] if width > 1 else [first]
+        ends = [_end_of(script, number) for script in call.header]
+        call.ends.update(zip(leaves, ends, strict=True))
+        following = [derived_id(call.id, f"step/{n}") for n in range(1, len(call.then))] + [call.id]
+        if ends[0].status != states.SUCCESS:
+            if width > 1:
+                call.ends[following[0]] = End(states.FAILURE, "ChordError", 0)
+            return
+        value = [end.value for end in ends] if width > 1 else ends[0].value
+        for step_id, script in zip(following, call.then, strict=True):
+            value = [value, script.count("move")]
+            call.ends[step_id] = End(states.SUCCESS, value, len(script))
 
     def _scripted(self, call: Call, number: int) -> None:
         draw = self._random

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dispatcher import Dispatcher
+from dispatcher import Dispatcher, chain, group
 from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import Outgoing
 from dispatcher.clock import SYSTEM, Clock, ManualClock
@@ -200,6 +200,12 @@ class World:
     def _publish(self, app: Dispatcher, call: Call) -> None:
         if call.body is not None:
             app.broker.send([Outgoing(self._queue, call.body, call.id, group_id=call.group)])
+            return
+        if call.header:
+            steps = [app.tasks["step"].s(*call.args, list(script)) for script in call.header]
+            first = group(*steps, app=app) if len(steps) > 1 else steps[0]
+            then = [app.tasks["follow"].s(list(script)) for script in call.then]
+            chain(first, *then, app=app).apply_async(task_id=call.id)
             return
         times = {"countdown": call.countdown, "expires": call.expires}
         app.send_task(
