@@ -237,3 +237,10 @@ def test_large_batch_stays_within_the_format() -> None:
     blob = emitted([run_of(Kind.SUCCESS) for _ in range(150)])
     assert blob["BatchSize"] == 150
     assert len(blob["TaskDuration"]) == 100
+
+
+def test_a_line_that_no_stream_could_write_is_written() -> None:
+    """A lone surrogate in what a task raised costs no line; other characters stay readable."""
+    line = logs.JsonFormatter().format(logging.makeLogRecord({"msg": "half \ud83d of Grüße"}))
+    assert "Grüße" in line.encode().decode()
+    assert json.loads(line)["message"] == "half \ud83d of Grüße"
