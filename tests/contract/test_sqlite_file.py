@@ -169,7 +169,8 @@ def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE dead_letters DROP COLUMN priority")
         connection.execute("ALTER TABLE records DROP COLUMN started_at")
-        connection.execute("DROP TABLE rates")
+        for table in ("rates", "joins", "join_members"):
+            connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     broker = recipe.open()
