@@ -22,6 +22,7 @@ from dispatcher.clock import SYSTEM
 from dispatcher.config import Config, app_name, queue_urls
 from dispatcher.exceptions import DecodeError, DispatcherError, SecurityError
 from dispatcher.execution.run import format_traceback
+from dispatcher.execution.workflow import follows
 from dispatcher.lambda_runtime import bootstrap, events
 from dispatcher.lambda_runtime.sources import Sources
 from dispatcher.message import Message, decode
@@ -98,12 +99,15 @@ class Undertaker:
         failed = [
             (delivery, message) for (delivery, message, _), loser in zip(due, stood, strict=True) if loser is None
         ]
-        if not failed:
+        if failed:
+            logger.error("%d tasks failed, since %s", len(failed), self._error)
+        # What follows from a failure takes the app: such a message rests on, and finds its outcome when there is one.
+        alone = [(delivery, message) for delivery, message in failed if not (message.link_error or follows(message))]
+        if not alone:
             return set()
-        buried, problem = self._broker.bury([self._settlement(delivery, message) for delivery, message in failed])
+        buried, problem = self._broker.bury([self._settlement(delivery, message) for delivery, message in alone])
         if problem is not None:
-            logger.error("%d messages cannot be moved to the dead letters: %s", len(failed) - len(buried), problem)
-        logger.error("%d tasks failed, since %s", len(failed), self._error)
+            logger.error("%d messages cannot be moved to the dead letters: %s", len(alone) - len(buried), problem)
         return {delivery.message_id for delivery in buried}
 
     def _read(self, delivery: Delivery) -> Message | None:

@@ -145,6 +145,32 @@ def test_after_the_grace_tasks_fail_with_the_cause(hopeless: Lab) -> None:
     assert hopeless.app.AsyncResult(result.id).get(timeout=0) == 3
 
 
+def test_what_follows_a_failure_waits_for_the_repair(hopeless: Lab) -> None:
+    """`get()` raises at once; error callbacks take the app, so they are sent when it is there again."""
+    told: list[str] = []
+
+    @hopeless.task(name="lab.on_error")
+    def on_error(task_id: str) -> None:
+        told.append(task_id)
+
+    result = hopeless.app.send_task("lab.add", (1, 2), link_error=on_error.s())
+    first = hopeless.take()
+    hopeless.worker = Worker(fail(NO_STRIPE))
+    for count in ("1", "12"):
+        first["Records"][0]["attributes"]["ApproximateReceiveCount"] = count
+        assert len(hopeless.invoke(first)) == 1
+        with pytest.raises(ImportError, match="stripe"):
+            hopeless.app.AsyncResult(result.id).get(timeout=0)
+    hopeless.task(lambda x, y: x + y, name="lab.add")
+    hopeless.worker = Worker(lambda: hopeless.app)
+    assert hopeless.invoke(first) == []
+    assert hopeless.invoke() == []
+    assert told == [result.id]
+    [letter] = hopeless.dead_letters()
+    assert letter["MessageAttributes"]["exception"]["StringValue"].startswith("ImportError: the app")
+    assert hopeless.app.read_message(Delivery("default", letter["Body"], None)).gen == 1
+
+
 def test_the_grace_counts_from_the_first_failure(hopeless: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that waited for days before a broken deploy has its grace too, and so has the next broken deploy."""
     monkeypatch.setenv("DISPATCHER_IMPORT_GRACE", "3600")
