@@ -339,7 +339,7 @@ class Dispatcher(Workflows, Changes):
         self, call: Call, options: Mapping[str, Any], task: AnyTask | None, result_cls: Any = None
     ) -> AsyncResult[Any]:
         result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=call.message.task, app=self)
-        result.eta = call.message.eta
+        result.eta = None if call.duplicate else call.message.eta
         result.duplicate = call.duplicate
         ignored = call.message.ignore_result
         result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)

@@ -39,7 +39,11 @@ class AbortableTask(Task[..., Any]):
     def apply_async(self, *args: Any, **kwargs: Any) -> AbortableAsyncResult:
         """Send a message as `Task.apply_async` does."""
         sent = super().apply_async(*args, **kwargs)
-        return AbortableAsyncResult(sent.id, task_name=self.name, app=self.app) if type(sent) is AsyncResult else sent  # type: ignore[return-value]
+        if type(sent) is not AsyncResult:
+            return sent  # type: ignore[return-value]
+        result = AbortableAsyncResult(sent.id, task_name=self.name, app=self.app)
+        result.eta, result.ignored, result.duplicate = sent.eta, sent.ignored, sent.duplicate
+        return result
 
     def is_aborted(self, **kwargs: Any) -> bool:
         """Say whether the running task was asked to end; one read of the result backend."""

@@ -11,6 +11,7 @@ from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.contrib.abortable import ABORTED, AbortableAsyncResult, AbortableTask
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
+from tests.unit.bench import Bench
 
 
 @pytest.fixture
@@ -67,3 +68,13 @@ def test_abort_leaves_an_ended_task_alone(app: Dispatcher) -> None:
     run_once(app)
     result.abort()  # type: ignore[attr-defined]
     assert result.get(timeout=1) == 1
+
+
+def test_a_result_knows_what_its_call_said() -> None:
+    """When the task is due, so that it can be revoked at once, and whether a result is kept."""
+    bench = Bench()
+    task = bench.app.task(name="t", base=AbortableTask, ignore_result=True)(lambda: None)
+    result = task.apply_async(countdown=3600)
+    assert result.ignored
+    result.revoke()
+    assert result.state == "REVOKED"

@@ -56,6 +56,16 @@ def test_a_task_that_may_be_running_is_only_flagged(countdown: float | None) -> 
     assert (result.state, bench.record(result.id).final) == ("REVOKED", True)
 
 
+def test_the_eta_of_a_call_is_not_that_of_the_task_that_stands_for_it() -> None:
+    """A later call of a unique task is answered with the one before, which may be running by now."""
+    bench = Bench()
+    task = bench.app.task(name="t", unique=True)(lambda: "done")
+    first, second = task.delay(), task.apply_async(countdown=3600)
+    assert first.id == second.id
+    second.revoke()
+    assert not bench.record(first.id).final
+
+
 def test_a_finished_task_keeps_its_outcome() -> None:
     """Revoking it changes nothing that is read."""
     bench = Bench()
