@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher.canvas.mapped import chunks, xmap, xstarmap
 from dispatcher.canvas.signature import Signature
-from dispatcher.exceptions import Replaced
+from dispatcher.exceptions import BackendError, OperationalError, Reject, Replaced
 from dispatcher.request import Context
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class Signatures:
         """Run a signature in place of this task; raises, so nothing after it runs.
 
         What waits for this task, callbacks, the next step of its chain, its group, waits for the replacement, whose
-        result is this task's. A group's result is the list of its members'.
+        result is this task's. A group's result is the list of its members'. Where the replacement cannot be sent, the
+        task goes back to its queue and runs again.
         """
         request = self.request
         if request.called_directly:
@@ -76,7 +77,10 @@ class Signatures:
         if request.is_eager:
             raise Replaced("Replaced by new task", sig.apply().get(disable_sync_subtasks=False))
         self.on_replace(sig)
-        self._owner.replace_running(request, sig)
+        try:
+            self._owner.replace_running(request, sig)
+        except (OperationalError, BackendError) as error:
+            raise Reject(f"the replacement cannot be sent: {error}", requeue=True) from error
         raise Replaced("Replaced by new task")
 
     def on_replace(self, sig: Any) -> None:

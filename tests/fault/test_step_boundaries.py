@@ -7,19 +7,15 @@ fails too, as for a process that was killed. Then the lease runs out and the nex
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher import Dispatcher
-from dispatcher.backends.base import ResultBackend, TaskRecord, Write
-from dispatcher.backends.memory import MemoryBackend
-from dispatcher.backends.sqlite import SQLiteBackend
+from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.brokers.base import Broker, Delivery, Outgoing, Settlement
-from dispatcher.brokers.memory import MemoryBroker
-from dispatcher.brokers.sqlite import SQLiteBroker
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import Ignore, OperationalError, Reject
@@ -28,98 +24,11 @@ from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import Run
 from dispatcher.execution.settling import derived_id
 from dispatcher.message import decode
+from tests.fault.fuse import Fuse, Killed, MortalBackend, MortalBroker, MortalSQLiteBackend, MortalSQLiteBroker
 
 QUEUE = "default"
 LEASE = 60.0
 SEED = 20_260_726
-
-
-class Killed(BaseException):
-    """The process is dead."""
-
-
-class Fuse:
-    """Counts what the executor asks of the stores, and blows at one point: before a call, or after it took effect."""
-
-    def __init__(self, at: int | None = None, kills: bool = True) -> None:
-        self.at = at
-        self.kills = kills
-        self.points = 0
-        self.dead = False
-        self.where = ""
-
-    def around(self, name: str, call: Callable[[], Any]) -> Any:
-        self.reach(f"before {name}")
-        value = call()
-        self.reach(f"after {name}")
-        return value
-
-    def reach(self, name: str) -> None:
-        if self.dead:
-            raise Killed(self.where)
-        point, self.points = self.points, self.points + 1
-        if point == self.at:
-            self.where = name
-            if self.kills:
-                self.dead = True
-                raise Killed(name)
-            raise OperationalError(f"out of reach {name}")
-
-
-class MortalBroker(MemoryBroker):
-    """A memory broker whose calls pass the fuse."""
-
-    fuse = Fuse()
-
-    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        failures: Mapping[str, str] = self.fuse.around("send", lambda: super(MortalBroker, self)._send(messages))
-        return failures
-
-    def settle(self, settlements: Sequence[Settlement]) -> None:
-        self.fuse.around("settle", lambda: super(MortalBroker, self).settle(settlements))
-
-
-class MortalBackend(MemoryBackend):
-    """A memory backend whose calls pass the fuse."""
-
-    fuse = Fuse()
-
-    def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        records: dict[str, TaskRecord] = self.fuse.around("read", lambda: super(MortalBackend, self)._read(ids))
-        return records
-
-    def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        stood: list[TaskRecord | None] = self.fuse.around("write", lambda: super(MortalBackend, self)._write(writes))
-        return stood
-
-
-class MortalSQLiteBroker(SQLiteBroker):
-    """An SQLite broker whose calls pass the fuse."""
-
-    fuse = Fuse()
-
-    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        failures: Mapping[str, str] = self.fuse.around("send", lambda: super(MortalSQLiteBroker, self)._send(messages))
-        return failures
-
-    def settle(self, settlements: Sequence[Settlement]) -> None:
-        self.fuse.around("settle", lambda: super(MortalSQLiteBroker, self).settle(settlements))
-
-
-class MortalSQLiteBackend(SQLiteBackend):
-    """An SQLite backend whose calls pass the fuse."""
-
-    fuse = Fuse()
-
-    def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        records: dict[str, TaskRecord] = self.fuse.around("read", lambda: super(MortalSQLiteBackend, self)._read(ids))
-        return records
-
-    def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        stood: list[TaskRecord | None] = self.fuse.around(
-            "write", lambda: super(MortalSQLiteBackend, self)._write(writes)
-        )
-        return stood
 
 
 _numbers = itertools.count()
