@@ -70,9 +70,11 @@ def _key(run: Run) -> str:
 
 def held_by_another(env: Environment, run: Run, now: float) -> Outcome | None:
     """Return the hand-back of a run whose key another run has the lease of; waits grow, and end with the lease."""
-    left = run.lock.lease_left(now) if run.lock is not None else 0.0
-    if left <= 0 or run.fence:
+    lock = run.lock
+    left = lock.lease_left(now) if lock is not None else 0.0
+    if lock is None or left <= 0 or run.fence:
         return None
+    logger.info("%s waits: %s runs with the same key, %s", run.id, lock.running, lock.key)
     return Outcome(Kind.HANDED_BACK, delay=min(left, env.backoff(run.delivery.receive_count)))
 
 
