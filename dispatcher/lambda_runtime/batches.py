@@ -50,7 +50,7 @@ class Worker:
         """Have batches guarded from now on; call it before the first one. May go on in a forked process."""
         self._guarded = True
         if self._environment is not None:
-            self._environment.guard(early=True)
+            self._guard(self._environment, early=True)
 
     def close(self) -> None:
         """Close the event loop and the app's connections; Lambda never does, whoever runs the worker elsewhere may."""
@@ -91,8 +91,15 @@ class Worker:
         self.start()
         environment = self._environment
         if environment is not None and self._guarded:
-            environment.guard(early=False)
+            self._guard(environment, early=False)
         return environment
+
+    @staticmethod
+    def _guard(environment: LambdaEnvironment, *, early: bool) -> None:
+        try:
+            environment.guard(early=early)
+        except Exception as error:
+            logger.critical("nobody guards the batches of this environment: %r", error, exc_info=error)
 
 
 def _size_of(event: Any) -> int:

@@ -101,8 +101,8 @@ class LambdaEnvironment:
         keeps_values = self.app.conf.result_serializer == "json"
         progress: Progress | None = None
         if kind == "process":
-            progress = Progress(keeps_values=keeps_values)
             try:
+                progress = Progress(keeps_values=keeps_values)
                 fork_guard(progress, self._rescue, early=early)
             except OSError as error:
                 logger.warning(
@@ -118,7 +118,7 @@ class LambdaEnvironment:
 
     def _rescue(self, batch: Batch, cause: Cause) -> None:
         logs.invocation.begin(SimpleNamespace(aws_request_id=batch.invocation))
-        logger.error("%s: the guard settles its batch and ends the runtime", cause.value)
+        logger.error("%s: the guard settles the batch", cause.value)
         rescue(self.app, self._broker, batch, cause, self._env.hostname)
 
     @property
@@ -130,8 +130,7 @@ class LambdaEnvironment:
         """Run the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises."""
         deliveries = events.deliveries_of(records, self._sources.queue_of, arrived)
         progress = self._progress
-        settled = progress.settled if progress is not None else None
-        transport = LambdaTransport(self._broker, self.app.clock, settled)
+        transport = LambdaTransport(self._broker, self.app.clock, progress.settled if progress is not None else None)
         runs: list[Run] = []
         try:
             seconds = deadline.remaining(context)

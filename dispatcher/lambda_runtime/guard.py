@@ -15,6 +15,7 @@ import math
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,8 @@ def fork_guard(progress: Progress, settle: Settle, *, early: bool) -> None:
     runtime_pid = os.getpid()
     take_over = aws.lend() if early else None
     as_child = not early or _has_threads()
+    sys.stdout.flush()
+    sys.stderr.flush()
     try:
         forked = os.fork()
     except OSError:

@@ -14,11 +14,11 @@ import mmap
 import operator
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from dispatcher.async_result import result_from_tuple
-from dispatcher.brokers.base import Delivery
+from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import EncodeError
 from dispatcher.execution.admission import is_lean
 from dispatcher.execution.executor import HARD_GRACE
@@ -30,7 +30,7 @@ from dispatcher.serialization import json_decode, json_encode
 logger = logging.getLogger("dispatcher.worker")
 
 #: The stages of a run: not started; its code runs; it needs nothing but its message deleted; its outcome is kept here;
-#: it is decided and its outcome is not kept here; its message was released or is gone.
+#: it is decided and its outcome is not kept here; its message is on its way back to the queue.
 WAITING, RUNNING, DONE, DECIDED, ENDED, SETTLED = range(6)
 #: Added to a stage: the run has a hard limit.
 LIMITED: Final = 0x10
@@ -178,11 +178,13 @@ class Progress:
         """Note that the event loop has left the coroutine."""
         self._header[_ENTERED] = _NOBODY
 
-    def settled(self, delivery: Delivery) -> None:
-        """Note that a message was released or is gone."""
-        index = self._index.get(delivery)
-        if index is not None:
-            self._stages[index] = SETTLED
+    def settled(self, settlements: Sequence[Settlement], done: Collection[Delivery]) -> None:
+        """Note what was settled: messages that are ``done`` with go by the answer, others are on their way back."""
+        stages, index_of = self._stages, self._index.get
+        for settlement in settlements:
+            index = index_of(settlement.delivery)
+            if index is not None:
+                stages[index] = DONE if settlement.delivery in done else SETTLED
 
     def _keep(self, index: int, run: Run, outcome: Outcome) -> bool:
         """Keep an outcome for whoever may have to record it; say whether that was possible."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from dispatcher.brokers.base import Delivery, Settlement
@@ -13,6 +13,7 @@ from dispatcher.exceptions import OperationalError
 logger = logging.getLogger("dispatcher.worker")
 
 Response = dict[str, list[dict[str, str]]]
+Note = Callable[[Sequence[Settlement], Collection[Delivery]], None]
 
 
 class Queue(Protocol):
@@ -41,13 +42,13 @@ class LambdaTransport:
     """Settles the deliveries of one batch.
 
     A delivery counts as failed until it is known to be done with, so that whatever goes wrong leads to a redelivery.
-    ``settled`` is told of each that was released.
+    ``note`` is told of what was settled, and which deliveries are done with.
     """
 
-    def __init__(self, broker: Queue, clock: Clock, settled: Callable[[Delivery], None] | None = None) -> None:
+    def __init__(self, broker: Queue, clock: Clock, note: Note | None = None) -> None:
         self._broker = broker
         self._clock = clock
-        self._settled = settled
+        self._note = note
         self._done: set[Delivery] = set()
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -68,6 +69,8 @@ class LambdaTransport:
             self._bury(dead)
         if released:
             self._release(released)
+        if self._note is not None:
+            self._note(settlements, self._done)
 
     def _bury(self, settlements: list[Settlement]) -> None:
         try:
@@ -86,9 +89,6 @@ class LambdaTransport:
             self._broker.settle(settlements)
         except Exception as error:  # noqa: BLE001 - the queue's own visibility timeout stands in
             logger.warning("messages come back only after the queue's visibility timeout: %s", error)
-        if self._settled is not None:
-            for settlement in settlements:
-                self._settled(settlement.delivery)
 
     @property
     def lease(self) -> float | None:

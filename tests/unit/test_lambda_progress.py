@@ -62,10 +62,20 @@ def test_stages_of_runs() -> None:
     batch.start(1)
     batch.end(2, Outcome(Kind.SUCCESS, object()))
     batch.end(3, Outcome(Kind.SUCCESS, 7))
-    batch.progress.settled(batch.runs[4].delivery)
+    released = Settlement(batch.runs[4].delivery, "release")
+    batch.progress.settled([released], ())
     assert [entry.stage for entry in batch.read()] == [
         stages.WAITING, stages.RUNNING, stages.DONE, stages.DECIDED, stages.SETTLED,
     ]  # fmt: skip
+
+
+def test_what_the_answer_will_delete_is_done() -> None:
+    """An outcome that was recorded and acknowledged needs no second look, whatever was kept of it."""
+    batch = Batch({}, {})
+    batch.end(0, Outcome(Kind.SUCCESS, 7))
+    done = [run.delivery for run in batch.runs]
+    batch.progress.settled([Settlement(delivery, "ack") for delivery in done], done)
+    assert [entry.stage for entry in batch.read()] == [stages.DONE, stages.DONE]
 
 
 def test_messages_are_read_as_they_were() -> None:
