@@ -18,12 +18,11 @@ from dispatcher.execution.recording import goes_back
 from dispatcher.execution.renewal import longest_wait
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.message import Message
+from dispatcher.quotas import LAMBDA_MAX_TIMEOUT
 
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
 _MAX_TRACEBACK = 8_000
-#: How long whoever recorded a failure has to bury the message before another delivery of it does, in seconds.
-_BURIAL = 60.0
 
 
 def continue_(env: Environment, runs: Sequence[Run]) -> None:
@@ -113,9 +112,8 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
     reason = _why_dead(env, run, outcome)
     if reason is None:
         return Settlement(delivery, "ack")
-    if kind is Kind.REPEATED and delivery.receive_count < 2:
-        # The other delivery of this message may be about to bury it, or may have died: this one must not remove it.
-        return Settlement(delivery, "release", _BURIAL)
+    if kind is Kind.REPEATED and (left := _left_to_decider(env, run)) > 0:
+        return Settlement(delivery, "release", left)
     return Settlement(delivery, "dead", reason=reason, body=_next_body(env, run))
 
 
@@ -161,6 +159,20 @@ def _unburied(env: Environment, run: Run) -> dict[str, str] | None:
     throws = run.task.throws if run.task is not None else ()
     expected = bool(throws) and isinstance(meta.error, throws)
     return None if expected or not env.app.conf.dead_letter_failures else _reason("failed", run, outcome)
+
+
+def _left_to_decider(env: Environment, run: Run) -> float:
+    """Return for how long another delivery of this very message may still be about to bury it, in seconds.
+
+    Until then this one must not bury it, which may be done already, nor remove it, which may be all that is left of it.
+    """
+    if not env.transport.doubles or run.record is None:
+        return 0.0
+    try:
+        decided_at = env.app.read_meta(run.record).date_done
+    except DispatcherError:  # it says nothing that we can read
+        return 0.0
+    return 0.0 if decided_at is None else decided_at + LAMBDA_MAX_TIMEOUT - env.clock.time()
 
 
 def _reason(reason: str, run: Run, outcome: Outcome) -> dict[str, str]:

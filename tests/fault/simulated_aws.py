@@ -60,6 +60,8 @@ class SimulatedAws:
         self.swallowed: list[str] = []
         self.calls: Counter[str] = Counter()
         self.database_away = False
+        #: how often each batch is delivered
+        self.deliveries = 1
         self._remembered: dict[str, float] = {}
         self._stack = ExitStack()
         self._patch()
@@ -196,9 +198,13 @@ class SimulatedAws:
         ]  # fmt: skip
 
     def invoke(self, records: list[dict[str, Any]]) -> None:
-        """Run a batch, and delete what the handler does not report."""
-        answer = self.worker({"Records": records}, Context)
-        reported = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
+        """Run a batch, as often as it is delivered, and delete what the handler does not report."""
+        for _ in range(self.deliveries):
+            answer = self.worker({"Records": records}, Context)
+            reported = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
+            self._delete(records, reported)
+
+    def _delete(self, records: list[dict[str, Any]], reported: set[str]) -> None:
         for record in records:
             if record["messageId"] not in reported:
                 self.sqs.delete_message(QueueUrl=self.url, ReceiptHandle=record["receiptHandle"])

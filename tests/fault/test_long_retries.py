@@ -160,6 +160,30 @@ def test_backoff_over_weeks(make_aws: MakeAws) -> None:
     assert {letter.message_attributes["task"]["StringValue"] for letter in aws.dead} == {"steady", "excepted"}
 
 
+def test_batches_that_are_delivered_twice(make_aws: MakeAws) -> None:
+    """Every delivery has a double: no retry is counted twice, nothing is published or buried twice."""
+    aws = make_aws(result_expires=None)
+    aws.deliveries = 2
+    journals = {how: Journal(aws) for how in HOW}
+
+    @aws.app.task(name="doubled", bind=True, max_retries=6, default_retry_delay=10 * HOUR)
+    def doubled(self: Any, page: int, how: str) -> None:
+        journals[how].note(self, page)
+        options = HOW[how](self, 10 * HOUR)
+        if "args" in options:
+            options["args"] = (*options["args"], how)
+        self.retry(exc=ValueError(how), **options)
+
+    results = [doubled.delay(0, how) for how in HOW]
+    aws.work()
+    assert all(journal.retries == list(range(7)) for journal in journals.values())
+    assert journals["arguments"].args == [(page,) for page in range(7)]
+    assert [(result.state, result.retries) for result in results] == [("FAILURE", 6)] * len(HOW)
+    assert sorted(letter.message_attributes["exception"]["StringValue"] for letter in aws.dead) == sorted(
+        f"ValueError: {how}" for how in HOW
+    )
+
+
 @pytest.mark.timeout(120 * STORM)
 def test_retries_without_end(make_aws: MakeAws) -> None:
     """``max_retries=None``: five times more attempts than the queue gives receipts, none lost, none given up."""

@@ -267,7 +267,7 @@ def test_a_failure_is_buried_though_its_decider_died() -> None:
     recording.record(executor.env, [decider])  # and here it dies
     [double] = executor.process([delivery])
     assert double.settlement is not None
-    assert (double.settlement.action, double.settlement.delay) == ("release", 60)
+    assert (double.settlement.action, double.settlement.delay) == ("release", 900)
     executor.close()
     bench.work(transport=transport)
     assert [letter.reason["exception"] for letter in bench.dead()] == ["ZeroDivisionError: division by zero"]
