@@ -208,12 +208,12 @@ def emitted(runs: list[Run], now: float = 103.5) -> dict[str, Any]:
 def test_metrics_count_outcomes() -> None:
     """Every run of a batch is in one of the counts."""
     runs = [run_of(kind) for kind in (Kind.SUCCESS, Kind.SUCCESS, Kind.FAILURE, Kind.RETRY)]
-    runs += [run_of(Kind.HANDED_BACK, started=False), run_of(Kind.UNREADABLE, started=False)]
+    runs += [run_of(kind, started=False) for kind in (Kind.HANDED_BACK, Kind.DEFERRED, Kind.UNREADABLE)]
     blob = emitted(runs)
     counts = {name: blob.get(name, 0) for name in metrics.UNITS if name.startswith(("Tasks", "Batch"))}
     assert counts == {
-        "BatchSize": 6, "TasksStarted": 4, "TasksSucceeded": 2, "TasksFailed": 2, "TasksRetried": 1,
-        "TasksHandedBack": 1,
+        "BatchSize": 7, "TasksStarted": 4, "TasksSucceeded": 2, "TasksFailed": 2, "TasksRetried": 1,
+        "TasksHandedBack": 1, "TasksDeferred": 1,
     }  # fmt: skip
     assert blob["TaskDuration"] == [2.0] * 4
     assert (blob["service"], blob["queue"], blob["_aws"]["Timestamp"]) == ("shop", "orders", 103_500)
