@@ -110,7 +110,7 @@ def test_any_event_gets_a_well_formed_answer_from_the_reader(recorder: Recorder,
 
 
 @given(st.lists(st.sampled_from(["note", "unknown", "garbage", "started"]), min_size=1, max_size=10))
-@relaxed
+@settings(relaxed, max_examples=20)
 def test_each_lost_message_is_settled_or_reported(recorder: Recorder, kinds: list[str]) -> None:
     """Of a batch of real ones, each goes home, is buried, or is reported; none runs here."""
     lab = recorder.lab
