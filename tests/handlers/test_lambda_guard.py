@@ -22,7 +22,7 @@ def ran(name):
     with open(os.environ["RUNS"], "a") as file:
         file.write(name + "\n")
 
-@app.task(bind=True, time_limit=0.5)
+@app.task(bind=True, time_limit=1.5)
 def quick(self, name):
     while name == "hang":
         pass
