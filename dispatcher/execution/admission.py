@@ -212,16 +212,13 @@ def _is_lean(run: Run) -> bool:
 
 def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
     """Return the outcome of a run that must not start, or not yet, by its record and its times."""
-    record = run.record
-    assert run.message is not None
-    run.message = message = handover.revived(run.message, record)
-    claim = handover.claim_of(message, record)
-    if claim is handover.Claim.VOID:
-        return Outcome(Kind.SUPERSEDED)
-    if claim is handover.Claim.OPEN:
-        receipts = run.delivery.receive_count
-        if not handover.has_waited(receipts, env.transport.budget_spent(run.delivery)):
-            return Outcome(Kind.HANDED_BACK, delay=handover.pause(receipts))
+    message, record = run.message, run.record
+    assert message is not None
+    if record is not None:
+        run.message = message = handover.revived(message, record)
+    by_claim = _decide_by_claim(env, run, message) if message.handover is not None else None
+    if by_claim is not None:
+        return by_claim
     by_record = _admit_by_record(env, run, message, record, now) if record is not None else None
     if by_record is not None and by_record.kind in (Kind.SUPERSEDED, Kind.REPEATED):
         return by_record
@@ -237,6 +234,16 @@ def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
         until = message.eta if message.expires is None else min(message.eta, message.expires)
         return Outcome(Kind.HANDED_BACK, delay=until - now)
     return None
+
+
+def _decide_by_claim(env: Environment, run: Run, message: Message) -> Outcome | None:
+    """Return the outcome of a message with a name that the record does not mean, or not yet."""
+    claim, receipts = handover.claim_of(message, run.record), run.delivery.receive_count
+    if claim is handover.Claim.VOID:
+        return Outcome(Kind.SUPERSEDED)
+    if claim is handover.Claim.GOOD or handover.has_waited(receipts, env.transport.budget_spent(run.delivery)):
+        return None
+    return Outcome(Kind.HANDED_BACK, delay=handover.pause(receipts))
 
 
 def _admit_by_record(env: Environment, run: Run, message: Message, record: TaskRecord, now: float) -> Outcome | None:

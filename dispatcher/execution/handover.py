@@ -56,8 +56,6 @@ def successor(record: TaskRecord) -> str | None:
 
 def claim_of(message: Message, record: TaskRecord | None) -> Claim:
     """Say whether a message that carries a name is the one the record means."""
-    if message.handover is None:
-        return Claim.GOOD
     if record is None:
         return Claim.OPEN
     if record.gen == message.gen - 1 and successor(record) == message.handover:
@@ -70,13 +68,11 @@ def claim_of(message: Message, record: TaskRecord | None) -> Claim:
     return Claim.VOID if ended else Claim.OPEN
 
 
-def revived(message: Message, record: TaskRecord | None) -> Message:
+def revived(message: Message, record: TaskRecord) -> Message:
     """Return a message that was given up unread, and has come back to who can read it, as the next generation.
 
     Its body cannot say so: who gave it up could not write another one.
     """
-    if record is None:
-        return message
     given_up = record.gen == message.gen and record.final and successor(record) == UNREAD
     goes_on = record.gen == message.gen + 1 and record.token.startswith(f"{UNREAD}/")
     return message.replace(gen=message.gen + 1, handover=UNREAD) if given_up or goes_on else message
