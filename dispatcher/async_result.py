@@ -15,6 +15,7 @@ from dispatcher.exceptions import (
     TimeoutError,
     UnsupportedOption,
 )
+from dispatcher.result_families import forget_tree, raise_for_parents
 from dispatcher.result_reading import ResultReader, assert_will_not_block, raisable, value_of
 from dispatcher.state import get_current_app
 from dispatcher.utils.graph import DependencyGraph
@@ -31,6 +32,8 @@ class AsyncResult(Generic[R]):
     """A handle on a task by its id; reading it asks the result backend unless the task is known to be finished."""
 
     TimeoutError = TimeoutError
+    #: whether a record is kept of it
+    _stored = True
 
     def __init__(
         self,
@@ -168,9 +171,9 @@ class AsyncResult(Generic[R]):
             return None  # type: ignore[return-value]
         if disable_sync_subtasks:
             assert_will_not_block()
+        if self._final is None and propagate and follow_parents and self.parent is not None:
+            raise_for_parents(self)
         if self._final is None:
-            if propagate and follow_parents:
-                self._raise_for_parents()
             self._keep(self.backend.wait(self.id, timeout, interval, on_interval))
         if self._final is None:  # finished, but past its result_expires
             raise TimeoutError(f"the result of task {self.id} has expired")
@@ -204,12 +207,6 @@ class AsyncResult(Generic[R]):
 
     def __await__(self) -> Any:
         return self.aget().__await__()
-
-    def _raise_for_parents(self) -> None:
-        node = self.parent
-        while node is not None:
-            node.maybe_throw()
-            node = node.parent
 
     def _deliver(self, propagate: bool, callback: Any, on_message: Any) -> R:
         if on_message is not None:
@@ -252,11 +249,8 @@ class AsyncResult(Generic[R]):
     # -- changing
 
     def forget(self) -> None:
-        """Remove the task's record and those of its parents."""
-        self._final = None
-        if self.parent is not None:
-            self.parent.forget()
-        self.backend.forget([self.id])
+        """Remove the records of the task and of all that came before it, in batches."""
+        forget_tree(self)
 
     def revoke(
         self,

@@ -21,6 +21,8 @@ else:
 class EagerResult(AsyncResult[R]):
     """The result of a task that ran in this process, by `Task.apply` or ``task_always_eager``."""
 
+    _stored = False
+
     def __init__(
         self,
         id: str,

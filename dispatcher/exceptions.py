@@ -226,6 +226,15 @@ class TaskRevokedError(TaskError):
 class ChordError(TaskError):
     """A member of a chord's header failed."""
 
+    @classmethod
+    def of(cls, member_id: str, error: BaseException) -> ChordError:
+        """Return the error of what waits for a group whose member failed with ``error``: that very one if it is one."""
+        if isinstance(error, ChordError):
+            return error
+        raised = cls(f"Dependency {member_id} raised {error!r:.500}")
+        raised.__cause__ = error
+        return raised
+
 
 class UnsupportedOption(TaskError, TypeError):
     """An option is known but cannot work here; the message names the reason and the alternative."""

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dispatcher import states
 from dispatcher.async_result import AsyncResult, register_group, result_from_tuple
 from dispatcher.backends.base import TaskRecord
 from dispatcher.exceptions import TimeoutError
+from dispatcher.result_families import forget_tree, members_of
 from dispatcher.result_reading import ResultReader, assert_will_not_block
 from dispatcher.state import get_current_app
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as _TypeVar
 
-class ResultSet:
+    R = _TypeVar("R", default=Any)
+else:
+    R = TypeVar("R")
+
+#: Seconds between the first two looks at results that are waited for, and by how much the pauses grow.
+_FIRST_PAUSE = 0.005
+_GROWTH = 1.5
+
+
+class ResultSet(Generic[R]):
     """Several results; reading their states costs one batch read for all that are not known to be finished."""
 
     def __init__(
-        self, results: Iterable[Any], app: ResultReader | None = None, ready_barrier: Any = None, **kwargs: Any
+        self,
+        results: Iterable[AsyncResult[R] | ResultSet[R]],
+        app: ResultReader | None = None,
+        ready_barrier: Any = None,
+        **kwargs: Any,
     ) -> None:
         self._app = app
         self.results: list[Any] = list(results)
@@ -63,24 +80,25 @@ class ResultSet:
         """Remove all."""
         self.results = []
 
-    def _leaves(self) -> Iterator[AsyncResult[Any]]:
-        for result in self.results:
-            if isinstance(result, ResultSet):
-                yield from result._leaves()
-            else:
-                yield result
+    def _leaves(self) -> Iterator[AsyncResult[R]]:
+        return members_of(self)
 
-    def _refresh(self) -> list[AsyncResult[Any]]:
+    def _refresh(self) -> list[AsyncResult[R]]:
         """Read what is not known to be finished, in one batch; return all single results."""
-        leaves = list(self._leaves())
-        unknown = [result for result in leaves if result._final is None and not result.ignored]
-        records = self.backend.read([result.id for result in unknown]) if unknown else {}
+        unknown = self._unknown()
+        return self._learn(unknown, self.backend.read([result.id for result in unknown]) if unknown else {})
+
+    def _unknown(self) -> list[AsyncResult[R]]:
+        return [result for result in self._leaves() if result._final is None and not result.ignored]
+
+    def _learn(self, unknown: list[AsyncResult[R]], records: dict[str, TaskRecord]) -> list[AsyncResult[R]]:
         for result in unknown:
             result._keep(records.get(result.id) or TaskRecord(result.id, states.PENDING))
+        leaves = list(self._leaves())
         self._call_back(leaves)
         return leaves
 
-    def _call_back(self, leaves: list[AsyncResult[Any]]) -> None:
+    def _call_back(self, leaves: list[AsyncResult[R]]) -> None:
         if self._callbacks and all(result._final is not None for result in leaves):
             waiting, self._callbacks = self._callbacks, []
             for callback in waiting:
@@ -130,61 +148,116 @@ class ResultSet:
         on_message: Callable[[dict[str, Any]], Any] | None = None,
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], Any] | None = None,
-    ) -> list[Any]:
+    ) -> list[R]:
         """Wait for all and return their values in order; raise the first exception unless ``propagate=False``.
 
         ``timeout`` (seconds) is for all together, ``interval`` the longest pause between reads. A failure is raised as
-        soon as it is known, whatever the others do. Raises `TimeoutError`.
+        soon as it is known, whatever the others do. ``on_message(meta)`` and ``callback(id, value)`` are called for
+        each task once it is known to be finished; with a callback the list is empty, as in Celery. Raises
+        `TimeoutError`, and `RuntimeError` inside a task unless ``disable_sync_subtasks=False``.
         """
         if disable_sync_subtasks:
             assert_will_not_block()
-        clock = self.backend.clock
-        deadline = None if timeout is None else clock.monotonic() + timeout
-        pause = min(0.005, interval)
-        while True:
-            leaves = self._refresh()
-            if propagate:
-                for result in leaves:
-                    if result._final is not None:
-                        result.maybe_throw()
-            if all(result._final is not None or result.ignored for result in leaves):
-                break
-            if on_interval is not None:
-                on_interval()
-            left = None if deadline is None else deadline - clock.monotonic()
-            if left is not None and left <= 0:
-                missing = sum(result._final is None for result in leaves)
-                raise TimeoutError(f"{missing} of {len(leaves)} tasks had no result after {timeout:g} s")
-            clock.sleep(pause if left is None else min(pause, left))
-            pause = min(pause * 1.5, interval)
-        values = [result._deliver(propagate, callback, on_message) if not result.ignored else None for result in leaves]
-        return [] if callback is not None else values
+        for result in self._finishing(timeout, interval, on_interval):
+            result._deliver(propagate, callback, on_message)
+        return self._values() if callback is None else []
 
     join = get
     join_native = get
 
+    def iterate(
+        self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5
+    ) -> Generator[R, None, None]:
+        """Yield values as tasks finish, those that are finished already in their order; raises as `get`."""
+        for result in self._finishing(timeout, interval):
+            yield result._deliver(propagate, None, None)
+
     def iter_native(
-        self, timeout: float | None = None, interval: float = 0.5, **kwargs: Any
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield pairs of id and meta as tasks finish."""
+        self,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Generator[tuple[str, dict[str, Any]], None, None]:
+        """Yield pairs of id and meta as tasks finish; raises `TimeoutError`. ``no_ack`` has no effect."""
+        for result in self._finishing(timeout, interval, on_interval):
+            meta = result._get_task_meta()
+            if on_message is not None:
+                on_message(meta)
+            yield result.id, meta
+
+    def _values(self) -> list[R]:
+        return [None if result.ignored else result.result for result in self._leaves()]  # type: ignore[misc]
+
+    def _finishing(
+        self, timeout: float | None, interval: float, on_interval: Callable[[], Any] | None = None
+    ) -> Iterator[AsyncResult[R]]:
+        """Yield the single results that keep something as they finish, each once."""
         clock = self.backend.clock
         deadline = None if timeout is None else clock.monotonic() + timeout
         seen: set[str] = set()
-        pause = min(0.005, interval)
+        pause = min(_FIRST_PAUSE, interval)
         while True:
             leaves = self._refresh()
-            fresh = [result for result in leaves if result._final is not None and result.id not in seen]
-            for result in fresh:
-                seen.add(result.id)
-                yield result.id, result._get_task_meta()
-            if len(seen) == len({result.id for result in leaves}):
+            known = len(seen)
+            yield from _fresh(leaves, seen)
+            unknown = [result for result in leaves if result._final is None and not result.ignored]
+            if not unknown:
                 return
-            if deadline is not None and clock.monotonic() >= deadline:
-                raise TimeoutError(
-                    f"{len(leaves) - len(seen)} of {len(leaves)} tasks had no result after {timeout:g} s"
-                )
-            clock.sleep(pause)
-            pause = min(pause * 1.5, interval)
+            if on_interval is not None:
+                on_interval()
+            left = None if deadline is None else deadline - clock.monotonic()
+            if left is not None and left <= 0:
+                if len(seen) > known:
+                    continue  # whoever took these may have taken their time
+                raise _timed_out(unknown, leaves, timeout)
+            self._pause(unknown[-1].id, pause if left is None else min(pause, left))
+            pause = min(pause * _GROWTH, interval)
+
+    def _pause(self, task_id: str, seconds: float) -> None:
+        """Wait a little; where the store tells of ends, only until this task's, the last of those that are missing."""
+        if not self.backend.tells_of_ends:
+            self.backend.clock.sleep(seconds)
+            return
+        try:
+            self.backend.wait(task_id, seconds)
+        except TimeoutError:
+            pass
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> list[R]:
+        """Wait like `get` without blocking the event loop; stores are asked in threads of their own."""
+        async for result in self._afinishing(timeout, interval):
+            result._deliver(propagate, None, None)
+        return self._values()
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self.aget().__await__()
+
+    def __aiter__(self) -> AsyncIterator[AsyncResult[R]]:
+        """Yield the single results as they finish: ``async for result in results: result.get()``."""
+        return self._afinishing(None, 0.5)
+
+    async def _afinishing(self, timeout: float | None, interval: float) -> AsyncIterator[AsyncResult[R]]:
+        now = asyncio.get_running_loop().time
+        deadline = None if timeout is None else now() + timeout
+        seen: set[str] = set()
+        pause = min(_FIRST_PAUSE, interval)
+        while True:
+            unknown = self._unknown()
+            records = await asyncio.to_thread(self.backend.read, [result.id for result in unknown])
+            leaves = self._learn(unknown, records)
+            for result in _fresh(leaves, seen):
+                await asyncio.to_thread(result._read_all)  # what is in a payload store
+                yield result
+            unknown = self._unknown()
+            if not unknown:
+                return
+            left = None if deadline is None else deadline - now()
+            if left is not None and left <= 0:
+                raise _timed_out(unknown, leaves, timeout)
+            await asyncio.sleep(pause if left is None else min(pause, left))
+            pause = min(pause * _GROWTH, interval)
 
     def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
         """Call back with this set once all its tasks are known to be finished."""
@@ -195,11 +268,8 @@ class ResultSet:
     # -- changing
 
     def forget(self) -> None:
-        """Remove the records of all tasks."""
-        ids = [result.id for result in self._leaves()]
-        self.backend.forget(ids)
-        for result in self._leaves():
-            result._final = None
+        """Remove the records of all tasks and of what came before them, in batches."""
+        forget_tree(self)
 
     def revoke(self, **kwargs: Any) -> None:
         """Revoke all tasks."""
@@ -231,13 +301,13 @@ class ResultSet:
         return True
 
 
-class GroupResult(ResultSet):
+class GroupResult(ResultSet[R]):
     """The results of a group; ``parent`` is the result of what came before it."""
 
     def __init__(
         self,
         id: str | None = None,
-        results: Iterable[Any] | None = None,
+        results: Iterable[AsyncResult[R] | ResultSet[R]] | None = None,
         parent: Any = None,
         app: ResultReader | None = None,
         **kwargs: Any,
@@ -253,7 +323,7 @@ class GroupResult(ResultSet):
         """The results of the members."""
         return self.results
 
-    def save(self, backend: Any = None) -> GroupResult:
+    def save(self, backend: Any = None) -> GroupResult[R]:
         """Keep which results these are, so that `restore` finds them by the group's id."""
         self.app.record_state(_saved(self.id), "SAVED", self.as_tuple())
         return self
@@ -263,13 +333,13 @@ class GroupResult(ResultSet):
         self.backend.forget([_saved(self.id)])
 
     @classmethod
-    def restore(cls, id: str, backend: Any = None, app: ResultReader | None = None) -> GroupResult | None:
+    def restore(cls, id: str, backend: Any = None, app: ResultReader | None = None) -> GroupResult[Any] | None:
         """Return the group result that was saved under this id; `None` if there is none."""
         reader: ResultReader = app if app is not None else get_current_app()
         record = reader.backend.read([_saved(id)]).get(_saved(id))
         if record is None:
             return None
-        found: GroupResult = result_from_tuple(reader.read_meta(record).complete().result, reader)
+        found: GroupResult[Any] = result_from_tuple(reader.read_meta(record).complete().result, reader)
         return found
 
     def as_tuple(self) -> tuple[Any, Any]:
@@ -297,6 +367,18 @@ class GroupResult(ResultSet):
 
     def __reduce__(self) -> Any:
         return result_from_tuple, (self.as_tuple(),)
+
+
+def _fresh(leaves: Iterable[AsyncResult[R]], seen: set[str]) -> Iterator[AsyncResult[R]]:
+    """Yield the finished results that were not seen, noting them."""
+    for result in leaves:
+        if result._final is not None and result.id not in seen:
+            seen.add(result.id)
+            yield result
+
+
+def _timed_out(unknown: list[Any], leaves: list[Any], timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"{len(unknown)} of {len(leaves)} tasks had no result after {timeout:g} s")
 
 
 def _saved(group_id: str) -> str:

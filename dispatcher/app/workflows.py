@@ -9,7 +9,7 @@ from dispatcher import registry, state, states
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
-from dispatcher.exceptions import MessageTooLarge
+from dispatcher.exceptions import ChordError, MessageTooLarge
 from dispatcher.execution import workflow
 from dispatcher.message import Message
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
@@ -192,7 +192,7 @@ class Workflows:
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
-                    return _stopped(steps[position + 1 :], workflow.chord_error(failed.id, failed.result), result)
+                    return _stopped(steps[position + 1 :], ChordError.of(failed.id, failed.result), result)
                 args = () if last else ([each.result for each in result._leaves()],)
             else:
                 result = maybe_signature(step, self).apply(args)

@@ -116,6 +116,8 @@ class ResultBackend(ABC):
 
     #: whether other processes see the records
     shared: bool = True
+    #: whether `wait` is woken by the end of the task, rather than that it asks again and again
+    tells_of_ends: bool = False
     #: the largest ``data`` in bytes, `None` for no limit
     max_data: int | None = None
 

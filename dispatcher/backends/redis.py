@@ -30,6 +30,8 @@ _BATCH_BYTES: Final = 4_000_000
 class RedisBackend(RedisJoins):
     """A result backend on one Redis (6.2 or later) or Valkey server; options as in `dispatcher.redis_settings`."""
 
+    tells_of_ends = True
+
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options, clock)
         self._settings = parse(url, self.options)

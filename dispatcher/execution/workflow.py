@@ -174,18 +174,9 @@ def give_up(env: Environment, failure: Failure) -> None:
         if join.fired:
             return
         body = json_decode(join.body)
-        error = chord_error(message.id, failure.error)
+        error = ChordError.of(message.id, failure.error)
         failure = failure._replace(cause=join.id, status=states.FAILURE, error=error)
         waiting, member = body["then"], member_of(body.get("place"))
-
-
-def chord_error(member_id: str, error: BaseException) -> ChordError:
-    """Return the error of what waits for a group one of whose members failed."""
-    if isinstance(error, ChordError):
-        return error
-    raised = ChordError(f"Dependency {member_id} raised {error!r:.500}")
-    raised.__cause__ = error
-    return raised
 
 
 def _fail_waiting(

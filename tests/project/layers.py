@@ -48,6 +48,7 @@ LAYERS = {
     "backends": 4,
     "payloads": 4,
     "result_reading": 4,
+    "result_families": 4,
     "async_result": 4,
     "eager_result": 4,
     "result_sets": 4,
@@ -113,7 +114,7 @@ RESTRICTED = {
     "eventlet": ("consumer",),
     "pytest": ("testing", "pytest_plugin"),
     "django": ("contrib.django", "app.discovery"),
-    "typing_extensions": ("async_result", "eager_result", "task"),  # for type checkers only
+    "typing_extensions": ("async_result", "eager_result", "result_sets", "task"),  # for type checkers only
     "celery": ("contrib.celery",),
 }
 

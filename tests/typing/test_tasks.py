@@ -8,7 +8,7 @@ from typing import Any, assert_type
 from dispatcher import AsyncResult, Dispatcher, Signature, Task, shared_task
 from dispatcher.canvas import signature
 from dispatcher.exceptions import Retry
-from dispatcher.result import EagerResult
+from dispatcher.result import EagerResult, ResultSet
 
 app = Dispatcher("typing", broker="memory://typing", set_as_current=False)
 
@@ -145,6 +145,13 @@ def calls() -> None:
 async def waits() -> None:
     """Waiting in a coroutine; never run."""
     assert_type(await charge.delay(42).aget(timeout=1), str)
+    results = ResultSet([charge.delay(1), charge.delay(2)])
+    assert_type(results.get(), list[str])
+    assert_type(await results.aget(timeout=1), list[str])
+    assert_type(await results, list[str])
+    async for result in results:
+        assert_type(result.get(), str)
+    assert_type(next(results.iterate()), str)
 
 
 def mistakes() -> None:
