@@ -56,6 +56,11 @@ class HeaderResults(list[Any]):
     """The results of a group as an argument: read for a run, and never sent, since the message says where they are."""
 
 
+def own_args(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return positional arguments without the results of a header; the same where they have none."""
+    return args[1:] if args and type(args[0]) is HeaderResults else args
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Message:
     """One request to run a task; times are epoch seconds, limits seconds.
@@ -152,7 +157,7 @@ class Message:
     @property
     def own_args(self) -> tuple[Any, ...]:
         """The arguments that travel with the message: without the results of a header."""
-        return self.args[1:] if self.args and type(self.args[0]) is HeaderResults else self.args
+        return own_args(self.args)
 
     def without_arguments(self) -> Message:
         """Return the message as it was before `with_payload` and `with_header`."""

@@ -355,7 +355,7 @@ def _arguments_of(message: Message) -> tuple[dict[str, str], bytes]:
     """Return a message's arguments as they are stored, and how they are encoded."""
     packed = message.packed
     if packed is None:
-        return {"enc": "json"}, json_encode([list(message.args), dict(message.kwargs)]).encode("ascii")
+        return {"enc": "json"}, json_encode([list(message.own_args), dict(message.kwargs)]).encode("ascii")
     return {name: packed[name] for name in ("enc", "zip") if name in packed}, packed_bytes(packed)
 
 

@@ -155,7 +155,7 @@ class Executor:
         [run] = self._admitted([delivery], ended=True)
         if _may_overrule(run):
             run.outcome = Outcome(Kind.HANDED_BACK)
-            if delivery.receive_count > 1:
+            if delivery.receive_count > 1 and not admission.runs_once(run):
                 run.context = invocation.request_of(self.env, run)  # its start was recorded, and is taken back
         self.finish([run])
         return run
@@ -164,8 +164,10 @@ class Executor:
         """Steps 5 to 7 for runs that another process decided; what it has recorded already is not decided again."""
         runs = self._admitted([delivery for delivery, _ in ended], ended=True)
         for run, (_, decided) in zip(runs, ended, strict=True):
-            moved_on = run.record is not None and run.record.retries != decided.attempt
-            if _may_overrule(run) and not moved_on:
+            if not _may_overrule(run) or _has_moved_on(run, decided):
+                continue
+            run.outcome = None
+            if not decided.outcome.changes or admission.load(self.env, run):  # a retry keeps what it does not change
                 run.outcome, run.attempt, run.retries = decided.outcome, decided.attempt, decided.retries
                 run.context = invocation.request_of(self.env, run)
                 run.context.update(**decided.extras)
@@ -355,3 +357,12 @@ def _may_overrule(run: Run) -> bool:
     # A run that may start once only is held up by its own start.
     held = run.outcome.kind is Kind.HANDED_BACK and run.record is not None and run.record.starts > 0
     return held and admission.runs_once(run)
+
+
+def _has_moved_on(run: Run, decided: Decided) -> bool:
+    """Say whether the record is past the attempt that was decided; that of a message brought back starts anew."""
+    record, message = run.record, run.message
+    return (
+        record is not None and message is not None
+        and record.gen == message.gen and record.retries != decided.attempt
+    )  # fmt: skip

@@ -57,10 +57,11 @@ def record_start(env: Environment, run: Run) -> bool:
     if not counted and not task.track_started:
         return True
     now = env.clock.time()
-    status = states.STARTED if task.track_started else run.record.status if run.record else states.PENDING
+    record = _goes_on_from(run)
+    status = states.STARTED if task.track_started else record.status if record else states.PENDING
     write = write_of(env, run, status, now)
     # A first delivery's start is shown, but only redelivered ones count towards the crash budget.
-    write.starts = (run.record.starts if run.record else 0) + (1 if counted else 0)
+    write.starts = (record.starts if record else 0) + (1 if counted else 0)
     write.started_at = now
     if once:
         write.only_start = True
@@ -68,8 +69,8 @@ def record_start(env: Environment, run: Run) -> bool:
     if task.track_started:
         where = {"pid": os.getpid(), "hostname": env.hostname}
         write.data = ResultMeta(result=where, worker=env.hostname, parent_id=run.message.parent_id).encode()
-    elif run.record is not None:
-        write.data = without_slot(run.record.data)
+    elif record is not None:
+        write.data = without_slot(record.data)
     try:
         stood = env.backend.write([write])[0]
     except (OperationalError, BackendError) as error:
@@ -82,6 +83,11 @@ def record_start(env: Environment, run: Run) -> bool:
     run.record = write.record(run.record.revoked if run.record else Revocation.NONE)
     run.attempt = write.retries
     return True
+
+
+def _goes_on_from(run: Run) -> TaskRecord | None:
+    """Return the record that a run goes on from; a generation that failed says nothing of the one brought back."""
+    return run.record if run.record is not None and not run.record.final else None
 
 
 def _lease(env: Environment) -> float:
@@ -99,7 +105,7 @@ def record_loss(env: Environment, run: Run) -> None:
     logger.error("the worker died while it ran %s[%s]", run.task.name if run.task is not None else "?", run.id)
     if delivery.receive_count > 1 or runs_once(run):
         return
-    record = run.record
+    record = _goes_on_from(run)
     write = write_of(env, run, record.status if record is not None else states.PENDING, env.clock.time())
     write.starts, write.started_at = 1, env.clock.time()
     if record is not None:
@@ -200,6 +206,8 @@ def _tellable_write(env: Environment, run: Run, now: float) -> Write | None:
     except OperationalError as error:
         logger.error("the result of %s cannot be stored, its message goes back: %s", run.id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        if runs_once(run):
+            return None  # its start stands: it must not run again
     except ShutdownNow:
         raise
     except BaseException as error:  # noqa: BLE001 - of the user's code that words an exception or shows a result
@@ -243,8 +251,7 @@ def goes_back(outcome: Outcome) -> bool:
 def _slot_write(env: Environment, run: Run, slot: float, now: float) -> Write:
     """Return the write that keeps a record as it is and says when the run's slot is."""
     assert run.message is not None and run.task is not None and run.task._rate is not None
-    # A generation that has failed says nothing of one that somebody has brought back.
-    record = run.record if run.record is not None and not run.record.final else None
+    record = _goes_on_from(run)
     write = write_of(env, run, record.status if record is not None else states.PENDING, now)
     interval, data = run.task._rate.interval, ""
     if record is not None:

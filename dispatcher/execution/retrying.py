@@ -9,7 +9,7 @@ from dispatcher.exceptions import DispatcherError, OperationalError, Unsupported
 from dispatcher.execution import handover
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
-from dispatcher.message import HeaderResults, Message
+from dispatcher.message import Message, own_args
 from dispatcher.routing import queue_name
 from dispatcher.sending import keywords, positional, set_options
 from dispatcher.serialization import pack
@@ -71,11 +71,11 @@ def next_generation(env: Environment, run: Run, message: Message, outcome: Outco
         args = positional(changes.pop("args", message.args))
         kwargs = keywords(changes.pop("kwargs", message.kwargs))
         fields.update(args=args, kwargs=kwargs, packed=None, payload=None)
-        if not args or type(args[0]) is not HeaderResults:
+        if own_args(args) is args:
             fields["header"] = None
         packed = message.packed or message.payload
         if packed is not None and (packed["enc"] != "json" or "zip" in packed):
-            accept = frozenset(env.app.conf.accept_content)
-            fields["packed"] = pack([list(args), dict(kwargs)], packed["enc"], packed.get("zip"), accept_content=accept)
+            accept, own = frozenset(env.app.conf.accept_content), list(own_args(args))
+            fields["packed"] = pack([own, dict(kwargs)], packed["enc"], packed.get("zip"), accept_content=accept)
     set_options(fields, changes, env.clock.time(), env.app.conf.timezone)
     return queue, message.replace(**fields)

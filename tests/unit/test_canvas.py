@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +203,27 @@ def test_a_body_that_is_retried_reads_the_results_again(shop: Shop) -> None:
 
     assert shop.value(chord([shop.add.s(1), shop.add.s(2)], body.s())) == 7
     assert seen == [(0, [1, 2]), (1, [1, 2]), (2, [7])]
+
+
+@pytest.mark.parametrize("way", ["yaml", "compressed", "stored"])
+def test_a_body_that_is_retried_gets_the_results_once(way: str, tmp_path: Path) -> None:
+    """Arguments that travel packed, or in a payload store, are packed anew without the results before them."""
+    settings: dict[str, Any] = {
+        "yaml": {"task_serializer": "yaml", "accept_content": ["json", "yaml"]},
+        "compressed": {"task_compression": "gzip"},
+        "stored": {"payload_bucket": tmp_path.as_uri(), "payload_threshold": 1_024},
+    }[way]
+    shop = Shop(**settings)
+    seen: list[Any] = []
+
+    @shop.app.task(bind=True, name="body")
+    def body(self: Any, numbers: list[int], text: str, tries: int = 1) -> None:
+        seen.append((list(numbers), len(text), tries))
+        if tries < 3:
+            raise self.retry(kwargs={"tries": tries + 1}, countdown=1)
+
+    shop.value(chord([shop.add.s(1), shop.add.s(2)], body.s("x" * 2_000)))
+    assert seen == [([1, 2], 2_000, tries) for tries in (1, 2, 3)]
 
 
 # Failures

@@ -5,6 +5,7 @@ import contextvars
 import dataclasses
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -280,6 +281,26 @@ def test_a_task_that_runs_once_is_lost_with_its_worker_and_says_so() -> None:
         result.get()
     assert runs == []
     assert [letter.reason["reason"] for letter in bench.dead()] == ["failed"]
+
+
+def test_a_task_that_runs_once_is_not_run_again_for_its_result(tmp_path: Path) -> None:
+    """Its result cannot be stored just now: the function has run, so that the task is lost."""
+    store = tmp_path / "store"
+    store.write_text("no directory")
+    bench = Bench(payload_bucket=store.as_uri(), payload_threshold=1_024)
+    runs: list[int] = []
+
+    @bench.app.task(name="once", acks_late=False)
+    def once() -> str:
+        runs.append(1)
+        return "x" * 5_000
+
+    result = once.delay()
+    bench.step()
+    store.unlink()
+    bench.work()
+    assert runs == [1]
+    assert isinstance(result.result, WorkerLostError)
 
 
 def test_a_duplicate_waits_while_a_task_that_runs_once_may_be_running() -> None:

@@ -1,5 +1,6 @@
 """Settling for a run that another process started: what it came to is recorded once, whatever was recorded before."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from dispatcher import states
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
+from dispatcher.execution.admission import suspect
 from dispatcher.execution.run import Kind, Outcome, Run
 from dispatcher.execution.watch import Decided
 from tests.unit.bench import Bench
@@ -133,3 +135,55 @@ def test_decided_retry_is_counted_once(bench: Bench) -> None:
         assert bench.record(run.id).retries == 1
     assert run.settlement is not None
     assert run.settlement.action == "release"
+
+
+def test_decided_run_of_a_redriven_task_counts(bench: Bench) -> None:
+    """How often the task was retried before it became a dead letter says nothing of the attempt that was decided."""
+    delivery = taken(bench, max_retries=2)
+    for attempt in range(3):
+        kind = Kind.RETRY if attempt < 2 else Kind.FAILURE
+        [run] = bench.executor().conclude([(delivery, Decided(Outcome(kind, error=KeyError("k")), attempt, attempt))])
+        if kind is Kind.RETRY:
+            [delivery] = bench.receive()
+    assert (bench.record(run.id).final, bench.record(run.id).retries) == (True, 2)
+    bench.app.broker.redrive(bench.dead())
+    [delivery] = bench.receive()
+    bench.executor().conclude([(delivery, Decided(Outcome(Kind.SUCCESS, 5), 0, 0))])
+    assert bench.result(run.id).result == 5
+    assert bench.left() == 0
+
+
+def test_decided_retry_keeps_what_it_does_not_change(tmp_path: Path) -> None:
+    """The arguments are in the payload store, and whoever takes over has not fetched them for the run."""
+    bench = Bench(payload_bucket=tmp_path.as_uri(), payload_threshold=1_024)
+    task = bench.app.task(name="t")(lambda text, times=1: len(text) * times)
+    result = task.delay("x" * 5_000)
+    [delivery] = bench.receive()
+    decided = Decided(Outcome(Kind.RETRY, error=KeyError("k"), changes={"kwargs": {"times": 2}}), 0, 0)
+    bench.executor().conclude([(delivery, decided)])
+    bench.work()
+    assert result.get() == 10_000
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_innocent_run_that_may_start_once_is_lost(bench: Bench, count: int) -> None:
+    """acks_late=False: what was stopped half-way, or had ended and was not recorded, is not run again."""
+    delivery = taken(bench, acks_late=False)
+    delivery.receive_count = count
+    run = begun(bench, delivery)
+    bench.executor().give_up(delivery)
+    bench.work()
+    assert isinstance(bench.result(run.id).result, WorkerLostError)
+
+
+def test_started_run_of_a_redriven_task_shows_no_old_failure(bench: Bench) -> None:
+    """A task that was brought back and is under way is not FAILURE, which it is not ready with; it is a suspect."""
+    delivery = taken(bench)
+    run = bench.executor().abandon(delivery, 3.0)
+    bench.app.broker.redrive(bench.dead())
+    [delivery] = bench.receive()
+    delivery.receive_count = 2
+    run = begun(bench, delivery)
+    result = bench.result(run.id)
+    assert (result.state, result.ready(), result.result) == (states.PENDING, False, None)
+    assert suspect(run)
