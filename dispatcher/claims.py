@@ -75,12 +75,13 @@ class Claims:
         self._settle(claimed, None)
         return answers
 
-    def send_all(self, calls: Sequence[Call]) -> None:
+    def send_all(self, calls: Sequence[Call], *, strict: bool) -> None:
         """Send calls whose own outcome others wait for, whether or not another task stands for their key.
 
-        Those of unique tasks run one after the other.
+        Those of unique tasks run one after the other. Where the key of a call cannot be told, ``strict`` raises
+        `ImproperlyConfigured`; else the call is sent for its worker to fail, so that whoever waits for it is told.
         """
-        self._sender.send([self._with_key(call, rule) if (rule := self._rule(call)) else call for call in calls])
+        self._sender.send([self._with_key_if_known(call, strict) for call in calls])
 
     def release(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Let the next call of a unique task be sent, whatever became of the one that stands for it.
@@ -127,6 +128,17 @@ class Claims:
     @staticmethod
     def _with_key(call: Call, rule: Uniqueness) -> Call:
         return call._replace(message=call.message.replace(unique=_key(rule, call.message)))
+
+    def _with_key_if_known(self, call: Call, strict: bool) -> Call:
+        rule = self._rule(call)
+        if rule is None or call.message.header is not None:  # the worker will know the results of a header
+            return call
+        try:
+            return self._with_key(call, rule)
+        except ImproperlyConfigured:
+            if strict:
+                raise
+            return call
 
     def _claim(self, call: Call, key: str, rule: Uniqueness) -> _Claim:
         """Claim a key for a call, unless another task has it."""

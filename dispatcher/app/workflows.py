@@ -62,10 +62,10 @@ class Workflows:
                 continue
             page.append(self._call_of(each, lineage))
             if len(page) == _PAGE:
-                self._app._claims.send_all(page)
+                self._app._claims.send_all(page, strict=lineage is None)
                 page = []
         if page:
-            self._app._claims.send_all(page)
+            self._app._claims.send_all(page, strict=lineage is None)
 
     @property
     def _app(self) -> Any:

@@ -18,7 +18,7 @@ from dispatcher.exceptions import BackendError, ImproperlyConfigured, Operationa
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.heartbeat import LEASE, Heartbeat, extended_claim
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
-from dispatcher.message import Message
+from dispatcher.message import Message, own_args
 from dispatcher.unique import Scope, Uniqueness
 
 logger = logging.getLogger("dispatcher.worker")
@@ -46,6 +46,8 @@ def name(env: Environment, run: Run) -> None:
 
 
 def _absent_arguments(message: Message) -> bool:
+    if message.header is not None and own_args(message.args) is message.args:
+        return True
     return message.payload is not None and not message.args and not message.kwargs
 
 

@@ -242,6 +242,36 @@ def test_members_of_canvases_are_sent_and_take_turns() -> None:
     assert len(bench.ran) == 3
 
 
+@pytest.mark.parametrize("unique", [True, lambda results: str(sum(results))])
+def test_a_unique_body_is_known_by_the_results_it_gets(unique: Any) -> None:
+    """Whoever sends it does not have them: its key is told by the worker, once it has read them."""
+    bench = UniqueBench()
+    seen: list[Any] = []
+
+    @bench.app.task(name="body", bind=True, unique=unique)
+    def body(self: Any, results: list[int]) -> int:
+        seen.append(locks.read(bench.app.backend, self._uniqueness.key_of([results], {})).running)
+        return sum(results)
+
+    results = [chord([bench.task.s(1), bench.task.s(n)], app=bench.app)(body.s()) for n in (2, 2, 3)]
+    bench.work()
+    assert [result.get(timeout=0) for result in results] == [3, 3, 4]
+    assert sorted(seen) == sorted(result.id for result in results)
+
+
+def test_a_step_whose_key_cannot_be_told_fails_and_says_so() -> None:
+    """What the step before returned is not what its key function takes: nobody waits for it for ever."""
+    bench = UniqueBench()
+    ship = bench.app.task(name="ship", unique=lambda order: order["customer"])(lambda order: order)
+    result = chain(bench.task.s({"total": 3}), ship.s(), bench.task.s(), app=bench.app)()
+    bench.work()
+    with pytest.raises(ImproperlyConfigured, match="'customer'"):
+        result.parent.get(timeout=0)
+    assert result.state == "FAILURE"
+    with pytest.raises(ImproperlyConfigured, match="'customer'"):
+        chain(ship.s({}), bench.task.s(), app=bench.app)()
+
+
 def test_a_producer_that_died_before_it_sent_blocks_nobody() -> None:
     """Whoever calls next sends the message under the id that was claimed; a producer that is alive is waited for."""
     bench = UniqueBench()
