@@ -256,7 +256,9 @@ def test_a_backend_that_is_away_starts_nothing() -> None:
     assert bench.starts == []
 
 
-@pytest.mark.parametrize("settings", [{"worker_disable_rate_limits": True}, {"task_default_rate_limit": "1/h"}])
+@pytest.mark.parametrize(
+    "settings", [{"worker_disable_rate_limits": True}, {"task_default_rate_limit": "1/h", "rate_limit_scope": "global"}]
+)
 def test_limits_can_be_switched_off(settings: dict[str, Any]) -> None:
     """For a worker by its setting, for a task by 0, which the default does not replace."""
     bench = Limited(0 if "task_default_rate_limit" in settings else "1/m", settings=settings)
