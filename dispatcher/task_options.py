@@ -77,7 +77,7 @@ HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return",
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
 #: Celery's methods that are not here, with what to do instead.
 NOT_YET = {
-    "add_to_chord": "there are no chords yet",
+    "add_to_chord": "a group's size is fixed when it is sent; raise self.replace(group(…)) puts calls in its place",
     "add_around": "override __call__ in a base class",
     "annotate": "task_annotations are applied when the app is finalized",
     "subtask_from_request": "use signature_from_request()",

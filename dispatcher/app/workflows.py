@@ -33,6 +33,7 @@ class Lineage(NamedTuple):
     parent_id: str | None
     depth: int
     gen: int = 0
+    priority: int | None = None
 
 
 class Workflows:
@@ -46,7 +47,7 @@ class Workflows:
         """Send a continuation of a finished task, a call or a canvas, under an id derived from it."""
         steps = plan.identify(plan.steps_of(to_wire(maybe_signature(sig, self))), task_id)
         # Of the first generation whatever the parent's is: a callback takes effect once in a task's life.
-        self.launch(plan.plan(steps, tuple(args)), Lineage(parent.effective_root_id, parent.id, parent.depth))
+        self.launch(plan.plan(steps, tuple(args)), _lineage(parent.replace(gen=0)))
 
     def launch(self, planned: Iterable[plan.Step | plan.Opening], parent: Message | Lineage | None = None) -> None:
         """Open the joins of a planned canvas, then send what can start, in pages; it descends from ``parent``.
@@ -88,6 +89,8 @@ class Workflows:
         if lineage is None:
             return call._replace(message=call.message.replace(**fields))
         fields.update(root_id=lineage.root_id, parent_id=lineage.parent_id, gen=call.message.gen or lineage.gen)
+        if self._app.conf.task_inherit_parent_priority and call.message.priority is None:
+            fields.update(priority=lineage.priority)
         return sender.continuation(call._replace(message=call.message.replace(**fields)), lineage.depth + 1)
 
     def _add_built_in_tasks(self) -> None:
@@ -142,22 +145,24 @@ class Workflows:
         last = plan.with_options(named[-1], task_id=message.id, gen=following)
         last = plan.linked(last, "link", message.link)
         named[-1] = plan.linked(last, "link_error", message.link_error)
-        before = Lineage(message.root_id, message.parent_id, message.depth)
+        before = Lineage(message.root_id, message.parent_id, message.depth, 0, message.priority)
         member = workflow.member_of(message.chord)
         self.launch(plan.plan([*named, *(dict(step) for step in message.chain)], (), None, member), before)
 
-    def result_of_steps(self, steps: Sequence[plan.Wire]) -> Any:
-        """Return the result that steps with ids will have: of the last, with its parents; `None` for no step."""
-        result: Any = None
+    def result_of_steps(self, steps: Sequence[plan.Wire], result: Any = None) -> Any:
+        """Return the result that steps with ids will have: of the last, with its parents; ``result`` is before them."""
         for step in steps:
             if plan.is_group(step):
-                result = self._group_result(step, plan.Member(plan.id_of(step), 0), result)
+                leaves = self._leaf_results(step, plan.Member(plan.id_of(step), 0))
+                result = GroupResult(plan.id_of(step), leaves, parent=result, app=self._app)
             else:
                 result = AsyncResult(plan.id_of(step), task_name=step["task"], app=self._app, parent=result)
         return result
 
-    def _group_result(self, group: plan.Wire, place: plan.Member, parent: Any) -> GroupResult:
-        results, index = [], place.leaf
+    def _leaf_results(self, group: plan.Wire, place: plan.Member, parent: Any = None) -> list[Any]:
+        """Return the results of a group's leaves, those of nested groups in line; ``parent`` is before all of them."""
+        results: list[Any] = []
+        index = place.leaf
         for sig in plan.members_of(group):
             steps = plan.steps_of(sig)
             size = plan.leaves(steps)
@@ -165,12 +170,12 @@ class Workflows:
                 continue
             named = plan.identify(steps, plan.leaf_id(place.id, index))
             if plan.is_group(named[-1]):
-                before = self.result_of_steps(named[:-1])
-                results.append(self._group_result(named[-1], place._replace(leaf=index), before))
+                before = self.result_of_steps(named[:-1], parent)
+                results += self._leaf_results(named[-1], place._replace(leaf=index), before)
             else:
-                results.append(self.result_of_steps(named))
+                results.append(self.result_of_steps(named, parent))
             index += size
-        return GroupResult(plan.id_of(group), results, parent=parent, app=self._app)
+        return results
 
     def run_canvas(self, canvas: Any) -> Any:
         """Run a canvas in this process; return the result of the whole."""
@@ -188,7 +193,7 @@ class Workflows:
                 for index, sig in enumerate(plan.members_of(step)):
                     named = plan.identify(plan.steps_of(sig), plan.leaf_id(plan.id_of(step), index))
                     member = self._run_steps(named, args)
-                    members += [] if member is None else [member]
+                    members += _leaves_of(member)
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
@@ -203,6 +208,15 @@ class Workflows:
         return result
 
 
+def _leaves_of(result: Any) -> list[Any]:
+    """Return the results that a member of a group ends in."""
+    if not isinstance(result, GroupResult):
+        return [] if result is None else [result]
+    for leaf in result.results:
+        leaf.parent = leaf.parent or result.parent
+    return result.results
+
+
 def _stopped(steps: Sequence[Mapping[str, Any]], error: Any, failed: Any) -> Any:
     """Return the result of steps that do not run because of an error; ``failed`` is the result of the one before."""
     result = failed
@@ -214,7 +228,7 @@ def _stopped(steps: Sequence[Mapping[str, Any]], error: Any, failed: Any) -> Any
 
 def _lineage(parent: Message | Lineage | None) -> Lineage | None:
     if isinstance(parent, Message):
-        return Lineage(parent.effective_root_id, parent.id, parent.depth, parent.gen)
+        return Lineage(parent.effective_root_id, parent.id, parent.depth, parent.gen, parent.priority)
     return parent
 
 

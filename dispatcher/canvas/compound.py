@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dispatcher.canvas import plan
-from dispatcher.canvas.signature import Signature, maybe_signature, register_kind, to_wire
+from dispatcher.canvas.signature import PARTS, Signature, as_list, maybe_signature, register_kind, to_wire
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.utils import uuid
 
@@ -22,10 +21,12 @@ class Canvas(Signature):
         app = options.get("app")
         dict.__init__(
             self, task=self._kind, args=(), kwargs=dict(parts),
-            options={key: value for key, value in options.items() if key != "app"},
+            options={key: value for key, value in options.items() if key not in ("app", "immutable")},
             subtask_type=self._short, immutable=False,
         )  # fmt: skip
         self._app, self._type = app, None
+        if options.get("immutable"):
+            self.set_immutable(True)
 
     @property
     def app(self) -> Any:
@@ -49,7 +50,7 @@ class Canvas(Signature):
     # -- calling
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Send it, with these arguments before its own; Celery's short form of `apply_async`."""
+        """Send it, with these arguments before its own and these options."""
         return self.apply_async(args, **options)
 
     def apply_async(
@@ -77,8 +78,9 @@ class Canvas(Signature):
     def clone(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Return a copy, parts included, with more arguments and options."""
         copy = maybe_signature(to_wire(self), self._app)
-        copy["args"] = (*(args or ()), *self["args"])
-        if kwargs:
+        if not self["immutable"]:
+            copy["args"] = (*(args or ()), *self["args"])
+        if kwargs and not self["immutable"]:
             copy["keywords"] = {**(self.get("keywords") or {}), **kwargs}
         copy["options"].update(options)
         return copy
@@ -137,29 +139,36 @@ class chain(Canvas):  # noqa: N801 - Celery's name
         steps: list[Signature] = self["kwargs"]["tasks"]
         return steps
 
+    @tasks.setter
+    def tasks(self, steps: Iterable[Any]) -> None:
+        self["kwargs"]["tasks"] = [_part(step) for step in steps]
+
+    def unchain_tasks(self) -> list[Signature]:
+        """Return copies of the steps that have the links of the chain: callbacks the last, error callbacks all."""
+        steps = [step.clone() for step in self.tasks]
+        for callback in as_list(self["options"].get("link")):
+            steps[-1].link(callback)
+        for errback in as_list(self["options"].get("link_error")):
+            for step in steps:
+                step.link_error(errback)
+        return steps
+
     def _parts(self) -> Iterator[Signature]:
         return iter(self.tasks)
 
-    def link(self, callback: Any) -> Any:
-        """Call another signature with the result of the last step."""
-        self.tasks[-1].link(callback)
-        return callback
-
-    def link_error(self, errback: Any) -> Any:
-        """Call another signature when any step fails."""
-        for task in self.tasks:
-            task.link_error(errback)
-        return errback
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Send it, with these arguments before those of the first step, and these keywords over its own."""
+        return self.apply_async(args, kwargs)
 
     def __or__(self, other: Any) -> Any:
-        steps = [*self.tasks]
+        steps = self.unchain_tasks()
         if isinstance(other, Mapping) and steps and isinstance(steps[-1], chord) and not isinstance(other, chain):
-            last = steps.pop().clone()
-            return self._with([*steps, last | other])
-        return self._with([*steps, *(other.tasks if isinstance(other, chain) else [_part(other)])])
+            return self._with([*steps[:-1], steps[-1] | other])
+        return self._with([*steps, *(other.unchain_tasks() if isinstance(other, chain) else [_part(other)])])
 
     def _with(self, steps: list[Any]) -> chain:
-        made = chain(app=self._app, **self["options"])
+        own = {name: value for name, value in self["options"].items() if name not in ("task_id", "link", "link_error")}
+        made = chain(app=self._app, **own)
         made["kwargs"]["tasks"] = steps
         made["args"] = self["args"]
         return made
@@ -182,26 +191,40 @@ class group(Canvas):  # noqa: N801 - Celery's name
         members: list[Signature] = self["kwargs"]["tasks"]
         return members
 
+    @tasks.setter
+    def tasks(self, members: Iterable[Any]) -> None:
+        self["kwargs"]["tasks"] = [_part(member) for member in members]
+
     def _parts(self) -> Iterator[Signature]:
         return iter(self.tasks)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group:
-        """Give the members countdowns from ``start`` in steps of ``step`` seconds, from the start again at ``stop``."""
-        if step == 0 or (stop is not None and (stop - start) / step <= 0):
+        """Give the members countdowns from ``start`` in steps of ``step`` seconds; past ``stop`` all get the last."""
+        if step == 0 or (stop is not None and (stop - start) / step < 0):
             raise ValueError(f"skew() needs steps that lead from {start!r} to {stop!r}, not {step!r}")
-        delays: Iterator[float] = itertools.count(start, step)
-        if stop is not None:
-            rounds = [start + step * turn for turn in range(max(1, int((stop - start) / step)))]
-            delays = itertools.cycle(rounds)
-        for task, delay in zip(self.tasks, delays, strict=False):
-            task.set(countdown=delay)
+        last = len(self.tasks) if stop is None else int((stop - start) / step)
+        for position, task in enumerate(self.tasks):
+            task.set(countdown=start + step * min(position, last))
         return self
 
     def link(self, callback: Any) -> Any:
-        """Call another signature with the result of the first member, as Celery does."""
+        """Call another signature when the first member succeeds, with its own arguments alone, as Celery does."""
         if self.tasks:
-            self.tasks[0].link(callback)
+            self.tasks[0].link(maybe_signature(callback, clone=True).set(immutable=True))
         return callback
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        link: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Send the members; ``args`` go before the arguments of each; returns a `GroupResult`."""
+        if link is not None:
+            raise TypeError("a group has no result to call link= with: use group | callback, or link its members")
+        return Canvas.apply_async(self, args, kwargs, route_name, **options)
 
     def link_error(self, errback: Any) -> Any:
         """Call another signature for each member that fails."""
@@ -237,11 +260,19 @@ class chord(Canvas):  # noqa: N801 - Celery's name
         header: group = self["kwargs"]["header"]
         return header
 
+    @tasks.setter
+    def tasks(self, header: Any) -> None:
+        self["kwargs"]["header"] = header if isinstance(header, group) else group(header)
+
     @property
     def body(self) -> Signature | None:
         """What is called with the results."""
         found: Signature | None = self["kwargs"]["body"]
         return found
+
+    @body.setter
+    def body(self, body: Any) -> None:
+        self["kwargs"]["body"] = None if body is None else _part(body)
 
     def _parts(self) -> Iterator[Signature]:
         yield self.tasks
@@ -261,6 +292,8 @@ class chord(Canvas):  # noqa: N801 - Celery's name
         **options: Any,
     ) -> Any:
         """Send the header's members; ``args`` go before the arguments of each; returns the body's result."""
+        kwargs = dict(kwargs or {})
+        body = kwargs.pop("body", body)  # Celery's place for it
         return Canvas.apply_async(self._complete(body), args, kwargs, route_name, **options)
 
     def apply(
@@ -308,9 +341,8 @@ class chord(Canvas):  # noqa: N801 - Celery's name
 def _restored(kind: type[Canvas], sig: Mapping[str, Any], app: Any) -> Canvas:
     """Return a canvas from its dict form."""
     made = kind.__new__(kind)
-    parts = dict(sig.get("kwargs") or {})
-    for name in ("tasks", "header", "body"):
-        value = parts.get(name)
+    parts = {name: value for name, value in (sig.get("kwargs") or {}).items() if name in PARTS}
+    for name, value in parts.items():
         if isinstance(value, Mapping):
             parts[name] = maybe_signature(value, app)
         elif value is not None:

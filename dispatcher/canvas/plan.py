@@ -139,12 +139,24 @@ def steps_of(sig: Wire) -> list[Wire]:
     steps[0] = with_arguments(steps[0], sig.get("args") or (), sig.get("keywords") or {})
     own = options_of(sig)
     task_id, links, errbacks = own.pop("task_id", None), own.pop("link", None), own.pop("link_error", None)
-    if own:
-        steps[0] = with_options(steps[0], **own)
+    if own:  # a group passes them on to what it ends in: Celery's chord gives its options to its body as well
+        calls = (position for position, step in enumerate(steps) if not is_group(step))
+        reach = next(calls, len(steps) - 1) + 1
+        steps[:reach] = [with_options(step, **(own if is_group(step) or not place else _undelayed(own)))
+                         for place, step in enumerate(steps[:reach])]  # fmt: skip
+    if sig.get("immutable"):
+        steps[0] = {**steps[0], "immutable": True}
     if task_id is not None:
         steps[-1] = with_options(steps[-1], task_id=task_id)
     steps[-1] = linked(steps[-1], "link", links or [])
-    return [linked(step, "link_error", errbacks or []) for step in steps]
+    ends = len(steps) - 1  # a failure in a group that something follows is told to that, once
+    return [step if is_group(step) and place < ends else linked(step, "link_error", errbacks or [])
+            for place, step in enumerate(steps)]  # fmt: skip
+
+
+def _undelayed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that what follows a group inherits: the group has waited for both."""
+    return {name: value for name, value in options.items() if name not in ("countdown", "eta")}
 
 
 def _group(header: Any) -> Wire:
@@ -199,9 +211,10 @@ def plan(
     if not steps:
         return
     first, rest = steps[0], tuple(steps[1:])
+    if first.get("immutable"):
+        args, header = (), None
     if not is_group(first):
-        immutable = bool(first.get("immutable"))
-        yield Step(first, () if immutable else args, None if immutable else header, rest, member)
+        yield Step(first, args, header, rest, member)
         return
     members = members_of(first)
     size = leaves([first])
@@ -275,10 +288,12 @@ def as_tuple(step: Wire, place: Member | None = None) -> tuple[Any, Any]:
     if not is_group(step):
         return (id_of(step), None), None
     place = place if place is not None else Member(id_of(step), 0)
-    members, index = [], place.leaf
+    members: list[Any] = []
+    index = place.leaf
     for sig in members_of(step):
         steps = steps_of(sig)
         if size := leaves(steps):
-            members.append(as_tuple(identify(steps, leaf_id(place.id, index))[-1], place._replace(leaf=index)))
+            last = as_tuple(identify(steps, leaf_id(place.id, index))[-1], place._replace(leaf=index))
+            members += [last] if last[1] is None else last[1]
             index += size
     return (id_of(step), None), members

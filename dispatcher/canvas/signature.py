@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dispatcher.exceptions import UnsupportedOption
 from dispatcher.sensitive import Marks, both, marks_on_wire, masked
 from dispatcher.state import get_current_app
 
 _DEFAULTS: dict[str, Any] = {"args": (), "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
+#: The keywords of a canvas that are its parts; Celery writes others beside them.
+PARTS = ("tasks", "header", "body")
 #: Signatures made of signatures, by the name that stands for the task's: the class, and what makes one from a dict.
 _KINDS: dict[str, tuple[Any, Callable[..., Any]]] = {}
 
@@ -17,6 +21,15 @@ _KINDS: dict[str, tuple[Any, Callable[..., Any]]] = {}
 def register_kind(name: str, kind: Any, restore: Callable[..., Any]) -> None:
     """Have signatures of this name be of a class of their own."""
     _KINDS[name] = kind, restore
+
+
+def item(key: str) -> property:
+    """Return a property that reads and sets a key of a signature."""
+
+    def put(self: dict[str, Any], value: Any) -> None:
+        self[key] = value
+
+    return property(operator.itemgetter(key), put)
 
 
 class Signature(dict[str, Any]):
@@ -62,13 +75,9 @@ class Signature(dict[str, Any]):
 
     # -- parts
 
-    task = property(lambda self: self["task"])
-    name = property(lambda self: self["task"])
-    args = property(lambda self: self["args"])
-    kwargs = property(lambda self: self["kwargs"])
-    options = property(lambda self: self["options"])
-    subtask_type = property(lambda self: self["subtask_type"])
-    immutable = property(lambda self: self["immutable"])
+    task, args, kwargs, options = item("task"), item("args"), item("kwargs"), item("options")
+    subtask_type, immutable = item("subtask_type"), item("immutable")
+    name = property(operator.itemgetter("task"))
 
     @property
     def id(self) -> str | None:
@@ -143,7 +152,7 @@ class Signature(dict[str, Any]):
         copy._type = self._type
         for key in ("link", "link_error"):
             if key in copy["options"]:
-                copy["options"][key] = list(_as_list(copy["options"][key]))
+                copy["options"][key] = list(as_list(copy["options"][key]))
         return copy
 
     partial = clone
@@ -219,7 +228,7 @@ class Signature(dict[str, Any]):
         return self
 
     def _append(self, key: str, sig: Any) -> Any:
-        links = self["options"][key] = list(_as_list(self["options"].get(key)))
+        links = self["options"][key] = list(as_list(self["options"].get(key)))
         if sig not in links:
             links.append(sig)
         return sig
@@ -227,7 +236,7 @@ class Signature(dict[str, Any]):
     def flatten_links(self) -> list[Signature]:
         """Return this signature and all that is linked to it, in order."""
         found = [self]
-        for linked in _as_list(self["options"].get("link")):
+        for linked in as_list(self["options"].get("link")):
             found.extend(maybe_signature(linked, self._app).flatten_links())
         return found
 
@@ -239,6 +248,21 @@ class Signature(dict[str, Any]):
 
     def __ror__(self, other: Any) -> Any:
         return NotImplemented  # a dict would merge
+
+    def __ior__(self, other: Any) -> Any:
+        return self | other  # as above
+
+    def __invert__(self) -> Any:
+        return self.apply_async().get()
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Refuse, as there is no stamping: raises `UnsupportedOption`."""
+        raise UnsupportedOption(
+            "stamp() cannot work: stamping is not available in this release; give each call its headers: "
+            "sig.set(headers={'name': 'value'}), which the task finds in self.request.headers"
+        )
+
+    stamp_links = stamp
 
     def __reduce__(self) -> Any:
         return Signature, (dict(self),)
@@ -263,7 +287,8 @@ class Signature(dict[str, Any]):
         return to_wire(self)
 
 
-def _as_list(value: Any) -> Sequence[Any]:
+def as_list(value: Any) -> Sequence[Any]:
+    """Return one link or several as a sequence."""
     if value is None:
         return ()
     return value if isinstance(value, list | tuple) else (value,)
@@ -278,7 +303,7 @@ def to_wire(sig: Mapping[str, Any]) -> dict[str, Any]:
             body[key] = list(value) if key == "args" else value
     if sig["task"] in _KINDS:
         body.pop("subtask_type", None)  # the name says it
-        body["kwargs"] = {name: _parts_to_wire(part) for name, part in sig["kwargs"].items()}
+        body["kwargs"] = {name: _parts_to_wire(part) for name, part in sig["kwargs"].items() if name in PARTS}
         if sig.get("keywords"):
             body["keywords"] = dict(sig["keywords"])
     marks = sig._marks if isinstance(sig, Signature) else sig.get("sensitive")
@@ -287,7 +312,7 @@ def to_wire(sig: Mapping[str, Any]) -> dict[str, Any]:
     options = body.get("options")
     if options:
         body["options"] = {
-            key: [to_wire(linked) for linked in _as_list(value)] if key in ("link", "link_error") else value
+            key: [to_wire(linked) for linked in as_list(value)] if key in ("link", "link_error") else value
             for key, value in options.items()
         }
     return body

@@ -21,6 +21,7 @@ from dispatcher.exceptions import ChordError, TaskError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
+from dispatcher.sensitive import marks_on_wire
 from dispatcher.serialization import json_decode, json_encode
 
 logger = logging.getLogger("dispatcher.worker")
@@ -56,6 +57,8 @@ def fields_of(step: plan.Step) -> dict[str, Any]:
             header["ids"] = {str(index): each for index, each in step.header.own.items()}
     if step.member is not None:
         fields.update(group=step.member.id, group_index=step.member.leaf)
+    elif step.header is not None:
+        fields.update(group=step.header.id)
     return {name: value for name, value in fields.items() if value is not None and value != ()}
 
 
@@ -175,8 +178,20 @@ def give_up(env: Environment, failure: Failure) -> None:
             return
         body = json_decode(join.body)
         error = ChordError.of(message.id, failure.error)
-        failure = failure._replace(cause=join.id, status=states.FAILURE, error=error)
         waiting, member = body["then"], member_of(body.get("place"))
+        message = _stand_in(failure.message, waiting)
+        failure = Failure(message, join.id, states.FAILURE, error, failure.traceback)
+
+
+def _stand_in(message: Message, waiting: Sequence[Mapping[str, Any]]) -> Message:
+    """Return the message of the first call that waits for a group, as far as error callbacks are told of it."""
+    call = next((step for step in waiting if not plan.is_group(step)), None)
+    if call is None:
+        return message
+    return message.replace(
+        id=plan.id_of(call), task=call["task"], args=tuple(call.get("args") or ()), kwargs=call.get("kwargs") or {},
+        packed=None, payload=None, retries=0, sensitive=marks_on_wire(call.get("sensitive")),
+    )  # fmt: skip
 
 
 def _fail_waiting(
