@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -20,23 +21,20 @@ def main(arguments: list[str]) -> None:
 
 def run(peer: Peer, verb: str, count: int) -> Any:
     """Return what a verb yields: nothing, seconds, a list of seconds, or a description."""
-    match verb:
-        case "describe":
-            return describe(peer)
-        case "workers":
-            return {"commands": peer.workers(count), "variables": peer.variables()}
-        case "fill":
-            return peer.fill(count)
-        case "sends":
-            return peer.time_sends(count)
-        case "bulks":
-            return peer.time_bulks(count)
-        case "calls":
-            return peer.time_calls(count)
-        case "addition":
-            return peer.send_addition()
-        case _:
-            raise SystemExit(f"error: no verb {verb!r}")
+    verbs: dict[str, Callable[[], Any]] = {
+        "describe": lambda: describe(peer),
+        "workers": lambda: {"commands": peer.workers(count), "variables": peer.variables()},
+        "fill": lambda: peer.fill(count),
+        "sends": lambda: peer.time_sends(count),
+        "bulks": lambda: peer.time_bulks(count),
+        "calls": lambda: peer.time_calls(count),
+        "groups": lambda: peer.time_groups(count),
+        "chord": lambda: peer.time_chord(count),
+        "addition": peer.send_addition,
+    }
+    if verb not in verbs:
+        raise SystemExit(f"error: no verb {verb!r}")
+    return verbs[verb]()
 
 
 def describe(peer: Peer) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def total(numbers: list[int]) -> int:
+    """Return the sum of many."""
+    return sum(numbers)
+
+
 async def add_async(a: int, b: int) -> int:
     """Return the sum."""
     return a + b

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 #: Calls before the clock starts: connections open, scripts loaded, caches filled.
 WARM_UP: Final = 50
@@ -16,6 +16,8 @@ WARM_UP: Final = 50
 BULK: Final = 1000
 #: Seconds to wait for one result.
 CALL_TIMEOUT: Final = 10
+#: Seconds to wait for a chord.
+CHORD_TIMEOUT: Final = 240
 
 
 class Peer(ABC):
@@ -51,9 +53,42 @@ class Peer(ABC):
     def time_calls(self, count: int) -> list[float]:
         """Return how long each of so many calls took, from sending an addition to holding its result."""
 
+    def time_groups(self, count: int) -> list[float]:
+        """Return how long each of so many calls took that send a group of `BULK` members."""
+        raise NotImplementedError(f"{self.name} has no groups here")
+
+    def time_chord(self, size: int) -> float:
+        """Return how long a chord of this size takes, from sending it to holding the sum of its members."""
+        raise NotImplementedError(f"{self.name} has no chords here")
+
     @abstractmethod
     def send_addition(self) -> None:
         """Send the task ``tasks.add`` with the arguments 1 and 2."""
+
+
+class CanvasPeer:
+    """The part of a library with Celery's canvas."""
+
+    #: the library's signatures of ``tasks.add`` and ``tasks.total``, its group and its chord
+    add: Any
+    total: Any
+    group: Any
+    chord: Any
+
+    def time_groups(self, count: int) -> list[float]:
+        """Return how long each of so many calls took that send a group of `BULK` members."""
+        return _times(lambda: self.group(self.add.s(n, 1) for n in range(BULK)).apply_async(), warm_up=1, count=count)
+
+    def time_chord(self, size: int) -> float:
+        """Return how long a chord of this size takes, from sending it to holding the sum of its members."""
+        started = time.perf_counter()
+        found = (
+            self.chord((self.add.s(n, 1) for n in range(size)), self.total.s()).apply_async().get(timeout=CHORD_TIMEOUT)
+        )
+        elapsed = time.perf_counter() - started
+        if found != size * (size + 1) // 2:
+            raise SystemExit(f"error: the sum of {size} members came back as {found!r}")
+        return elapsed
 
 
 class SyncPeer(Peer):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import ClassVar, Final
 
-from celery import Celery
+from celery import Celery, chord, group
 
 from benchmarks import work
-from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer
+from benchmarks.peers.base import CALL_TIMEOUT, CanvasPeer, SyncPeer
 
 PREFETCH: Final = 128
 
@@ -20,12 +20,14 @@ app.conf.update(
 )
 tick = app.task(name="tasks.tick")(work.tick)
 add = app.task(name="tasks.add")(work.add)
+total = app.task(name="tasks.total")(work.total)
 
 
-class CeleryPeer(SyncPeer):
+class CeleryPeer(CanvasPeer, SyncPeer):
     """Celery with the settings of its optimizing guide for many short tasks."""
 
     name: ClassVar[str] = "celery"
+    add, total, group, chord = add, total, group, chord
     packages: ClassVar[tuple[str, ...]] = ("celery", "kombu", "redis")
     settings: ClassVar[str] = (
         f"prefork; prefetch multiplier {PREFETCH} (user guide, Optimizing: many short tasks), results off unless read; "

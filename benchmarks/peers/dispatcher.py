@@ -6,18 +6,20 @@ import sys
 from typing import ClassVar, Final
 
 from benchmarks import work
-from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer
-from dispatcher import Dispatcher
+from benchmarks.peers.base import CALL_TIMEOUT, CanvasPeer, SyncPeer
+from dispatcher import Dispatcher, chord, group
 
 app = Dispatcher("bench", broker=work.REDIS_URL, backend=work.REDIS_URL, task_ignore_result=not work.RESULTS)
 tick = app.task(name="tasks.tick")(work.tick)
 add = app.task(name="tasks.add")(work.add)
+total = app.task(name="tasks.total")(work.total)
 
 
-class DispatcherPeer(SyncPeer):
+class DispatcherPeer(CanvasPeer, SyncPeer):
     """Dispatcher at its defaults but for the results."""
 
     name: ClassVar[str] = "dispatcher"
+    add, total, group, chord = add, total, group, chord
     packages: ClassVar[tuple[str, ...]] = ("redis",)
     settings: ClassVar[str] = "prefork, the defaults; results off unless read, then on the Redis backend, pushed"
     on_kill: ClassVar[str] = "run again when their lease ends"
