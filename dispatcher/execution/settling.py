@@ -11,7 +11,7 @@ from dispatcher.brokers.base import Settlement
 from dispatcher.canvas.plan import derived_id
 from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, Reject
 from dispatcher.execution import workflow
-from dispatcher.execution.concealing import conceal, log_error
+from dispatcher.execution.concealing import conceal, log_error, shown_error
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.execution.recording import goes_back
@@ -49,6 +49,8 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
 
 def _send_continuations(env: Environment, run: Run, message: Message) -> None:
     status, meta = _decided(env, run)
+    if status != states.PENDING and workflow.follows(message):
+        _follow(env, run, message, status, meta)
     if status == states.SUCCESS:
         for index, sig in enumerate(message.link):
             env.app.send_linked(sig, (meta.result,), message, derived_id(message.id, f"link/{index}"))
@@ -57,8 +59,23 @@ def _send_continuations(env: Environment, run: Run, message: Message) -> None:
         for index, sig in enumerate(message.link_error):
             called, args = errback_call(env, sig, message, error, meta.traceback)
             env.app.send_linked(called, args, message, derived_id(message.id, _position_of_error(message, index)))
-    if status != states.PENDING and workflow.follows(message):
+
+
+def _follow(env: Environment, run: Run, message: Message, status: str, meta: ResultMeta) -> None:
+    """Do what is next in a canvas; where that can never be sent, tell all that waits for it before the error goes on.
+
+    They fail in the generation before, so that they run once the message is brought back and can be continued.
+    """
+    try:
         workflow.follow(env, message, status, meta)
+    except (OperationalError, BackendError):
+        raise
+    except Exception as error:
+        if status == states.SUCCESS and not env.eager:
+            before = message.replace(gen=message.gen - 1, link_error=())  # its own callbacks were not called: it is done
+            shown = shown_error(run, error)
+            workflow.give_up(env, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
+        raise
 
 
 def _position_of_error(message: Message, index: int) -> str:

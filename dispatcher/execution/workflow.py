@@ -17,7 +17,7 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.canvas import plan
-from dispatcher.exceptions import ChordError, TaskError
+from dispatcher.exceptions import BackendError, ChordError, OperationalError, TaskError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
@@ -164,23 +164,31 @@ def give_up(env: Environment, failure: Failure) -> None:
     message = failure.message
     waiting: Sequence[Mapping[str, Any]] = [dict(step) for step in message.chain]
     member, called = member_of(message.chord), list(message.link_error)
+    unsent: Exception | None = None
     while True:
         _fail_waiting(env, failure, waiting, member)
-        _call_errbacks(env, failure, waiting, called)
+        try:
+            _call_errbacks(env, failure, waiting, called)
+        except (OperationalError, BackendError):
+            raise
+        except Exception as wrong:  # noqa: BLE001 - of the callback; those that wait further on are told all the same
+            unsent = unsent or wrong
         if member is None or not member.size:
-            return
+            break
         try:
             join = env.backend.close_join(member.id, failed=True)
         except JoinMissing:
             logger.error("%s failed, but the join %s it belongs to is gone", message.id, member.id)
-            return
+            break
         if join.fired:
-            return
+            break
         body = json_decode(join.body)
         error = ChordError.of(message.id, failure.error)
         waiting, member = body["then"], member_of(body.get("place"))
         message = _stand_in(failure.message, waiting)
         failure = Failure(message, join.id, states.FAILURE, error, failure.traceback)
+    if unsent is not None:
+        raise unsent
 
 
 def _stand_in(message: Message, waiting: Sequence[Mapping[str, Any]]) -> Message:
@@ -203,7 +211,7 @@ def _fail_waiting(
     if conf.result_expires:
         meta.visible_until = round(now + conf.result_expires, 3)
     write = Write(
-        id="", status=failure.status, gen=max(0, failure.message.gen), attempt=0, retries=0, final=True,
+        id="", status=failure.status, gen=failure.message.gen, attempt=0, retries=0, final=True,
         token=f"after {failure.cause}", expires_at=life_of(conf, now), data=meta.encode(),
     )  # fmt: skip
     ids = plan.waiting_ids(steps, member)

@@ -471,5 +471,31 @@ def test_what_cannot_be_sent_loses_nothing(shop: Shop) -> None:
     assert result.get(timeout=0) == 3
 
 
+def test_what_can_never_be_sent_fails_what_waits_for_it() -> None:
+    """Each level is told, and the step before is a dead letter; brought back when it can be sent, all of it runs."""
+    stores = {"broker": "memory://unsent", "backend": "memory://unsent"}
+    shop = Shop(task_max_depth=1, **stores)
+    inner = shop.add.s(1) | shop.add.s(1) | shop.add.s(1)
+    result = (group(inner, shop.add.s(5)) | shop.total.s() | shop.add.s(100)).apply_async()
+    shop.work()
+    assert "over task_max_depth=1" in str(result.result)
+    assert (result.state, result.parent.state) == ("FAILURE", "FAILURE")
+    [letter] = shop.dead()
+    assert letter.reason["reason"] == "uncontinued"
+    shop = Shop(clock=shop.clock, **stores)
+    shop.app.broker.redrive([letter])
+    shop.work()
+    assert shop.result(result.id).get(timeout=0) == 108
+    assert shop.dead() == []
+
+
+def test_an_error_callback_that_can_never_be_sent_keeps_nobody_waiting(shop: Shop) -> None:
+    """The chord around a chain whose step has a wrong error callback fails like any other."""
+    wrong = shop.add.s(1).set(link_error=[shop.note.s().set(priority=99)])
+    result = (group(shop.fail.s() | wrong, shop.add.s(5)) | shop.total.s()).apply_async()
+    shop.work()
+    assert isinstance(result.result, ChordError)
+
+
 def _away(messages: Any) -> None:
     raise OperationalError("the broker is away")
