@@ -72,7 +72,7 @@ def _follow(env: Environment, run: Run, message: Message, status: str, meta: Res
         raise
     except Exception as error:
         if status == states.SUCCESS and not env.eager:
-            before = message.replace(gen=message.gen - 1, link_error=())  # its own callbacks were not called: it is done
+            before = message.replace(gen=message.gen - 1, link_error=())  # it did not fail: none was called
             shown = shown_error(run, error)
             workflow.give_up(env, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
         raise
