@@ -196,8 +196,12 @@ _NO_EFFECT: Final = (
             "result_chord_retry_interval": 1.0,
             "result_chord_join_timeout": 3.0,
             "result_chord_expires": None,
-            "task_allow_error_cb_on_chord_header": False,
         },
+    ),
+    *_keys(
+        "no_effect",
+        "a chord's error callback is called once, with the ChordError; members are given theirs by group.on_error",
+        {"task_allow_error_cb_on_chord_header": False},
     ),
     *_keys("no_effect", "failures live as long as other results; see result_expires", {"result_failure_expires": None}),
     *_keys(
