@@ -147,6 +147,10 @@ class Sender:
         queue = self._routes.queue(options.get("queue"))
         return Call(Message.make(fields), queue, delay)
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise what `build` raises for options that cannot work, before the call they belong to is due."""
+        set_options({}, options, self._clock.time(), self._conf.timezone)
+
     def continuation(self, call: Call, depth: int) -> Call:
         """Return the call as one that follows from another task's outcome, ``depth`` tasks down."""
         self._check_depth(call.message.task, depth)

@@ -11,6 +11,7 @@ from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
 from dispatcher.exceptions import ChordError, MessageTooLarge
 from dispatcher.execution import workflow
+from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
 from dispatcher.sending import Call, Sender
@@ -108,6 +109,8 @@ class Workflows:
         if self._app.conf.task_always_eager:
             return self.run_canvas(canvas)
         steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
+        for call in plan.calls_of(steps[1:]):
+            self._ready_sender.check_options(call["options"])
         if not self._send_launcher(steps):
             self.launch(plan.plan(steps))
         result = self.result_of_steps(steps)
@@ -189,7 +192,8 @@ class Workflows:
             last = position == len(steps) - 1
             parent = result
             if plan.is_group(step):
-                members = []
+                members: list[Any] = []
+                args = () if step.get("immutable") else args
                 for index, sig in enumerate(plan.members_of(step)):
                     named = plan.identify(plan.steps_of(sig), plan.leaf_id(plan.id_of(step), index))
                     member = self._run_steps(named, args)
@@ -197,14 +201,35 @@ class Workflows:
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
-                    return _stopped(steps[position + 1 :], ChordError.of(failed.id, failed.result), result)
+                    return self._stopped(steps[position:], ChordError.of(failed.id, failed.result), result)
                 args = () if last else ([each.result for each in result._leaves()],)
             else:
                 result = maybe_signature(step, self).apply(args)
                 result.parent = parent
                 if not result.successful():
-                    return _stopped(steps[position + 1 :], result.result, result)
+                    return self._stopped(steps[position:], result.result, result)
                 args = (result.result,)
+        return result
+
+    def _stopped(self, steps: Sequence[Mapping[str, Any]], error: Any, result: Any) -> Any:
+        """Return the result of steps the first of which failed, and call the error callbacks of those that do not run.
+
+        ``result`` is the first's.
+        """
+        failed, following = steps[0], steps[1:]
+        told = workflow.stand_in(
+            Message(plan.id_of(failed), failed["task"]), following if plan.is_group(failed) else [failed]
+        )
+        called = list(workflow.errbacks_of([failed]))
+        traceback = None if plan.is_group(failed) else result.traceback
+        for step in following:
+            parent, result = result, EagerResult(plan.id_of(step), error, states.FAILURE)
+            result.parent = parent
+        for sig in workflow.errbacks_of(following):
+            if sig not in called:
+                called.append(sig)
+                call, args = errback_call(self._app.tasks, sig, told, error, traceback)
+                maybe_signature(call, self).apply(args)
         return result
 
 
@@ -215,15 +240,6 @@ def _leaves_of(result: Any) -> list[Any]:
     for leaf in result.results:
         leaf.parent = leaf.parent or result.parent
     return result.results
-
-
-def _stopped(steps: Sequence[Mapping[str, Any]], error: Any, failed: Any) -> Any:
-    """Return the result of steps that do not run because of an error; ``failed`` is the result of the one before."""
-    result = failed
-    for step in steps:
-        parent, result = result, EagerResult(plan.id_of(step), error, states.FAILURE)
-        result.parent = parent
-    return result
 
 
 def _lineage(parent: Message | Lineage | None) -> Lineage | None:

@@ -177,6 +177,16 @@ def leaves(steps: Sequence[Wire]) -> int:
     return sum(leaves(steps_of(member)) for member in members_of(last)) if is_group(last) else 1
 
 
+def calls_of(steps: Sequence[Wire]) -> Iterator[Wire]:
+    """Yield the calls of steps, those in groups too, which have options."""
+    for step in steps:
+        if is_group(step):
+            for member in members_of(step):
+                yield from calls_of(steps_of(member))
+        elif step.get("options"):
+            yield step
+
+
 def identify(steps: Sequence[Wire], task_id: str, seed: str | None = None) -> list[Wire]:
     """Return the steps with an id each: ``task_id`` for the last, others derived from ``seed``, by default the same.
 

@@ -6,23 +6,22 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ERRBACK_HEADER
 from dispatcher.message import Message
 from dispatcher.sensitive import both, masked
 
 
 def errback_call(
-    env: Environment, sig: Mapping[str, Any], message: Message, error: BaseException, traceback: str | None
+    tasks: Mapping[str, Any], sig: Mapping[str, Any], message: Message, error: BaseException, traceback: str | None
 ) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
     """Return an error callback and what it gets: the failed task's id, or (request, exception, traceback).
 
     Celery's rule: a callback of one parameter is old-style and gets the id alone.
     """
-    task = env.app.tasks.get(sig["task"])
+    task = tasks.get(sig["task"])
     if task is not None and not _takes_several(task.run):
         return sig, (message.id,)
-    failed = env.app.tasks.get(message.task)
+    failed = tasks.get(message.task)
     args, kwargs = masked(
         message.args, message.kwargs, both(message.sensitive, failed._sensitive if failed is not None else None)
     )

@@ -57,7 +57,7 @@ def _send_continuations(env: Environment, run: Run, message: Message) -> None:
     elif status == states.FAILURE:
         error = meta.error if meta.error is not None else DispatcherError("failed")
         for index, sig in enumerate(message.link_error):
-            called, args = errback_call(env, sig, message, error, meta.traceback)
+            called, args = errback_call(env.app.tasks, sig, message, error, meta.traceback)
             env.app.send_linked(called, args, message, derived_id(message.id, _position_of_error(message, index)))
 
 

@@ -185,13 +185,13 @@ def give_up(env: Environment, failure: Failure) -> None:
         body = json_decode(join.body)
         error = ChordError.of(message.id, failure.error)
         waiting, member = body["then"], member_of(body.get("place"))
-        message = _stand_in(failure.message, waiting)
+        message = stand_in(failure.message, waiting)
         failure = Failure(message, join.id, states.FAILURE, error, failure.traceback)
     if unsent is not None:
         raise unsent
 
 
-def _stand_in(message: Message, waiting: Sequence[Mapping[str, Any]]) -> Message:
+def stand_in(message: Message, waiting: Sequence[Mapping[str, Any]]) -> Message:
     """Return the message of the first call that waits for a group, as far as error callbacks are told of it."""
     call = next((step for step in waiting if not plan.is_group(step)), None)
     if call is None:
@@ -221,20 +221,21 @@ def _fail_waiting(
 
 def _call_errbacks(env: Environment, failure: Failure, steps: Sequence[Mapping[str, Any]], called: list[Any]) -> None:
     """Call the error callbacks of steps that will not run, but for those that were called before."""
-    for position, sig in enumerate(_errbacks(steps)):
+    for position, sig in enumerate(errbacks_of(steps)):
         if sig in called:
             continue
         called.append(sig)
-        call, args = errback_call(env, sig, failure.message, failure.error, failure.traceback)
+        call, args = errback_call(env.app.tasks, sig, failure.message, failure.error, failure.traceback)
         env.app.send_linked(call, args, failure.message, plan.derived_id(failure.cause, f"errback/{position}"))
 
 
-def _errbacks(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+def errbacks_of(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """Yield the error callbacks of steps and of what is in them."""
     for step in steps:
         yield from plan.options_of(step).get("link_error") or ()
         if plan.is_group(step):
             for sig in step["kwargs"]["tasks"]:
-                yield from _errbacks(plan.steps_of(sig))
+                yield from errbacks_of(plan.steps_of(sig))
 
 
 # -- before a run

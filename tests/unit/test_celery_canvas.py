@@ -238,6 +238,13 @@ CALLS: dict[str, tuple[Program, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_eager_arguments(name: str) -> None:
+    """In this process they go there too."""
+    call, wanted = CALLS[name]
+    assert call(World(task_always_eager=True)).get() == wanted
+
+
 def _fixed(canvas: Any) -> Any:
     canvas.set_immutable(True)
     return canvas
@@ -393,6 +400,24 @@ def test_links(w: World, name: str) -> None:
     make, options, wanted = LINKS[name]
     w.send(make(w), **(options(w) if options is not None else {}))
     assert sorted(w.noted, key=str) == wanted
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_eager_links(name: str) -> None:
+    """In this process the same are called, also where Celery raises instead."""
+    make, options, wanted = LINKS[name]
+    w = World(task_always_eager=True)
+    make(w).apply_async(**(options(w) if options is not None else {}))
+    assert sorted(w.noted, key=str) == wanted
+
+
+def test_options_of_later_steps_are_checked_first(w: World) -> None:
+    """What could never be sent is an error of whoever sends the canvas, and nothing is sent."""
+    wrong = w.add.s(1).set(countdwn=3)
+    for canvas in (w.add.s(1) | wrong, w.add.s(1) | group(w.add.s(1), w.add.s(1) | wrong), chord([w.add.s(1)], wrong)):
+        with pytest.raises(TypeError, match="did you mean 'countdown'"):
+            canvas.apply_async()
+    assert w.left() == 0
 
 
 def test_what_an_error_callback_of_a_chord_is_told(w: World) -> None:
