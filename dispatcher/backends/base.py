@@ -227,6 +227,10 @@ class ResultBackend(ABC):
     def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
         """Set flags of a join, and return it as it was before; raises `JoinMissing`."""
 
+    @abstractmethod
+    def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
+        """Return the joins that exist, by id, for people to look at; one round trip per 100 where the store allows."""
+
     def wait(
         self,
         task_id: str,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import aws, aws_bounds
@@ -130,13 +130,16 @@ class DynamoDBBackend(DynamoDBJoins):
             item = self._call("get_item", TableName=self.table, Key=key(ids[0]), ConsistentRead=True).get("Item")
             return {ids[0]: record_of(item)} if item and is_alive(item, now) else {}
         records = {}
-        for items in aws.together(self._get, list(aws.chunks(ids, DYNAMODB_MAX_BATCH_GET))):
+        for items in self._get_all([key(task_id) for task_id in ids]):
             records.update({record.id: record for record in (record_of(item) for item in items if is_alive(item, now))})
         return records
 
-    def _get(self, ids: Sequence[str]) -> list[Item]:
-        """Read the items of up to 100 ids, asking again for those the table had no capacity or room for."""
-        wanted: dict[str, Any] = {self.table: {"Keys": [key(task_id) for task_id in ids], "ConsistentRead": True}}
+    def _get_all(self, keys: Sequence[Any]) -> Iterable[list[Item]]:
+        return aws.together(self._get, list(aws.chunks(keys, DYNAMODB_MAX_BATCH_GET)))
+
+    def _get(self, keys: Sequence[Any]) -> list[Item]:
+        """Read the items of up to 100 keys, asking again for those the table had no capacity or room for."""
+        wanted: dict[str, Any] = {self.table: {"Keys": keys, "ConsistentRead": True}}
         items: list[Item] = []
         for _ in self._attempts("read"):
             response = self._call("batch_get_item", RequestItems=wanted)

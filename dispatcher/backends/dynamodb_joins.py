@@ -8,7 +8,7 @@ does not contain the member tells exactly one caller that it is full, and a repe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import aws
@@ -27,6 +27,9 @@ class DynamoDBJoins(ResultBackend):
     table: str
 
     def _call(self, operation: str, **parameters: Any) -> Any:
+        raise NotImplementedError
+
+    def _get_all(self, keys: Sequence[Any]) -> Iterable[Sequence[_Item]]:
         raise NotImplementedError
 
     def open_join(self, join: Join, expires_at: float) -> None:
@@ -71,6 +74,16 @@ class DynamoDBJoins(ResultBackend):
         if not held:
             raise JoinMissing(join_id)
         return _join(join_id, item)
+
+    def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
+        """Return joins, a hundred to a call."""
+        now, found = self.clock.time(), {}
+        for items in self._get_all([_key(join_id) for join_id in dict.fromkeys(ids)]):
+            for item in items:
+                join_id = item["pk"]["S"].removeprefix("CHORD#")
+                if "n" in item and float(item["ttl"]["N"]) > now:
+                    found[join_id] = _join(join_id, item)
+        return found
 
     def _now(self) -> dict[str, Any]:
         return {":now": {"N": repr(self.clock.time())}}

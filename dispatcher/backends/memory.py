@@ -171,6 +171,12 @@ class MemoryBackend(ResultBackend):
             self._store.joins[join_id] = closed, done, life
             return join
 
+    def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
+        """Return joins."""
+        with self._store.changed:
+            now, joins = self.clock.time(), self._store.joins
+            return {id: dataclasses.replace(joins[id][0]) for id in ids if id in joins and joins[id][2] > now}
+
     def _join(self, join_id: str) -> tuple[Join, set[int], float]:
         found = self._store.joins.get(join_id)
         if found is None or found[2] <= self.clock.time():

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from dispatcher.backends.base import ResultBackend
 from dispatcher.backends.joins import Join, JoinMissing
-from dispatcher.redis_connection import RedisConnections, Script
+from dispatcher.redis_connection import Command, RedisConnections, Script, pack
+
+_FIELDS: Final = ("size", "body", "fired", "failed")
 
 _PRELUDE: Final = """
 -- Let the keys live until `expiry` at least; in milliseconds since the epoch.
@@ -79,8 +81,17 @@ class RedisJoins(ResultBackend):
         """Set flags of a join."""
         return _join(join_id, self._script(_CLOSE, join_id, (int(fired), int(failed))))
 
+    def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
+        """Return joins, asked for in one pipeline."""
+        commands = [Command(pack("HMGET", self._join_key(join_id), *_FIELDS)) for join_id in ids]
+        answers = self._connections.run(commands) if commands else []
+        return {id: _join(id, answer) for id, answer in zip(ids, answers, strict=True) if answer[0] is not None}
+
+    def _join_key(self, join_id: str) -> str:
+        return f"{self._settings.key_prefix}join:{{{join_id}}}"
+
     def _script(self, script: Script, join_id: str, arguments: Sequence[str | int]) -> Any:
-        key = f"{self._settings.key_prefix}join:{{{join_id}}}"
+        key = self._join_key(join_id)
         (answer,) = self._connections.run([script.call((key, f"{key}:done"), arguments)])
         return answer
 

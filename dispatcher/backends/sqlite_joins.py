@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from dispatcher import sqlite_store
@@ -16,6 +17,8 @@ _READ: Final = "SELECT size, body, fired, failed, done FROM joins WHERE id = ?"
 _MARK: Final = "INSERT INTO join_members (join_id, member) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _COUNT: Final = "UPDATE joins SET done = done + ?, expires_at = max(expires_at, ?) WHERE id = ?"
 _CLOSE: Final = "UPDATE joins SET fired = max(fired, ?), failed = max(failed, ?) WHERE id = ?"
+_READ_MANY: Final = "SELECT id, size, body, fired, failed FROM joins WHERE expires_at > ? AND id IN"
+_CHUNK: Final = 500
 _EXPIRED: Final = "SELECT id FROM joins WHERE expires_at <= ? ORDER BY expires_at LIMIT 10"
 
 
@@ -55,6 +58,15 @@ class SQLiteJoins(ResultBackend):
             return join
 
         return self._store.write(work)
+
+    def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
+        """Return joins."""
+        found: dict[str, Join] = {}
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            rows = self._store.read(f"{_READ_MANY} ({', '.join('?' * len(chunk))})", [self.clock.time(), *chunk])
+            found.update((row[0], Join(row[0], row[1], row[2], bool(row[3]), bool(row[4]))) for row in rows)
+        return found
 
 
 def _read(connection: sqlite3.Connection, join_id: str) -> tuple[Join, int]:

@@ -550,6 +550,20 @@ class BackendContract:
         with pytest.raises(JoinMissing):
             backend.close_join(harness.task_id(), fired=True)
 
+    def test_joins_are_read_in_batches(self, harness: Harness[ResultBackend]) -> None:
+        """As they are, many in a call; those that are not there are left out."""
+        backend, life = harness.open(), harness.clock.time() + DAY
+        joins = {id: Join(id, 3, f'["é{number}"]') for number, id in enumerate(harness.task_id() for _ in range(120))}
+        for join in joins.values():
+            backend.open_join(join, life)
+        assert backend.read_joins([harness.task_id(), *joins]) == joins
+        assert backend.read_joins([]) == {}
+        first, second = list(joins)[:2]
+        backend.close_join(first, failed=True)
+        backend.mark_joined(second, 1, 3, life)
+        closed = dataclasses.replace(joins[first], failed=True)
+        assert backend.read_joins([first, second]) == {first: closed, second: joins[second]}
+
     def test_threads_complete_a_join(self, harness: Harness[ResultBackend]) -> None:
         """Of members that end at the same time, each twice, at least one sees the join complete."""
         backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY
