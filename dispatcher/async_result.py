@@ -297,7 +297,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def name(self) -> str | None:
-        """The task's name; from the record with ``result_extended``, else as known here."""
+        """The task's name; from the record, else as known here."""
         return self._read()[1].name or self._task_name
 
     @property

@@ -325,18 +325,18 @@ class GroupResult(ResultSet[R]):
 
     def save(self, backend: Any = None) -> GroupResult[R]:
         """Keep which results these are, so that `restore` finds them by the group's id."""
-        self.app.record_state(_saved(self.id), "SAVED", self.as_tuple())
+        self.app.record_state(saved_id(self.id), "SAVED", self.as_tuple())
         return self
 
     def delete(self, backend: Any = None) -> None:
         """Remove what `save` kept."""
-        self.backend.forget([_saved(self.id)])
+        self.backend.forget([saved_id(self.id)])
 
     @classmethod
     def restore(cls, id: str, backend: Any = None, app: ResultReader | None = None) -> GroupResult[Any] | None:
         """Return the group result that was saved under this id; `None` if there is none."""
         reader: ResultReader = app if app is not None else get_current_app()
-        record = reader.backend.read([_saved(id)]).get(_saved(id))
+        record = reader.backend.read([saved_id(id)]).get(saved_id(id))
         if record is None:
             return None
         found: GroupResult[Any] = result_from_tuple(reader.read_meta(record).complete().result, reader)
@@ -381,7 +381,8 @@ def _timed_out(unknown: list[Any], leaves: list[Any], timeout: float | None) -> 
     return TimeoutError(f"{len(unknown)} of {len(leaves)} tasks had no result after {timeout:g} s")
 
 
-def _saved(group_id: str) -> str:
+def saved_id(group_id: str) -> str:
+    """Return the id of the record that `GroupResult.save` writes."""
     return f"group/{group_id}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dispatcher import registry, state, states
+from dispatcher.app.lineage import read_workflow
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
@@ -17,6 +18,7 @@ from dispatcher.result import AsyncResult, EagerResult, GroupResult
 from dispatcher.sending import Call, Sender
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.utils import uuid
+from dispatcher.workflow_state import Workflow
 
 #: How many messages of a large group are made before they are sent.
 _PAGE = 1000
@@ -152,11 +154,24 @@ class Workflows:
         member = workflow.member_of(message.chord)
         self.launch(plan.plan([*named, *(dict(step) for step in message.chain)], (), None, member), before)
 
-    def result_of_steps(self, steps: Sequence[plan.Wire], result: Any = None) -> Any:
-        """Return the result that steps with ids will have: of the last, with its parents; ``result`` is before them."""
-        for step in steps:
+    def workflow(self, start: Any, limit: int = 10_000) -> Workflow:
+        """Return the state of the whole workflow that a task or group belongs to, given by its id or its result.
+
+        Records and joins lead to their relatives; each level is read in batches, up to ``limit`` tasks. A result that a
+        canvas returned knows more than an id: of what has not run, records know the next few steps only.
+        """
+        self._app.finalize(auto=True)
+        return read_workflow(self._app, start, limit)
+
+    def result_of_steps(self, steps: Sequence[plan.Wire], result: Any = None, member: plan.Member | None = None) -> Any:
+        """Return the result that steps with ids will have: of the last, with its parents; ``result`` is before them.
+
+        ``member`` is the place that the last step ends.
+        """
+        for position, step in enumerate(steps):
             if plan.is_group(step):
-                leaves = self._leaf_results(step, plan.Member(plan.id_of(step), 0))
+                place = member if position == len(steps) - 1 else None
+                leaves = self._leaf_results(step, place or plan.Member(plan.id_of(step), 0))
                 result = GroupResult(plan.id_of(step), leaves, parent=result, app=self._app)
             else:
                 result = AsyncResult(plan.id_of(step), task_name=step["task"], app=self._app, parent=result)

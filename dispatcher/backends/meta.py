@@ -27,7 +27,10 @@ class ResultMeta:
     """The content of `TaskRecord.data`; times in epoch seconds.
 
     ``children`` holds results as nested tuples, ``visible_until`` is when readers stop seeing the result. The fields
-    from ``name`` on are stored with ``result_extended`` only.
+    from ``args`` to ``queue`` are stored with ``result_extended`` only.
+
+    ``header`` is the id of the group whose results the task was given, ``links`` how many callbacks follow its success,
+    and ``ahead`` the next steps of its chain: id, name (`None` for a group) and how many results each comes to.
 
     Content too large for a record is in a payload store, where ``payload`` refers to; `complete` fetches it, by
     ``source``, when it is needed.
@@ -42,6 +45,9 @@ class ResultMeta:
     parent_id: str | None = None
     root_id: str | None = None
     group_id: str | None = None
+    header: str | None = None
+    links: int | None = None
+    ahead: list[Any] | None = None
     name: str | None = None
     args: Any = None
     kwargs: Any = None

@@ -275,11 +275,11 @@ def ids_of_header(header: Header, start: int = 0, stop: int | None = None) -> li
     return [header.own.get(index) or leaf_id(header.id, index) for index in range(start, end)]
 
 
-def waiting_ids(steps: Sequence[Wire], member: Member | None = None) -> Iterator[str]:
-    """Yield the ids of all calls of steps that have not started: whoever waits for one must learn of a failure."""
+def waiting_calls(steps: Sequence[Wire], member: Member | None = None) -> Iterator[tuple[str, str]]:
+    """Yield ids and tasks of all calls of steps that have not started: who waits for one must learn of a failure."""
     for position, step in enumerate(steps):
         if not is_group(step):
-            yield id_of(step)
+            yield id_of(step), step["task"]
             continue
         last = position == len(steps) - 1
         place = member if last and member is not None else Member(id_of(step), 0)
@@ -289,7 +289,7 @@ def waiting_ids(steps: Sequence[Wire], member: Member | None = None) -> Iterator
             if not inner:
                 continue
             there = place._replace(leaf=index)
-            yield from waiting_ids(identify(inner, leaf_id(place.id, index)), there)
+            yield from waiting_calls(identify(inner, leaf_id(place.id, index)), there)
             index += leaves(inner)
 
 

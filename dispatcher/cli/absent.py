@@ -15,7 +15,6 @@ COMMANDS: Final[Mapping[str, str]] = {
     "control": "workers take no remote commands; stop them by SIGTERM, revoke tasks with `dispatcher revoke`",
     "events": "there is no event stream; dispatcher status counts, and workers log as JSON with --log-format json",
     "flower": "there is no event stream to watch; dispatcher status counts, and workers log as JSON",
-    "graph": "it draws Celery's internals, which are not here",
     "inspect": "workers take no remote commands; dispatcher status, list tasks and result show what is known",
     "logtool": "it reads Celery's log format; log as JSON with --log-format json and use jq",
     "migrate": "it moves messages between Celery's brokers; run workers on both brokers until the old one is empty",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dispatcher import _version
-from dispatcher.cli import absent, calling, completion, demo, dlq, inspecting, queues, worker
+from dispatcher.cli import absent, calling, completion, demo, dlq, graph, inspecting, queues, worker
 from dispatcher.cli.errors import FAILED, INTERRUPTED, OK, CommandError, explain, say_error
 from dispatcher.cli.session import Session
 from dispatcher.exceptions import DispatcherWarning
@@ -77,6 +77,7 @@ for _command in (
     calling.call,
     calling.result,
     calling.revoke,
+    graph.graph,
     queues.status,
     queues.purge,
     inspecting.list_,

@@ -68,7 +68,10 @@ def record_start(env: Environment, run: Run) -> bool:
         write.not_before = now + _lease(env)  # a duplicate that comes while it runs does not mean that it is lost
     if task.track_started:
         where = {"pid": os.getpid(), "hostname": env.hostname}
-        write.data = ResultMeta(result=where, worker=env.hostname, parent_id=run.message.parent_id).encode()
+        meta = _meta_of(env, run, now)
+        meta.date_done = meta.visible_until = meta.args = meta.kwargs = None
+        meta.result, meta.worker = where, env.hostname
+        write.data = meta.encode()
     elif record is not None:
         write.data = without_slot(record.data)
     try:
@@ -328,7 +331,14 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
     message, conf = run.message, env.app.conf
     assert message is not None
     meta = ResultMeta(
-        date_done=round(now, 3), parent_id=message.parent_id, root_id=message.root_id, group_id=message.group
+        date_done=round(now, 3),
+        parent_id=message.parent_id,
+        root_id=message.root_id,
+        group_id=message.group,
+        name=message.task,
+        links=len(message.link) or None,
+        header=message.header["id"] if message.header else None,
+        ahead=workflow.ahead(message),
     )
     if conf.result_expires:
         meta.visible_until = round(now + conf.result_expires, 3)
@@ -340,7 +350,7 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
         meta.children = [*(meta.children or ()), following]
     if conf.result_extended:
         args, kwargs = masked(message.args, message.kwargs, marks_of(run))
-        meta.name, meta.args, meta.kwargs = message.task, _shown(args), _shown(kwargs)
+        meta.args, meta.kwargs = _shown(args), _shown(kwargs)
         meta.worker, meta.queue = env.hostname, run.delivery.queue
     return meta
 

@@ -30,6 +30,8 @@ logger = logging.getLogger("dispatcher.worker")
 _PAGE = 100
 #: A record lists the ids of at most this many members of the group that follows.
 _LISTED = 500
+#: A record names this many of the steps that follow, so that it stays within what one write unit of DynamoDB takes.
+_AHEAD = 5
 
 
 # -- messages and plans
@@ -107,6 +109,16 @@ def next_result(message: Message) -> tuple[Any, Any] | None:
     if plan.is_group(step) and plan.leaves([step]) > _LISTED:
         return None
     return plan.as_tuple(step, member_of(message.chord) if len(message.chain) == 1 else None)
+
+
+def ahead(message: Message) -> list[Any] | None:
+    """Return the next steps of a message's chain for its record: id, name or `None` for a group, count of results."""
+    steps = [dict(step) for step in message.chain[:_AHEAD]]
+    if steps and len(steps) == len(message.chain) and message.chord and plan.is_group(steps[-1]):
+        del steps[-1]  # its members are in line with those of the group that this is in
+    return [
+        [plan.id_of(step), None if plan.is_group(step) else step["task"], plan.leaves([step])] for step in steps
+    ] or None
 
 
 def go_on(env: Environment, message: Message, value: Any) -> None:
@@ -212,11 +224,12 @@ def _fail_waiting(
         meta.visible_until = round(now + conf.result_expires, 3)
     write = Write(
         id="", status=failure.status, gen=failure.message.gen, attempt=0, retries=0, final=True,
-        token=f"after {failure.cause}", expires_at=life_of(conf, now), data=meta.encode(),
+        token=f"after {failure.cause}", expires_at=life_of(conf, now),
     )  # fmt: skip
-    ids = plan.waiting_ids(steps, member)
-    while page := list(itertools.islice(ids, _PAGE)):
-        env.backend.write([dataclasses.replace(write, id=task_id) for task_id in page])
+    calls = plan.waiting_calls(steps, member)
+    while page := list(itertools.islice(calls, _PAGE)):
+        data = {name: dataclasses.replace(meta, name=name).encode() for name in {name for _, name in page}}
+        env.backend.write([dataclasses.replace(write, id=task_id, data=data[name]) for task_id, name in page])
 
 
 def _call_errbacks(env: Environment, failure: Failure, steps: Sequence[Mapping[str, Any]], called: list[Any]) -> None:

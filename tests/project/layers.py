@@ -53,6 +53,7 @@ LAYERS = {
     "eager_result": 4,
     "result_sets": 4,
     "result": 4,
+    "workflow_state": 4,
     # 5-8: tasks, their execution, the app
     "canvas": 5,
     "unique": 6,
