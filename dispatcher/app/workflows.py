@@ -61,7 +61,7 @@ class Workflows:
         page: list[Call] = []
         for each in planned:
             if isinstance(each, plan.Opening):
-                join = workflow.join_of(each, *(lineage or _here())[:3])
+                join = workflow.join_of(each, *(lineage or _here())[:4])
                 self._app.backend.open_join(join, workflow.life_of(self._app.conf, self._app.clock.time()))
                 continue
             page.append(self._call_of(each, lineage))

@@ -64,11 +64,11 @@ def fields_of(step: plan.Step) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value != ()}
 
 
-def join_of(opening: plan.Opening, root_id: str | None, parent_id: str | None, depth: int) -> Join:
+def join_of(opening: plan.Opening, root_id: str | None, parent_id: str | None, depth: int, gen: int) -> Join:
     """Return the join that an opening asks for; its body says all that is needed to go on."""
     body: dict[str, Any] = {"then": list(opening.then), "depth": depth}
     given = {"place": place_of(opening.member), "ids": {str(i): each for i, each in opening.ids.items()},
-             "root": root_id, "parent": parent_id}  # fmt: skip
+             "root": root_id, "parent": parent_id, "gen": gen}  # fmt: skip
     body.update((name, value) for name, value in given.items() if value)
     return Join(opening.id, opening.size, json_encode(body))
 
@@ -156,8 +156,9 @@ def _by_index(ids: Mapping[str, str]) -> dict[int, str]:
 def _parent(body: Mapping[str, Any], member: Message, join: Join) -> Message:
     """Return the message that what waits for a join descends from, as far as lineage goes."""
     root = body.get("root") or member.effective_root_id
-    # Complete after a failure: the member was brought back, and what waited is a failure of the generation before.
-    gen = max(member.gen, 1) if join.failed else member.gen
+    # Not by the member's, which differ by their retries: whichever member finds the join complete sends the same. After
+    # a failure, of a member that was brought back, what waited is a failure of the join's own generation.
+    gen = body.get("gen", 0) + (1 if join.failed else 0)
     return member.replace(id=body.get("parent") or join.id, root_id=root, depth=body.get("depth", 0), gen=gen)
 
 
@@ -197,7 +198,7 @@ def give_up(env: Environment, failure: Failure) -> None:
         body = json_decode(join.body)
         error = ChordError.of(message.id, failure.error)
         waiting, member = body["then"], member_of(body.get("place"))
-        message = stand_in(failure.message, waiting)
+        message = stand_in(failure.message, waiting).replace(gen=body.get("gen", 0))
         failure = Failure(message, join.id, states.FAILURE, error, failure.traceback)
     if unsent is not None:
         raise unsent

@@ -471,6 +471,63 @@ def test_what_cannot_be_sent_loses_nothing(shop: Shop) -> None:
     assert result.get(timeout=0) == 3
 
 
+def test_members_of_other_generations_are_one_chord(shop: Shop) -> None:
+    """One member failed after a retry with other arguments; both are brought back: the body runs."""
+
+    @shop.app.task(bind=True, name="again", max_retries=1)
+    def again(self: Any, number: int) -> int:
+        if self.request.retries == 0:
+            raise self.retry(args=(number + 1,), countdown=0)
+        if not shop.calls:
+            raise ValueError("no")
+        return number
+
+    fail = shop.app.task(name="flaky")(lambda number: number if shop.calls else shop._fail())
+    result = chord([again.s(1), fail.s(5)], shop.total.s()).apply_async()
+    shop.work()
+    shop.calls.append("repaired")
+    letters = sorted(shop.dead(), key=lambda letter: letter.reason["task"])
+    assert [letter.reason["task"] for letter in letters] == ["again", "flaky"]
+    for letter in letters:
+        shop.app.broker.redrive([letter])
+        shop.work()
+    assert shop.result(result.id).get(timeout=0) == 8
+
+
+def test_a_body_runs_once_whichever_member_sends_it_again(shop: Shop) -> None:
+    """A crash after the body was sent: members of other generations find the join complete, and send the same."""
+
+    @shop.app.task(bind=True, name="again")
+    def again(self: Any, number: int) -> int:
+        if self.request.retries == 0:
+            raise self.retry(args=(number + 1,), countdown=0)
+        return number
+
+    bodies: list[Any] = []
+    body = shop.app.task(name="body")(bodies.append)
+    result = chord([again.s(1), shop.add.s(5)], body.s()).apply_async()
+    deliveries = shop.receive()
+    [retried] = [each for each in deliveries if '"again"' in each.body]
+    shop.executor().process([retried])
+    close, shop.app.backend.close_join = shop.app.backend.close_join, _crash  # type: ignore[method-assign]
+    [again_later] = shop.receive()
+    shop.executor().process([again_later])
+    [last] = [each for each in deliveries if each is not retried]
+    with pytest.raises(KeyboardInterrupt):
+        shop.executor().process([last])
+    shop.app.backend.close_join = close  # type: ignore[method-assign]
+    shop.step()
+    assert shop.result(result.id).ready()
+    shop.executor().process([again_later])
+    shop.executor().process([last])
+    shop.work()
+    assert bodies == [[2, 5]]
+
+
+def _crash(*args: Any, **kwargs: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 def test_what_can_never_be_sent_fails_what_waits_for_it() -> None:
     """Each level is told, and the step before is a dead letter; brought back when it can be sent, all of it runs."""
     stores = {"broker": "memory://unsent", "backend": "memory://unsent"}
