@@ -91,7 +91,7 @@ class Workflows:
         fields = workflow.fields_of(step)
         if lineage is None:
             return call._replace(message=call.message.replace(**fields))
-        fields.update(root_id=lineage.root_id, parent_id=lineage.parent_id, gen=call.message.gen or lineage.gen)
+        fields.update(root_id=lineage.root_id, parent_id=lineage.parent_id, gen=max(call.message.gen, lineage.gen))
         if self._app.conf.task_inherit_parent_priority and call.message.priority is None:
             fields.update(priority=lineage.priority)
         return sender.continuation(call._replace(message=call.message.replace(**fields)), lineage.depth + 1)
@@ -150,7 +150,8 @@ class Workflows:
         last = plan.with_options(named[-1], task_id=message.id, gen=following)
         last = plan.linked(last, "link", message.link)
         named[-1] = plan.linked(last, "link_error", message.link_error)
-        before = Lineage(message.root_id, message.parent_id, message.depth, 0, message.priority)
+        # All of it in the next generation: the task's record says RETRY, say, and nothing older could end it.
+        before = Lineage(message.root_id, message.parent_id, message.depth, following, message.priority)
         member = workflow.member_of(message.chord)
         self.launch(plan.plan([*named, *(dict(step) for step in message.chain)], (), None, member), before)
 

@@ -360,6 +360,26 @@ def test_a_replacement_that_fails_fails_in_its_place(shop: Shop) -> None:
     assert shop.calls == ["no"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"args": (1,)}])
+def test_a_replacement_of_a_task_that_was_retried_fails_in_its_place(shop: Shop, changes: dict[str, Any]) -> None:
+    """Whatever fails in the canvas ends the task, and once it is brought back the task goes on to its end."""
+    flaky = shop.app.task(name="flaky")(lambda: 2 if shop.calls else shop._fail())
+
+    @shop.app.task(bind=True, name="become", max_retries=2)
+    def become(self: Any, number: int = 0) -> None:
+        if self.request.retries < 2:
+            raise self.retry(countdown=1, **changes)
+        raise self.replace(chain(flaky.s(), shop.add.s(10)))
+
+    result = chain(become.s(), shop.add.s(100)).apply_async()
+    shop.work()
+    assert (result.state, result.parent.state) == ("FAILURE", "FAILURE")
+    shop.calls.append("repaired")
+    shop.app.broker.redrive(shop.dead())
+    shop.work()
+    assert shop.result(result.id).get(timeout=0) == 112
+
+
 # Lineage and results
 
 
