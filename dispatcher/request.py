@@ -32,9 +32,9 @@ _FROM_MESSAGE: dict[str, Callable[[Message], Any]] = {
     "group": lambda m: m.group,
     "group_index": lambda m: m.group_index,
     "chord": lambda m: m.chord,
-    "chain": lambda m: list(m.chain) or None,
-    "callbacks": lambda m: list(m.link) or None,
-    "errbacks": lambda m: list(m.link_error) or None,
+    "chain": lambda m: m.chain or None,
+    "callbacks": lambda m: m.link or None,
+    "errbacks": lambda m: m.link_error or None,
     "timelimit": lambda m: [m.time_limit, m.soft_time_limit],
     "time_limit": lambda m: m.time_limit,
     "soft_time_limit": lambda m: m.soft_time_limit,
@@ -45,6 +45,8 @@ _FROM_MESSAGE: dict[str, Callable[[Message], Any]] = {
     "shadow": lambda m: m.shadow,
     "sensitive": lambda m: m.sensitive,
 }
+#: What is done after the run by the message, where it would be found again after a crash.
+_FIXED = frozenset({"chain", "chord", "callbacks", "errbacks"})
 _DEFAULTS: dict[str, Callable[[], Any]] = {
     **{name: lambda: None for name in _FROM_MESSAGE},
     "args": list,
@@ -111,6 +113,14 @@ class Context:
             raise AttributeError(f"a task's request has no attribute {name!r}")
         self.__dict__[name] = value
         return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and self.__dict__["_message"] is not None:
+            raise AttributeError(
+                f"self.request.{name} cannot be changed: what follows a task is in its message; raise Ignore() to end "
+                "a chain here, or raise self.replace(sig) to go on with something else"
+            )
+        self.__dict__[name] = value
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or a default where there is none; headers need not be identifiers."""

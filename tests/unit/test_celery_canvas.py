@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dispatcher import ResultSet, chain, chord, group, maybe_signature, signature
-from dispatcher.exceptions import UnsupportedOption
+from dispatcher.exceptions import Ignore, UnsupportedOption
 from dispatcher.result import GroupResult, result_from_tuple
 from tests.unit.bench import Bench, Globals
 
@@ -444,6 +444,21 @@ def test_lineage(w: World) -> None:
 
 
 # Signatures
+
+
+def test_what_follows_cannot_be_changed_by_a_task(w: World) -> None:
+    """In Celery ``self.request.chain = None`` ends a chain and leaves those who wait for it waiting."""
+
+    def stop(task: Any, how: str) -> None:
+        if how == "ignore":
+            raise Ignore
+        setattr(task.request, how, None)
+
+    stopping = w.app.task(name="stop", bind=True)(stop)
+    for how in ("chain", "callbacks"):
+        with pytest.raises(AttributeError, match=r"raise Ignore\(\) to end a chain here"):
+            w.send(stopping.s(how) | w.keep.s()).get(timeout=0)
+    assert (w.send(stopping.s("ignore") | w.keep.s()).state, w.noted) == ("FAILURE", [])
 
 
 def test_structure(w: World) -> None:
