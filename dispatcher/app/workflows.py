@@ -111,7 +111,7 @@ class Workflows:
         if self._app.conf.task_always_eager:
             return self.run_canvas(canvas)
         steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
-        for call in plan.calls_of(steps[1:]):
+        for call in plan.calls_of(steps):
             self._ready_sender.check_options(call["options"])
         if not self._send_launcher(steps):
             self.launch(plan.plan(steps))

@@ -414,7 +414,8 @@ def test_eager_links(name: str) -> None:
 def test_options_of_later_steps_are_checked_first(w: World) -> None:
     """What could never be sent is an error of whoever sends the canvas, and nothing is sent."""
     wrong = w.add.s(1).set(countdwn=3)
-    for canvas in (w.add.s(1) | wrong, w.add.s(1) | group(w.add.s(1), w.add.s(1) | wrong), chord([w.add.s(1)], wrong)):
+    behind, within = group(w.add.s(1), w.add.s(1) | wrong), [w.add.s(1) | wrong]
+    for canvas in (w.add.s(1) | wrong, w.add.s(1) | behind, chord([w.add.s(1)], wrong), chord(within, w.total.s())):
         with pytest.raises(TypeError, match="did you mean 'countdown'"):
             canvas.apply_async()
     assert w.left() == 0
