@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher import Dispatcher
+from dispatcher import Dispatcher, chord
 from dispatcher.brokers.base import Delivery
 from dispatcher.clock import SYSTEM, ManualClock
+from dispatcher.exceptions import ChordError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from tests.emulation.redis_server import RedisServer
@@ -49,7 +50,7 @@ class Local:
             "everywhere", broker=url, backend=url, clock=clock, set_as_current=False, max_worker_losses=1000,
             broker_visibility_timeout=LEASE, task_default_queue=f"canvas-{uuid.uuid4().hex}",
         )  # fmt: skip
-        self.app.task(name="shown")(shown)
+        add_tasks(self)
         self.app.finalize()
 
     def work(self) -> None:
@@ -83,7 +84,7 @@ class Function(SimulatedAws):
     def __init__(self, rng: random.Random, **settings: Any) -> None:
         super().__init__(max_worker_losses=1000, **settings)
         self.rng = rng
-        self.app.task(name="shown")(shown)
+        add_tasks(self)
 
     def invoke(self, records: list[dict[str, Any]]) -> None:
         """Run a batch; with bad luck again, or without anybody hearing what came of it."""
@@ -108,6 +109,34 @@ def check(world: Any, rng: random.Random) -> None:
             flow = world.app.workflow(result)
             assert flow.finished, tree
             assert flow.error is None, tree
+    _check_failure(world, rng)
+
+
+def _check_failure(world: Any, rng: random.Random) -> None:
+    """Let a member of a chord fail: body and error callback end once, and the workflow says why."""
+    app = world.app
+    header = [app.tasks["shown"].s(number) for number in range(rng.randint(0, 11))]
+    header.insert(rng.randint(0, len(header)), app.tasks["fails"].s())
+    sent = chord(header, app.tasks["shown"].s(0).on_error(app.tasks["note"].s())).apply_async()
+    world.work()
+    with pytest.raises(ChordError, match="raised ValueError"):
+        app.AsyncResult(sent.id).get(timeout=0)
+    flow = app.workflow(sent.id)
+    assert (flow.failure.name, repr(flow.error), flow.finished) == ("fails", "ValueError('no')", True)
+    assert flow.total == len(header) + 1
+    assert world.notes == {sent.id}
+
+
+def add_tasks(world: Any) -> None:
+    """Register the tasks; an error callback notes for which task it is called."""
+    world.notes = set()
+    world.app.task(name="shown")(shown)
+    world.app.task(name="fails")(_fail)
+    world.app.task(name="note")(lambda request, error, traceback: world.notes.add(request.id))
+
+
+def _fail(*args: Any) -> None:
+    raise ValueError("no")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -135,6 +164,5 @@ def test_sqs_and_dynamodb_through_the_lambda_handler(seed: int) -> None:
     world = Function(rng)
     try:
         check(world, rng)
-        assert not world.dead
     finally:
         world.close()
