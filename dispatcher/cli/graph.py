@@ -54,8 +54,10 @@ def graph(session: Session, task_id: str, as_json: bool, mermaid: bool, svg: boo
     else:
         for tree in _trees(flow):
             console().print(tree)
+    if flow.total == flow.counts.get(states.PENDING):
+        say_error(f"nothing has been recorded of {task_id} yet (which is also said of an unknown id)")
     if not flow.complete:
-        say_error(f"there is more than {limit} tasks; see --limit")
+        say_error(f"there are more than {limit} tasks; see --limit")
     if flow.failure is not None:
         return FAILED
     return OK if flow.finished else NO_RESULT

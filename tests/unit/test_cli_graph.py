@@ -32,8 +32,10 @@ def test_the_tree_shows_what_follows_and_what_is_side_by_side(cli: Cli) -> None:
     task_id = _sent(cli)
     said = cli("graph", task_id)
     assert said[:2] == (3, f"0 of 1 done: 1 PENDING\n└── ?  PENDING  {task_id}\n")
+    assert "also said of an unknown id" in said.err
     _run_until_done(cli)
     said = cli("graph", task_id)
+    assert said.err == ""
     name = cli.name
     shape = [re.sub("  [A-Z].*", "", line).replace(name, "app") for line in said.out.splitlines()]
     assert shape == [
