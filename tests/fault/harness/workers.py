@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dispatcher import Dispatcher
+from dispatcher.brokers.sqs_queues import Queues
 from dispatcher.consumer.loop import ConsumerLoop
 from dispatcher.execution.limits import NoLimits
 from dispatcher.lambda_runtime.batches import Worker
+from dispatcher.lambda_runtime.lost import Reader
 from tests.fault.harness.injector import Injector, Killed
 from tests.fault.harness.ledger import Batch
 from tests.fault.harness.sqs import Sqs
@@ -101,27 +103,29 @@ class LambdaFunction(Process):
         super().__init__(app)
         self._sqs = sqs
         self._injector = injector
-        self._worker = Worker(lambda: app)
+        queue = app.conf.task_default_queue
+        self._functions = {queue: Worker(lambda: app), Queues.lost(queue): Reader(lambda: app)}
 
     def cycle(self) -> int:
-        """One invocation."""
-        with self._injector.calm():
-            url = self._sqs("GetQueueUrl", {"QueueName": self.app.conf.task_default_queue})["QueueUrl"]
-        size = self._injector.random.randint(1, 10)
-        messages = self._sqs("ReceiveMessage", {"QueueUrl": url, "MaxNumberOfMessages": size}).get("Messages", [])
-        if not messages:
-            return 0
-        answer = self._worker(
-            {"Records": [_record(message, self.app.conf.task_default_queue) for message in messages]}, _Context()
-        )
+        """One invocation: of the reader of the lost queue where there are no tasks."""
+        for queue, function in self._functions.items():
+            with self._injector.calm():
+                url = self._sqs("GetQueueUrl", {"QueueName": queue})["QueueUrl"]
+            size = self._injector.random.randint(1, 10)
+            messages = self._sqs("ReceiveMessage", {"QueueUrl": url, "MaxNumberOfMessages": size}).get("Messages", [])
+            if messages:
+                self._answer(function, queue, url, messages)
+                return len(messages)
+        return 0
+
+    def _answer(self, function: Worker, queue: str, url: str, messages: Sequence[Any]) -> None:
+        answer = function({"Records": [_record(message, queue) for message in messages]}, _Context())
         if self.dead or self._injector.draw("killed in an answer"):
             if self.batch is not None:
                 self.batch.disturbed = True
             raise Killed
         reported = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
-        done = [message for message in messages if message["MessageId"] not in reported]
-        self._delete(url, done)
-        return len(messages)
+        self._delete(url, [message for message in messages if message["MessageId"] not in reported])
 
     def _delete(self, url: str, messages: Sequence[Any]) -> None:
         entries = [{"Id": str(n), "ReceiptHandle": message["ReceiptHandle"]} for n, message in enumerate(messages)]
