@@ -12,6 +12,7 @@ from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Writ
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.clock import Clock
 from dispatcher.exceptions import TaskRevokedError, UnsupportedOption
+from dispatcher.execution import handover
 
 #: A flag's life, in seconds: it has to outlive the message, whose ETA is not known where the task is revoked by its id.
 KEPT: Final = 366 * 86_400.0
@@ -91,7 +92,10 @@ def _end_of_wait(app: RevokingApp, record: TaskRecord, now: float) -> Write:
     meta = ResultMeta(error=TaskRevokedError("revoked"), date_done=round(now, 3))
     if app.conf.result_expires:
         meta.visible_until = round(now + app.conf.result_expires, 3)
+    token, successor = os.urandom(16).hex(), handover.successor(record)
+    if successor is not None:  # the message that waits has to know itself: it tells what follows the task
+        token = handover.naming(token, successor)
     return Write(
         id=record.id, status=states.REVOKED, gen=record.gen, attempt=record.retries, retries=record.retries, final=True,
-        token=os.urandom(16).hex(), expires_at=now + KEPT, data=meta.encode(), exists=True,
+        token=token, expires_at=now + KEPT, data=meta.encode(), exists=True,
     )  # fmt: skip

@@ -283,6 +283,22 @@ def _ignore() -> None:
     raise Ignore
 
 
+@pytest.mark.parametrize("changes", [{}, {"args": (1,)}])
+def test_what_waits_for_a_retry_is_told_of_its_end(shop: Shop, changes: dict[str, Any]) -> None:
+    """A task that is revoked while it waits for a retry, with other arguments or the same, ends its chain."""
+
+    @shop.app.task(bind=True, name="again")
+    def again(self: Any, number: int = 0) -> None:
+        raise self.retry(countdown=3600, **changes)
+
+    result = (again.s() | shop.add.s(1)).apply_async()
+    shop.step()
+    result.parent.revoke()
+    assert result.parent.state == "REVOKED"
+    shop.work()
+    assert result.state == "REVOKED"
+
+
 def test_results_that_are_gone_fail_the_body(shop: Shop) -> None:
     """A header whose records were removed before the body ran is its failure, which says so."""
     result = chord([shop.add.s(1), shop.add.s(2)], shop.total.s().set(countdown=60)).apply_async()
