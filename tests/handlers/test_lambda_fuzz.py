@@ -36,7 +36,6 @@ ARN = "arn:aws:sqs:eu-west-3:1:default"
 QUEUES = ("default", "default-dead", "default.fifo", "default-dead.fifo")
 
 # A call that a soft limit interrupted goes on in its thread, and botocore's pauses between attempts are random.
-pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 
 class Broken(Exception):

@@ -103,7 +103,6 @@ def test_any_event_gets_a_well_formed_answer(recorder: Recorder, event: Any) -> 
 
 
 # A call to a queue that does not exist, given up by its batch, goes on in a thread, whose retries have random pauses.
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @given(event=json_values | st.fixed_dictionaries({"Records": json_values | st.lists(json_values | records)}))
 @relaxed
 def test_any_event_gets_a_well_formed_answer_from_the_reader(recorder: Recorder, event: Any) -> None:
