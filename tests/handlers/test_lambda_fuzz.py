@@ -35,8 +35,6 @@ URL = "https://sqs.eu-west-3.amazonaws.com/1/"
 ARN = "arn:aws:sqs:eu-west-3:1:default"
 QUEUES = ("default", "default-dead", "default.fifo", "default-dead.fifo")
 
-# A call that a soft limit interrupted goes on in its thread, and botocore's pauses between attempts are random.
-
 
 class Broken(Exception):
     """Raises whatever is done with it."""
