@@ -31,7 +31,7 @@ def with_options(order_id: int, *, fast: bool = False) -> list[int]:
     return [order_id, int(fast)]
 
 
-@app.task(unique=lambda order_id: str(order_id), unique_scope="period", unique_for=60)
+@app.task(unique=str, unique_scope="period", unique_for=60)
 def once(order_id: int) -> str:
     """Be unique."""
     return str(order_id)
