@@ -13,12 +13,13 @@ from dispatcher import connections, registry, state
 from dispatcher.app import discovery
 from dispatcher.app.changes import Changes
 from dispatcher.app.foreign import NOT_YET, refuse_foreign
+from dispatcher.app.periodic import Periodic
 from dispatcher.app.wire import Wire
 from dispatcher.app.workflows import Workflows
 from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Broker, Delivery
-from dispatcher.canvas.signature import Signature, beat_entry, maybe_signature
+from dispatcher.canvas.signature import Signature, maybe_signature
 from dispatcher.claims import Claims
 from dispatcher.clock import SYSTEM, Clock, zone_of
 from dispatcher.config import Config
@@ -39,7 +40,7 @@ R = TypeVar("R")
 AnyTask = Task[Any, Any]
 
 
-class Dispatcher(Workflows, Changes):
+class Dispatcher(Workflows, Changes, Periodic):
     """An app: tasks are registered with it, and it knows the broker and the result backend.
 
     Takes Celery's keywords; further ones are settings. Nothing is connected until something is sent or read.
@@ -422,22 +423,6 @@ class Dispatcher(Workflows, Changes):
         """Return a signature that this app sends."""
         kwargs["app"] = self
         return Signature(*args, **kwargs)
-
-    def add_periodic_task(
-        self,
-        schedule: Any,
-        sig: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        name: str | None = None,
-        **opts: Any,
-    ) -> str:
-        """Note an entry of the beat under ``name``, by default the call as text; nothing fires it in this release."""
-        call = maybe_signature(sig, self, clone=True) if isinstance(sig, Mapping) else sig.s()
-        entry_name = name or repr(call)
-        entry = beat_entry(schedule, call.clone(args, kwargs, **opts))
-        self.conf.beat_schedule = {**(self.conf.beat_schedule or {}), entry_name: entry}
-        return entry_name
 
     # -- time and names
 

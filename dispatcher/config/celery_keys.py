@@ -18,17 +18,16 @@ _ANY: Final = Type()
 def _keys(kind: Kind, reason: str, defaults: Mapping[str, Any]) -> Iterator[Option]:
     for name, default in defaults.items():
         harmless = (None, default, *_HARMLESS.get(name, ()))
-        yield Option(name, _ANY, default, "", kind, nullable=True, reason=reason, harmless=harmless, live=name in _LIVE)
+        yield Option(name, _ANY, default, "", kind, nullable=True, reason=reason, harmless=harmless)
 
 
 def _unset(prefix: str, *names: str) -> dict[str, Any]:
     return {f"{prefix}_{name}": None for name in names}
 
 
-_LIVE: Final = frozenset({"beat_schedule"})
-
 #: Values that ask for what happens here anyway.
 _HARMLESS: Final[Mapping[str, tuple[Any, ...]]] = {
+    "beat_scheduler": ("celery.beat.PersistentScheduler", "celery.beat:Scheduler", "celery.beat.Scheduler"),
     "broker_connection_retry_on_startup": (True, False),
     "broker_heartbeat": (0,),
     "broker_use_ssl": ({},),
@@ -47,7 +46,10 @@ _HARMLESS: Final[Mapping[str, tuple[Any, ...]]] = {
 _NO_AMQP: Final = "it belongs to AMQP, which is not spoken here"
 _NO_EVENTS: Final = "workers send no event messages; see the logs and metrics"
 _NO_REMOTE: Final = "workers take no remote control commands"
-_BEAT: Final = "it is kept, but nothing fires it yet: beat is not available in this release"
+_SCHEDULERS: Final = (
+    "its entries would not fire; entries are those of beat_schedule, add_periodic_task and app.schedules, which keeps "
+    "them in the result backend: put those of the scheduler's own store there"
+)
 _NO_BACKEND: Final = (
     "there is no such result backend; set result_backend to dynamodb://, redis://, sqlite:/// or memory://"
 )
@@ -67,18 +69,15 @@ _NO_EFFECT: Final = (
         "times are kept as seconds since the epoch; naive datetimes are read in the zone of `timezone`",
         {"enable_utc": True},
     ),
-    *_keys("no_effect", _BEAT, {"beat_schedule": {}, "beat_scheduler": "celery.beat:PersistentScheduler"}),
     *_keys(
         "no_effect",
-        "beat is not available in this release",
-        {
-            "beat_enable_remote_control": False,
-            "beat_remote_control_max_tick_age": None,
-            "beat_max_loop_interval": 0,
-            "beat_schedule_filename": "celerybeat-schedule",
-            "beat_sync_every": 0,
-            "beat_cron_starting_deadline": None,
-        },
+        "the beat keeps its state in the result backend, so that several may run",
+        {"beat_schedule_filename": "celerybeat-schedule", "beat_sync_every": 0},
+    ),
+    *_keys(
+        "no_effect",
+        _NO_REMOTE,
+        {"beat_enable_remote_control": False, "beat_remote_control_max_tick_age": None},
     ),
     *_keys(
         "no_effect",
@@ -298,6 +297,7 @@ _REFUSED: Final = (
         "workers have no queues of their own; route to a queue that only this worker reads",
         {"worker_direct": False},
     ),
+    *_keys("refused", _SCHEDULERS, {"beat_scheduler": "celery.beat:PersistentScheduler"}),
 )
 
 #: Every key there is, by name.
@@ -306,6 +306,7 @@ OPTIONS: Final[dict[str, Option]] = {**SUPPORTED, **{option.name: option for opt
 #: Keys of this package that Celery does not know.
 OWN: Final = frozenset(
     {
+        *("beat_accept_unsigned", "beat_lease"),
         *(
             "broker_visibility_timeout",
             "cleanup_margin",

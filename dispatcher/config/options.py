@@ -385,6 +385,44 @@ _LAMBDA: Final = (
     ),
 )
 
+_BEAT: Final = (
+    _option(
+        "beat_schedule",
+        Table(),
+        {},
+        "The entries of the beat by name: dicts of `task`, `schedule`, `args`, `kwargs`, `options`, `relative`, "
+        "`enabled`, `catch_up` and `catch_up_within`.",
+        live=True,
+    ),
+    _option(
+        "beat_max_loop_interval",
+        Seconds(0),
+        5.0,
+        "For how many seconds a local beat sleeps at most before it looks for changes; 0 means the default.",
+        differs="the default depends on the scheduler, mostly 300, there.",
+    ),
+    _option(
+        "beat_lease",
+        Seconds(1),
+        30.0,
+        "For how many seconds a local beat is the only one that fires; renewed while it lives, and when it is past "
+        "another takes over.",
+    ),
+    _option(
+        "beat_cron_starting_deadline",
+        Seconds(above=0),
+        None,
+        "How many seconds a firing may be late, for entries without `catch_up_within`.",
+        differs="it is for crontabs only there.",
+    ),
+    _option(
+        "beat_accept_unsigned",
+        Bool(),
+        True,
+        "Whether firings without a signature count where `signing_keys` is set; EventBridge cannot sign.",
+    ),
+)
+
 #: The settings by the title of their section in the documentation.
 SECTIONS: Final[dict[str, tuple[Option, ...]]] = {
     "General": _GENERAL,
@@ -393,6 +431,7 @@ SECTIONS: Final[dict[str, tuple[Option, ...]]] = {
     "Tasks": _TASK,
     "Local worker": _WORKER,
     "Lambda": _LAMBDA,
+    "Beat": _BEAT,
 }
 
 SUPPORTED: Final[dict[str, Option]] = {option.name: option for section in SECTIONS.values() for option in section}

@@ -91,5 +91,9 @@ class Values:
     settle_margin: float
     metrics_namespace: str
 
-    # kept for the beat to come
+    # beat
     beat_schedule: dict[str, Any]
+    beat_max_loop_interval: float
+    beat_lease: float
+    beat_cron_starting_deadline: float | None
+    beat_accept_unsigned: bool

@@ -74,6 +74,7 @@ LAYERS = {
     "lambda_runtime": 9,
     "consumer": 9,
     "beat": 9,
+    "beat.entries": 7,
     "loading": 9,
     "provision": 9,
     # 10: the edge

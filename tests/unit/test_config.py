@@ -53,9 +53,9 @@ def test_defaults_are_valid(name: str) -> None:
 
 
 def test_attributes_are_declared_for_type_checkers() -> None:
-    """Every supported key, and the schedule, is declared as a typed attribute; nothing else is."""
+    """Every supported key is declared as a typed attribute; nothing else is."""
     supported = {name for name, option in OPTIONS.items() if option.kind == "supported"}
-    assert set(typing.get_type_hints(Values)) == supported | {"beat_schedule"}
+    assert set(typing.get_type_hints(Values)) == supported
 
 
 def test_no_key_hides_a_method() -> None:
@@ -320,12 +320,11 @@ def test_keys_without_effect_warn_once() -> None:
     assert conf["worker_state_db"] == "/var/other"
 
 
-def test_beat_schedule_is_kept_and_warned_about() -> None:
-    """A beat schedule is kept for later, with a warning that nothing fires it; it may change at any time."""
+def test_beat_schedule_may_change_at_any_time() -> None:
+    """The entries of the beat may change after the app is finalized."""
     conf = config()
     conf.freeze()
-    with pytest.warns(CompatibilityWarning, match="nothing fires it yet"):
-        conf.beat_schedule = {"every-minute": {"task": "t", "schedule": 60}}
+    conf.beat_schedule = {"every-minute": {"task": "t", "schedule": 60}}
     conf.beat_schedule["other"] = {}
     assert list(conf.beat_schedule) == ["every-minute", "other"]
 

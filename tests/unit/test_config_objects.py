@@ -127,12 +127,10 @@ def test_settings_objects_may_be_lazy() -> None:
     assert conf.changes == {"task_time_limit": 9.0}
 
 
-def test_periodic_tasks_of_django_settings_warn(tmp_path: Path, project: str) -> None:
-    """A beat schedule in the settings is kept and warned about."""
+def test_periodic_tasks_of_django_settings_are_read(tmp_path: Path, project: str) -> None:
+    """A beat schedule in the settings is the app's."""
     name = write(tmp_path, project, "settings", 'CELERY_BEAT_SCHEDULE = {"a": {"task": "t", "schedule": 30.0}}')
-    with pytest.warns(CompatibilityWarning, match="CELERY_BEAT_SCHEDULE has no effect: it is kept"):
-        conf = load(name, namespace="CELERY")
-    assert conf.beat_schedule == {"a": {"task": "t", "schedule": 30.0}}
+    assert load(name, namespace="CELERY").beat_schedule == {"a": {"task": "t", "schedule": 30.0}}
 
 
 @pytest.mark.parametrize(

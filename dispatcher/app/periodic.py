@@ -1,0 +1,60 @@
+"""What an app knows of time: the entries of its beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dispatcher.canvas.signature import beat_entry, maybe_signature
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.sending import Call
+from dispatcher.task import Task
+
+
+class Periodic:
+    """The part of an app that deals with periodic tasks; mixed into it."""
+
+    @property
+    def _app(self) -> Any:
+        return self
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        *,
+        catch_up: str | None = None,
+        catch_up_within: Any = None,
+        **opts: Any,
+    ) -> str:
+        """Add an entry to the beat and return its name, by default the call as text.
+
+        ``schedule`` is a `crontab`, a `schedule`, a `timedelta` or a number of seconds, ``sig`` a task or a signature,
+        ``opts`` are options of `Task.apply_async`. The same entry twice is one. Raises `ImproperlyConfigured` where
+        another entry has the name; the entry itself is checked when it is first used.
+        """
+        call = maybe_signature(sig, self, clone=True) if isinstance(sig, Mapping) else sig.s()
+        entry_name = name or repr(call)
+        entry = beat_entry(schedule, call.clone(args, kwargs, **opts))
+        given = {"catch_up": catch_up, "catch_up_within": catch_up_within}
+        entry.update({key: value for key, value in given.items() if value is not None})
+        conf = self._app.conf
+        existing = conf.beat_schedule or {}
+        if entry_name in existing and existing[entry_name] != entry:
+            raise ImproperlyConfigured(
+                f"add_periodic_task: there is another entry {entry_name!r} already, with "
+                f"{existing[entry_name].get('schedule')!r}; give this one a name of its own: name='…'"
+            )
+        conf.beat_schedule = {**existing, entry_name: entry}
+        return entry_name
+
+    def build_call(
+        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Call:
+        """Return a call's message and queue without sending it; raises what sending would, for what cannot work."""
+        self._app.finalize(auto=True)
+        call: Call = self._app._sender.build(task.name, args, kwargs, options, task)
+        return call

@@ -1,0 +1,208 @@
+"""Entries of the beat: a named schedule, the call it makes, and what becomes of a firing that comes late.
+
+They come from ``beat_schedule`` and `add_periodic_task`; `entry_of` checks one, `entries` all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, tzinfo
+from enum import StrEnum
+from typing import Any, Final
+
+from dispatcher.clock import zone_of
+from dispatcher.config.names import nearest
+from dispatcher.exceptions import DispatcherError, ImproperlyConfigured, UnsupportedOption
+from dispatcher.message import MAX_ID_LENGTH, encode
+from dispatcher.schedules import crontab, schedule
+from dispatcher.sending import Call
+
+#: How late a firing still counts as on time where late ones are skipped, in seconds: EventBridge takes up to a minute
+#: by itself, and so may another beat to notice that the one before it has died.
+ON_TIME: Final = 120.0
+#: How far back every missed firing is made up for, in seconds, where an entry asks for all of them and sets no bound.
+ALL_WITHIN: Final = 86_400.0
+
+_KEYS: Final = (
+    "task", "schedule", "args", "kwargs", "options", "relative", "enabled", "catch_up", "catch_up_within",
+)  # fmt: skip
+#: What a canvas calls itself in place of a task.
+_CANVASES: Final = tuple(f"celery.{kind}" for kind in ("chain", "group", "chord", "chunks", "map", "starmap"))
+#: Options of a call that a firing cannot have, with the reason.
+_REFUSED: Final[Mapping[str, str]] = {
+    "eta": "the schedule says when; use countdown= for a fixed delay after it",
+    "task_id": "ids of firings are made of the entry's name and the time",
+    "retries": "it belongs to a message that is under way",
+    "gen": "it belongs to a message that is under way",
+}
+
+
+class CatchUp(StrEnum):
+    """What becomes of firings that were missed, or that come late."""
+
+    #: one firing, of the latest time that was due, makes up for all that were missed
+    LAST = "last"
+    #: each runs, as far back as ``catch_up_within``
+    ALL = "all"
+    #: none runs that is later than ``catch_up_within``
+    SKIP = "skip"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry, checked; times are seconds.
+
+    ``schedule`` has ``next_after(aware datetime)``; ``timezone`` is where its wall clock is. ``options`` are those of
+    `Task.apply_async`, ``queue`` is where its firings go. ``within`` bounds how late a firing may be, `None` sets
+    no bound. ``dynamic`` entries are kept in the result backend, and fire for times after ``since``.
+    """
+
+    name: str
+    task: str
+    schedule: Any
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    queue: str = "default"
+    timezone: tzinfo = dataclasses.field(default_factory=lambda: zone_of(None))
+    catch_up: CatchUp = CatchUp.LAST
+    within: float | None = None
+    enabled: bool = True
+    dynamic: bool = False
+    since: float = 0.0
+
+    @property
+    def every(self) -> float | None:
+        """The seconds between two firings, where the schedule is an interval."""
+        span = getattr(self.schedule, "run_every", None)
+        return span.total_seconds() if isinstance(span, timedelta) else None
+
+    @property
+    def under_a_minute(self) -> bool:
+        """Whether it fires more often than once a minute, so that one message per minute fans out."""
+        return self.every is not None and self.every < 60
+
+    def next_after(self, moment: float) -> float | None:
+        """Return the first time it is due after a moment; both in epoch seconds."""
+        found: datetime | None = self.schedule.next_after(datetime.fromtimestamp(moment, self.timezone))
+        return None if found is None else found.timestamp()
+
+
+def entries(app: Any) -> dict[str, Entry]:
+    """Return the entries that the app's own code and configuration have, by name, all checked.
+
+    Raises `ImproperlyConfigured` naming the entry and what is wrong with it.
+    """
+    app.finalize(auto=True)
+    return {name: entry_of(app, name, given) for name, given in (app.conf.beat_schedule or {}).items()}
+
+
+def entry_of(app: Any, name: Any, given: Any, *, where: str = "beat_schedule", **more: Any) -> Entry:
+    """Check one entry in Celery's form of a dict; ``where`` says for errors where it comes from.
+
+    Raises `ImproperlyConfigured`.
+    """
+    what = f"{where}: the entry {name!r}"
+    check_name(name, what)
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"{what} must be a dict with at least 'task' and 'schedule', not {given!r:.100}")
+    _check_keys(given, what)
+    task = _task_of(app, given["task"], what)
+    catch_up, within = _catch_up_of(app, given, what)
+    enabled = given.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ImproperlyConfigured(f"{what}: 'enabled' must be true or false, not {enabled!r}")
+    args, kwargs, options = given.get("args") or (), given.get("kwargs") or {}, given.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise ImproperlyConfigured(f"{what}: 'options' must be a dict of apply_async's options, not {options!r:.100}")
+    call = _call_of(app, task, args, kwargs, options, what)
+    return Entry(
+        name=name, task=task.name, schedule=schedule_of(given["schedule"], bool(given.get("relative")), what),
+        args=call.message.args, kwargs=call.message.kwargs, options=dict(options), queue=call.queue,
+        timezone=zone_of(app.conf.timezone), catch_up=catch_up, within=within, enabled=enabled, **more,
+    )  # fmt: skip
+
+
+def check_name(name: Any, what: str) -> None:
+    """Raise `ImproperlyConfigured` for what cannot be an entry's name."""
+    if not isinstance(name, str) or not name.strip() or len(name) > MAX_ID_LENGTH or not name.isprintable():
+        raise ImproperlyConfigured(f"{what}: a name must be a text of 1 to {MAX_ID_LENGTH} printable characters")
+
+
+def schedule_of(value: Any, relative: bool = False, what: str = "schedule") -> Any:
+    """Return a schedule for one, or for a span: a `timedelta` or a number of seconds. Raises `ImproperlyConfigured`."""
+    if isinstance(value, timedelta) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        try:
+            return schedule(value, relative=relative)
+        except (ValueError, OverflowError) as error:
+            raise ImproperlyConfigured(f"{what}: {error}") from error
+    if isinstance(value, schedule) or (callable(getattr(value, "next_after", None)) and not isinstance(value, type)):
+        return value
+    hint = ""
+    if isinstance(value, type):
+        hint = f"; make one: {value.__name__}(…)"
+    elif type(value).__module__.startswith("celery"):
+        hint = f"; import {type(value).__name__} from dispatcher.schedules"
+    elif isinstance(value, str):
+        hint = f"; for a crontab's text: {crontab.__name__}.from_string({value!r})"
+    raise ImproperlyConfigured(
+        f"{what}: {value!r} is no schedule; use crontab(…), a number of seconds, a timedelta, or solar(…){hint}"
+    )
+
+
+def _check_keys(given: Mapping[str, Any], what: str) -> None:
+    for key in given:
+        if key not in _KEYS:
+            match = nearest(str(key), _KEYS)
+            hint = f"did you mean {match!r}?" if match else f"it takes {', '.join(_KEYS)}"
+            if key in ("queue", "expires", "priority", "countdown"):
+                hint = f"it belongs into 'options', as in 'options': {{{key!r}: …}}"
+            raise ImproperlyConfigured(f"{what} has no key {key!r}: {hint}")
+    for key in ("task", "schedule"):
+        if given.get(key) is None:
+            raise ImproperlyConfigured(f"{what} has no {key!r}")
+
+
+def _task_of(app: Any, named: Any, what: str) -> Any:
+    name = getattr(named, "name", named)
+    task = app.tasks.get(name) if isinstance(name, str) else None
+    if task is not None:
+        return task
+    if name in _CANVASES:
+        raise ImproperlyConfigured(f"{what}: a canvas cannot be an entry; make a task that sends it, and name that")
+    known = list(app.tasks)
+    match = nearest(name, known) if isinstance(name, str) else None
+    hint = f"did you mean {match!r}?" if match else "is the module with it in imports= or include=?"
+    raise ImproperlyConfigured(f"{what}: no task named {name!r} is registered ({len(known)} are): {hint}")
+
+
+def _catch_up_of(app: Any, given: Mapping[str, Any], what: str) -> tuple[CatchUp, float | None]:
+    try:
+        policy = CatchUp(given.get("catch_up", CatchUp.LAST))
+    except ValueError:
+        known = ", ".join(repr(str(each)) for each in CatchUp)
+        raise ImproperlyConfigured(f"{what}: 'catch_up' must be one of {known}, not {given['catch_up']!r}") from None
+    within = given.get("catch_up_within", app.conf.beat_cron_starting_deadline)
+    if within is None:
+        return policy, {CatchUp.SKIP: ON_TIME, CatchUp.ALL: ALL_WITHIN}.get(policy)
+    seconds = within.total_seconds() if isinstance(within, timedelta) else within
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise ImproperlyConfigured(f"{what}: 'catch_up_within' must be a time span over 0, not {within!r}")
+    return policy, float(seconds)
+
+
+def _call_of(app: Any, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any], what: str) -> Call:
+    """Make the call once, to see that it can be made."""
+    for option, reason in _REFUSED.items():
+        if options.get(option) is not None:
+            raise ImproperlyConfigured(f"{what}: the option {option!r} cannot work: {reason}")
+    if isinstance(args, str) or not isinstance(args, Sequence):
+        raise ImproperlyConfigured(f"{what}: 'args' must be a list or a tuple, not {type(args).__name__}")
+    try:
+        call: Call = app.build_call(task, args, kwargs, options)
+        task.check_arguments(call.message.args, call.message.kwargs)
+        encode(call.message)  # a retry with other arguments, say, sends them
+    except (TypeError, ValueError, UnsupportedOption, DispatcherError) as error:
+        raise ImproperlyConfigured(f"{what}: {error}") from error
+    return call
