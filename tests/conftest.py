@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 
-from tests.emulation import environments, ports, processes, reaper
+from dispatcher.local import processes, reaper
+from tests.emulation import environments, ports
 from tests.emulation.availability import require_executable, unavailable
 from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.environments import EnvironmentUnavailable

@@ -123,6 +123,29 @@ def unread_celery_variable(option: str, environ: Mapping[str, str] | None = None
     return next((name for name in _CELERY_VARIABLES.get(option, ()) if environ.get(name)), None)
 
 
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a copy of all variables, for a process that is to be started."""
+    return dict(_environ(environ))
+
+
+def cache_directory(environ: Mapping[str, str] | None = None, platform: str | None = None) -> Path:
+    """Return where what can be made again is kept for this user; only computes the path.
+
+    Raises `ImproperlyConfigured` where there is no home directory.
+    """
+    import sys
+    from pathlib import Path
+
+    environ = _environ(environ)
+    base = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        home = environ.get("HOME") or os.path.expanduser("~")
+        if not os.path.isabs(home):
+            raise ImproperlyConfigured("there is no home directory to keep files in; set HOME or XDG_CACHE_HOME")
+        base = os.path.join(home, "Library/Caches" if (platform or sys.platform) == "darwin" else ".cache")
+    return Path(base, "dispatcher")
+
+
 def embedded_path(app: str | None, environ: Mapping[str, str] | None = None, platform: str | None = None) -> Path:
     """Return the file of the embedded SQLite broker and backend, one per app name, in the user's data directory.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Self
 
-from tests.emulation import processes
+from dispatcher.local import processes
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dispatcher.local import processes
 from tests.e2e import commands
-from tests.emulation import processes
 from tests.emulation.redis_server import RedisServer
 
 

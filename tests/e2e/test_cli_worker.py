@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.local import processes
 from tests.e2e import commands
 from tests.e2e.commands import WorkerProcess, run
-from tests.emulation import processes
 from tests.emulation.endpoint import unique_name
 from tests.emulation.redis_server import RedisServer
 

@@ -8,160 +8,62 @@
 """
 
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import tempfile
 import threading
 import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tests.emulation import environments, processes
+from dispatcher.local.emulator import ACCESS_KEY, REGION, SECRET_KEY, Emulator
+from tests.emulation import environments
 from tests.emulation.archive import archive
 
-REGION = "us-east-1"
-ACCESS_KEY = "test"
-SECRET_KEY = "test"
-
-_START_SECONDS = 60.0
-_STOP_SECONDS = 10.0
+_TIMEOUT_SECONDS = 60.0
 _PERMISSIVE_ROLE = "functions-that-may-do-anything"
 
 
-class EndpointFailed(RuntimeError):
-    """The emulator did not start or did not answer; the message ends with its log."""
-
-
-class AwsEndpoint:
+class AwsEndpoint(Emulator):
     """SQS, DynamoDB, Lambda with event source mappings, EventBridge, Scheduler, S3, CloudFormation … on one URL.
 
     `duplicates` (0.0 to 1.0) and `shuffle` make standard queues use the freedom that at-least-once delivery gives them;
-    `auth` enforces IAM. Use as a context manager, or call `start` and `close`.
+    `auth` enforces IAM. Use as a context manager, or call `start` and `close`. The first time ever, its environments
+    are made (20 s).
     """
 
     def __init__(self, *, duplicates: float = 0.0, shuffle: bool = False, auth: bool = False) -> None:
-        self._options = ["--duplicates", str(duplicates)]
-        self._options += ["--shuffle"] if shuffle else []
-        self._options += ["--auth"] if auth else []
-        self._process: subprocess.Popen[bytes] | None = None
-        self._scratch: Path | None = None
-        self._tag = f"{os.environ.get(processes.TAG_VARIABLE, '')}/endpoint-{uuid.uuid4().hex}"
+        python = environments.ministack_python()
+        super().__init__(
+            python,
+            auth=auth,
+            command=[str(python), "-m", "tests.emulation.ministack"],
+            arguments=[
+                *("--python", str(environments.lambda_python())),
+                *("--duplicates", str(duplicates)),
+                *(["--shuffle"] if shuffle else []),
+            ],
+            directory=environments.ROOT,
+        )
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
-        self._port = 0
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def url(self) -> str:
-        """What to put into `AWS_ENDPOINT_URL`."""
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def pid(self) -> int | None:
-        """The emulator's process while it runs."""
-        return self._process.pid if self._process is not None else None
-
-    def start(self) -> Self:
-        """Start the emulator and return when it answers; the first time ever, its environments are made (20 s)."""
-        command = [str(environments.ministack_python()), "-m", "tests.emulation.ministack"]
-        command += ["--python", str(environments.lambda_python()), *self._options]
-        self._scratch = Path(tempfile.mkdtemp(prefix="aws-endpoint-"))
-        command += ["--scratch", str(self._scratch)]
-        with (self._scratch / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                cwd=environments.ROOT,
-                env=self._process_environment(self._scratch),
-                stdin=subprocess.PIPE,  # its end tells the emulator that we are gone, however that came about
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        try:
-            self._port = self._announced_port(self._process)
-            urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=_START_SECONDS).close()
-        except Exception:
-            self.close()
-            raise
-        return self
 
     def close(self) -> None:
         """Stop the emulator and every process that its functions started; remove its files."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
-            processes.kill_tree(process)
-            processes.kill(processes.tagged(self._tag))
-            for stream in (process.stdin, process.stdout):
-                assert stream is not None
-                stream.close()
+        super().close()
         with self._clients_lock:
             for client in self._clients.values():
                 client.close()
             self._clients.clear()
-        scratch, self._scratch = self._scratch, None
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _process_environment(self, scratch: Path) -> dict[str, str]:
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in os.environ}
-        return {
-            **inherited,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_DEFAULT_REGION": REGION,
-            "LOG_LEVEL": "WARNING",
-            "PYTHONUNBUFFERED": "1",
-            "STATE_DIR": str(scratch / "state"),
-            "S3_DATA_DIR": str(scratch / "s3"),
-            "TMPDIR": str(scratch),
-            processes.TAG_VARIABLE: self._tag,
-        }
-
-    def _announced_port(self, process: subprocess.Popen[bytes]) -> int:
-        """The port from the line that the emulator prints once it listens."""
-        assert process.stdout is not None
-        watchdog = threading.Timer(_START_SECONDS, process.kill)
-        watchdog.start()
-        line = process.stdout.readline()
-        watchdog.cancel()
-        if not line:
-            raise EndpointFailed(f"the emulator ended with status {process.wait()} instead of serving:\n{self.log()}")
-        return int(json.loads(line)["port"])
-
-    def log(self) -> str:
-        """What the emulator wrote: warnings, and failed batches with the function's output."""
-        return (self._scratch / "log").read_text(errors="replace") if self._scratch is not None else ""
 
     def reset(self) -> None:
         """Remove every resource. Unique names (`unique_name`) isolate tests as well and leave other tests' alone."""
         request = urllib.request.Request(f"{self.url}/_ministack/reset", method="POST")
-        urllib.request.urlopen(request, timeout=_START_SECONDS).close()
+        urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
 
     def env(self) -> dict[str, str]:
         """Environment variables that point any AWS SDK at this endpoint."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return self.environment()
 
     def client(self, service: str) -> Any:
         """A botocore client of the service; shared, and safe to use from several threads."""

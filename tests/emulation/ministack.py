@@ -1,83 +1,31 @@
-"""MiniStack with Python functions under the real runtime client, and closer to the service where tasks would notice.
+"""The package's MiniStack, and in it Python functions under the real runtime client with truer event source mappings.
 
 `python -m tests.emulation.ministack` runs in the environment of `requirements-ministack.txt`, never in the project's
-own, and from the repository's root. It listens on a free loopback port, prints `{"port": …}` on one line, and ends on
-SIGTERM or as soon as its standard input ends, so that it never outlives the process that started it.
+own, and from the repository's root.
 """
 
-import argparse
-import asyncio
 import importlib
-import json
-import os
-import resource
-import shutil
-import signal
-import socket
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
+from dispatcher.local import ministack
+from dispatcher.local.sandbox import Function, Invocation, Sandbox
 from tests.emulation.mapping_corrections import MappingCorrections
-from tests.emulation.sandbox import Function, Invocation, Sandbox
-from tests.emulation.sqs_corrections import SqsCorrections
 
 
 def main() -> None:
     """Serve until told to stop."""
-    options = _options()
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    # MiniStack reads its settings from the environment when it is imported.
-    os.environ.update(GATEWAY_PORT=str(port), LAMBDA_EXECUTOR="local", AUTH="true" if options.auth else "false")
-    sqs = importlib.import_module("ministack.services.sqs")
-    lambda_service = importlib.import_module("ministack.services.lambda_svc")
-    corrections = SqsCorrections(sqs, duplicates=options.duplicates, shuffle=options.shuffle)
-    corrections.install()
-    corrections.lock_producer(importlib.import_module("ministack.services.eventbridge"), "_dispatch_to_sqs")
-    MappingCorrections(lambda_service, sqs).install()
-    _run_functions_in_sandboxes(lambda_service, options.python, f"http://127.0.0.1:{port}")
-    asyncio.run(_serve(listener))
-    importlib.import_module("ministack.core.lambda_runtime").reset()
-    shutil.rmtree(options.scratch, ignore_errors=True)
-    # Background threads of services that nobody uses would keep the interpreter waiting.
-    os._exit(0)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ministack.options()
     parser.add_argument("--python", required=True, help="interpreter for functions; it must have awslambdaric")
-    parser.add_argument("--scratch", required=True, help="directory for files, removed at the end")
-    parser.add_argument("--duplicates", type=float, default=0.0, help="share of messages delivered twice")
-    parser.add_argument("--shuffle", action="store_true", help="hand messages out in random order")
-    parser.add_argument("--auth", action="store_true", help="enforce IAM policies")
-    return parser.parse_args()
+    chosen = parser.parse_args()
 
+    def prepare(url: str) -> None:
+        sqs = importlib.import_module("ministack.services.sqs")
+        lambda_service = importlib.import_module("ministack.services.lambda_svc")
+        MappingCorrections(lambda_service, sqs).install()
+        _run_functions_in_sandboxes(lambda_service, chosen.python, url)
 
-async def _serve(listener: socket.socket) -> None:
-    app = importlib.import_module("ministack.app").app
-    hypercorn = importlib.import_module("hypercorn.asyncio")
-    config = importlib.import_module("hypercorn.config").Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.keep_alive_timeout = 75
-    config.graceful_timeout = 0.2
-    config.loglevel = "WARNING"
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    threading.Thread(target=_watch_parent, args=(loop, stop), name="parent", daemon=True).start()
-    await hypercorn.serve(app, config, shutdown_trigger=stop.wait)
-
-
-def _watch_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop when the other end of standard input is gone: the parent closed it, or died."""
-    print(json.dumps({"port": int(os.environ["GATEWAY_PORT"])}), flush=True)
-    sys.stdin.buffer.read()
-    loop.call_soon_threadsafe(stop.set)
+    ministack.serve(chosen, prepare)
 
 
 def _run_functions_in_sandboxes(lambda_service: Any, python: str, url: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tests.emulation import processes
+from dispatcher.local import processes
 from tests.emulation.ports import free_port
 
 _START_SECONDS = 10.0

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from dispatcher.backends.base import TaskRecord
 from dispatcher.consumer.worker import Worker
+from dispatcher.local import processes
 from dispatcher.signals import worker_process_init
-from tests.emulation import processes
 from tests.fault.faulty_tasks import Effects, make_app
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.config.environment import queue_variable
+from dispatcher.local.sandbox import Function, Sandbox
 from tests.emulation import environments
 from tests.emulation.endpoint import AwsEndpoint
-from tests.emulation.sandbox import Function, Sandbox
 from tests.handlers.lab import Lab
 
 MakeSandbox = Callable[..., Sandbox]

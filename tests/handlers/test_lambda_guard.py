@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
-from tests.emulation.sandbox import Invocation, Sandbox
+from dispatcher.local.sandbox import Invocation, Sandbox
 from tests.handlers.conftest import MakeSandbox
 from tests.handlers.lab import Lab, checked
 

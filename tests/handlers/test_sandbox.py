@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation import processes
-from tests.emulation.runtime_api import MAX_RESPONSE_BYTES
-from tests.emulation.sandbox import Function, Sandbox
+from dispatcher.local import processes
+from dispatcher.local.runtime_api import MAX_RESPONSE_BYTES
+from dispatcher.local.sandbox import Function, Sandbox
 
 MakeSandbox = Callable[..., Sandbox]
 

@@ -77,6 +77,7 @@ LAYERS = {
     "beat.entries": 7,
     "loading": 9,
     "provision": 9,
+    "local": 9,
     # 10: the edge
     "cli": 10,
     "testing": 10,

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.emulation import processes
+from dispatcher.local import processes
 from tests.project.imports import REPOSITORY
 
 PYTHON = frozenset({"python"})

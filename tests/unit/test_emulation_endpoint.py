@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.emulation import processes
+from dispatcher.local import processes
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation import environments, processes, reaper
+from dispatcher.local import processes, reaper
+from tests.emulation import environments
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="processes are recognised by /proc")
 
@@ -54,7 +55,7 @@ def test_reaper_kills_what_a_killed_process_left() -> None:
     tag = f"reaped-{uuid.uuid4().hex}"
     script = (
         "import os, subprocess, sys, time\n"
-        "from tests.emulation import processes, reaper\n"
+        "from dispatcher.local import processes, reaper\n"
         "reaper.start(sys.argv[1])\n"
         "os.environ[processes.TAG_VARIABLE] = sys.argv[1]\n"
         "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.emulation import processes
+from dispatcher.local import processes
 from tests.emulation.redis_server import RedisFailed, RedisServer
 
 

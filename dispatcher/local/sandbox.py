@@ -18,13 +18,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from tests.emulation import processes
-from tests.emulation.runtime_api import MAX_RESPONSE_BYTES, Event, Happened, RuntimeApi, Work
+from dispatcher.config.environment import inherited
+from dispatcher.local import processes
+from dispatcher.local.runtime_api import MAX_RESPONSE_BYTES, Event, Happened, RuntimeApi, Work
 
 INIT_SECONDS = 10.0
 """Limit of the init phase; after it, init is repeated once under the function's own timeout."""
@@ -34,6 +35,13 @@ _EXIT_GRACE_SECONDS = 0.2
 """How long the answer of a process that has just died may still be on its way from the socket to us."""
 _MAX_LOG_BYTES = 1 << 20
 _OUT_OF_MEMORY = "Runtime exited with error: signal: killed"
+
+# The client comes last on the search path, as AWS's own packages do: what the function brings along goes before.
+_RUN_CLIENT: Final = """
+import runpy, sys
+sys.path.append(sys.argv.pop(1))
+runpy.run_module("awslambdaric", run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Function:
     """The configuration of a function: what `CreateFunction` takes, with directories in place of archives.
 
     `timeout` in seconds. `path` is appended to the function's module search path: layers. `python` must have
-    `awslambdaric` installed.
+    `awslambdaric` installed, unless `client` is a directory that holds it.
     """
 
     code: Path
@@ -71,6 +79,12 @@ class Function:
     arn: str = ""
     region: str = "us-east-1"
     path: Sequence[Path] = ()
+    client: Path | None = None
+
+    def command(self) -> list[str]:
+        """The runtime process's command line."""
+        run = ["-m", "awslambdaric"] if self.client is None else ["-c", _RUN_CLIENT, str(self.client)]
+        return [self.python, *run, self.handler]
 
     def function_arn(self) -> str:
         """The ARN that the handler's context shows."""
@@ -106,11 +120,13 @@ class Sandbox:
 
     A process serves invocation after invocation until it dies, is killed by a limit or the sandbox is closed; the next
     invocation then starts a new one. `freeze=False` lets it run on between invocations, which Lambda never does.
+    `output` is called with each line that the function writes, soon after it is written.
     """
 
-    def __init__(self, function: Function, *, freeze: bool = True) -> None:
+    def __init__(self, function: Function, *, freeze: bool = True, output: Callable[[str], None] | None = None) -> None:
         self.function = function
         self._freeze = freeze
+        self._output = output
         self._runtime: _Runtime | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -182,7 +198,7 @@ class Sandbox:
         # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html#runtimes-lifecycle-ib
         for limit in (INIT_SECONDS, self.function.timeout):
             self._discard()
-            runtime = self._runtime = _Runtime(self.function)
+            runtime = self._runtime = _Runtime(self.function, self._output)
             ready = runtime.wait_until_ready(limit)
             if ready is None:
                 runtime.kill()
@@ -208,17 +224,19 @@ class Sandbox:
 class _Runtime:
     """One process of the runtime client, from its start to its death."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, output: Callable[[str], None] | None) -> None:
         self.api = RuntimeApi()
         self.peak_mb = 0.0
+        self._output = output
+        self._shown = 0
         # Handlers may leave processes in sessions of their own, which belong to the environment all the same.
-        self._tag = f"{os.environ.get(processes.TAG_VARIABLE, '')}/{uuid.uuid4().hex}"
+        self._tag = f"{inherited().get(processes.TAG_VARIABLE, '')}/{uuid.uuid4().hex}"
         # A file, not a pipe: what was written before an invocation ended is all there when it has ended, a chatty
         # handler never blocks, and processes that the handler left behind hold nothing open.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the runtime
         fcntl.fcntl(self._log, fcntl.F_SETFL, os.O_APPEND)  # it is truncated after each invocation
         self.process = subprocess.Popen(
-            [function.python, "-m", "awslambdaric", function.handler],
+            function.command(),
             cwd=function.code,
             env={**function.process_environment(self.api.address), processes.TAG_VARIABLE: self._tag},
             stdin=subprocess.DEVNULL,
@@ -261,6 +279,7 @@ class _Runtime:
                 event = self.api.events.get(timeout=min(left, _MEMORY_CHECK_SECONDS))
             except queue.Empty:
                 event = None
+            self.show_output()
             self.peak_mb = max(self.peak_mb, processes.memory_mb(self.process.pid))
             if event is not None:
                 return self._conclude(event, work.request_id)
@@ -321,10 +340,22 @@ class _Runtime:
 
     def take_log(self) -> str:
         """Everything that the function wrote since the last call, at most the last MiB of it."""
+        self.show_output(last=True)
         size = os.fstat(self._log.fileno()).st_size
         written = os.pread(self._log.fileno(), _MAX_LOG_BYTES, max(0, size - _MAX_LOG_BYTES))
         os.ftruncate(self._log.fileno(), 0)
+        self._shown = 0
         return written.decode(errors="replace")
+
+    def show_output(self, *, last: bool = False) -> None:
+        """Hand over the lines that are new; an unfinished one only if it is the `last`."""
+        if self._output is None:
+            return
+        written = os.pread(self._log.fileno(), _MAX_LOG_BYTES, self._shown)
+        whole = written if last else written[: written.rfind(b"\n") + 1]
+        self._shown += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            self._output(line)
 
 
 def _timed_out(timeout: float) -> str:

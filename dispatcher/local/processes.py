@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-TAG_VARIABLE = "DISPATCHER_TEST_OWNER"
+TAG_VARIABLE = "_DISPATCHER_OWNER"
 """Environment variable by which processes are recognised that outlived their parent."""
 
 _PROC = Path("/proc")

@@ -1,0 +1,180 @@
+"""The emulator's process: MiniStack on a loopback port, started and ended."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from dispatcher.config.environment import inherited
+from dispatcher.exceptions import DispatcherError
+from dispatcher.local import processes, starting
+
+REGION: Final = "us-east-1"
+ACCESS_KEY: Final = "test"
+SECRET_KEY: Final = "test"
+
+_START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 10.0
+_LOG_LINES: Final = 30
+
+
+class EmulatorFailed(DispatcherError):
+    """The emulator did not start; the message ends with its log."""
+
+
+class Emulator:
+    """SQS, DynamoDB, EventBridge, Scheduler, S3, CloudFormation … on one loopback URL.
+
+    ``python`` has MiniStack; ``port`` 0 takes any that is free; ``state`` is a directory that resources and messages
+    are kept in from one start to the next. ``command`` and ``arguments`` run another launcher than this package's.
+    Use as a context manager, or call `start` and `close`.
+    """
+
+    def __init__(
+        self,
+        python: str | Path,
+        *,
+        port: int = 0,
+        state: Path | None = None,
+        auth: bool = False,
+        command: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        directory: Path | None = None,
+    ) -> None:
+        self._command = [*(command or starting.command(python, "dispatcher.local.ministack")), *arguments]
+        self._directory = directory
+        self._state = state
+        self._auth = auth
+        self._wanted = port
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: Path | None = None
+        self.tag = f"{inherited().get(processes.TAG_VARIABLE, '')}/emulator-{uuid.uuid4().hex}"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """What to put into ``AWS_ENDPOINT_URL``."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The emulator's process while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> Self:
+        """Start the emulator and return when it answers.
+
+        Raises `OSError` where the port is taken, `EmulatorFailed` where the emulator does not come up.
+        """
+        with socket.create_server(("127.0.0.1", self._wanted)) as listener:
+            self._port = listener.getsockname()[1]
+            self._scratch = Path(tempfile.mkdtemp(prefix="aws-endpoint-"))
+            listener.set_inheritable(True)
+            with (self._scratch / "log").open("wb") as log:
+                self._process = subprocess.Popen(
+                    [*self._command, "--socket", str(listener.fileno()), "--scratch", str(self._scratch)],
+                    cwd=self._directory or self._scratch,
+                    env=self._environment(self._scratch),
+                    stdin=subprocess.PIPE,  # its end tells the emulator that we are gone, however that came about
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[listener.fileno()],
+                )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Stop the emulator and every process that its functions started; remove its files."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+            processes.kill_tree(process)
+            processes.kill(processes.tagged(self.tag))
+            assert process.stdin is not None
+            process.stdin.close()
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def log(self) -> str:
+        """Return what the emulator wrote: warnings, and failed batches with the function's output."""
+        return (self._scratch / "log").read_text(errors="replace") if self._scratch is not None else ""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that point any AWS SDK at the emulator."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def _environment(self, scratch: Path) -> dict[str, str]:
+        """MiniStack reads its settings from the environment when it is imported."""
+        variables = inherited()
+        keep: dict[str, str] = {name: variables[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in variables}
+        state = self._state or scratch
+        return {
+            **keep,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": REGION,
+            "GATEWAY_PORT": str(self._port),
+            "LAMBDA_EXECUTOR": "local",
+            "AUTH": "true" if self._auth else "false",
+            "LOG_LEVEL": "WARNING",
+            "PYTHONUNBUFFERED": "1",
+            "STATE_DIR": str(state / "state"),
+            "S3_DATA_DIR": str(state / "s3"),
+            "PERSIST_STATE": "1" if self._state else "0",
+            "S3_PERSIST": "1" if self._state else "0",
+            "TMPDIR": str(scratch),
+            processes.TAG_VARIABLE: self.tag,
+        }
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        limit = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                # The socket is open already: the answer is held back until somebody serves it, or hangs up on it.
+                urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1).close()
+                return
+            except (OSError, urllib.error.URLError):
+                ended = process.poll()
+            if ended is not None or time.monotonic() > limit:
+                how = f"ended with status {ended}" if ended is not None else f"does not answer for {_START_SECONDS:g} s"
+                tail = "\n".join(self.log().splitlines()[-_LOG_LINES:])
+                raise EmulatorFailed(f"the emulator {how}:\n{tail}")
+
+
+def is_port_taken(error: OSError) -> bool:
+    """Say whether a port could not be had because somebody else has it."""
+    return error.errno == errno.EADDRINUSE
