@@ -27,6 +27,7 @@ SECRET_KEY: Final = "test"
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
 _LOG_LINES: Final = 30
+_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL")
 
 
 class EmulatorFailed(DispatcherError):
@@ -140,10 +141,10 @@ class Emulator:
     def _environment(self, scratch: Path) -> dict[str, str]:
         """MiniStack reads its settings from the environment when it is imported."""
         variables = inherited()
-        keep: dict[str, str] = {name: variables[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in variables}
+        kept: dict[str, str] = {name: variables[name] for name in _KEPT if name in variables}
         state = self._state or scratch
         return {
-            **keep,
+            **kept,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": REGION,
