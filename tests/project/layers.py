@@ -119,6 +119,8 @@ RESTRICTED = {
     "django": ("contrib.django", "app.discovery"),
     "typing_extensions": ("async_result", "eager_result", "result_sets", "task"),  # for type checkers only
     "celery": ("contrib.celery",),
+    "ministack": ("local.ministack",),
+    "hypercorn": ("local.ministack",),
 }
 
 # Everybody else gets a Config.
