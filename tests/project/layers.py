@@ -113,6 +113,7 @@ RESTRICTED = {
     "pickle": ("serialization",),
     "click": ("cli",),
     "rich": ("cli",),
+    "ephem": ("schedules.sun",),
     "gevent": ("consumer",),
     "eventlet": ("consumer",),
     "pytest": ("testing", "pytest_plugin"),
