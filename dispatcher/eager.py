@@ -151,8 +151,9 @@ def run_eagerly(
     kwargs: Mapping[str, Any],
     options: Mapping[str, Any],
     by_value: bool = False,
+    chord: Mapping[str, Any] | None = None,
 ) -> EagerResult[Any]:
-    """Run a call to its final state, retries included and without waiting for them.
+    """Run a call to its final state, retries included and without waiting for them; ``chord`` is its place in a group.
 
     As in Celery, `Task.apply` hands the arguments over as they are; ``by_value``, for ``task_always_eager``, sends them
     through the wire form, so that what could not be sent fails here too.
@@ -163,7 +164,7 @@ def run_eagerly(
     call = sender.build(
         task.name, args, kwargs, {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}, task
     )
-    message = call.message.replace(expires=None, eta=None)
+    message = call.message.replace(expires=None, eta=None, chord=chord)
     clock, transport, eager_app = EagerClock(app.clock), EagerTransport(), EagerApp(app, task)
     stored = app.conf.task_store_eager_result and not task.ignore_result
     backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
@@ -221,5 +222,7 @@ def _result(app: Any, task: Task[Any, Any], run: Run, throw: bool) -> EagerResul
     if throw and error is not None and outcome.kind in (Kind.FAILURE, Kind.UNREADABLE, Kind.REJECTED):
         raise error
     result: EagerResult[Any] = EagerResult(run.id, value, status, outcome.traceback, task.name)
-    result._app = app
+    result._app, result._added = app, run.added if status == states.SUCCESS else None
+    if run.context is not None:
+        result._behind = run.context.__dict__.get("_behind", [])
     return result

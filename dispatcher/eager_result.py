@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispatcher import states
@@ -35,6 +36,9 @@ class EagerResult(AsyncResult[R]):
         error = ret_value if state in states.EXCEPTION_STATES and isinstance(ret_value, BaseException) else None
         meta = ResultMeta(result=None if error else ret_value, error=error, traceback=traceback, name=name)
         self._final = TaskRecord(id, state, final=True), meta
+        #: signatures that the task added to its chord, and the results of what they came to
+        self._added: Sequence[Mapping[str, Any]] | None = None
+        self._behind: list[AsyncResult[Any]] = []
 
     @property
     def supports_native_join(self) -> bool:

@@ -73,6 +73,7 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
     "called_directly": lambda: True,
     "replaced_task_nesting": int,
     "_protected": int,
+    "_added": list,
 }
 
 

@@ -49,6 +49,14 @@ class TaskOwner(Protocol):
         """Send a canvas in place of a running task."""
         ...
 
+    def run_replacement(self, request: Context, canvas: Any) -> Any:
+        """Run a canvas in place of a task that runs in this process; return its value."""
+        ...
+
+    def add_to_chord(self, request: Context, sig: Any) -> Any:
+        """Add a signature to what the body of a running member's chord waits for; return its result."""
+        ...
+
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write a state that a task gave itself."""
         ...
@@ -77,7 +85,6 @@ HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return",
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
 #: Celery's methods that are not here, with what to do instead.
 NOT_YET = {
-    "add_to_chord": "a group's size is fixed when it is sent; raise self.replace(group(…)) puts calls in its place",
     "add_around": "override __call__ in a base class",
     "annotate": "task_annotations are applied when the app is finalized",
     "subtask_from_request": "use signature_from_request()",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher.canvas.mapped import chunks, xmap, xstarmap
 from dispatcher.canvas.signature import Signature
-from dispatcher.exceptions import BackendError, OperationalError, Reject, Replaced
+from dispatcher.exceptions import BackendError, OperationalError, Reject, Replaced, UnsupportedOption
 from dispatcher.request import Context
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class Signatures:
 
         @property
         def _owner(self) -> TaskOwner: ...
+
+        def add_trail(self, result: Any) -> Any:
+            """Note a result as a child of the running task."""
+            ...
 
     def signature(self, args: Sequence[Any] | None = None, *more: Any, **options: Any) -> Signature:
         """Return a call to this task as a value."""
@@ -75,7 +79,9 @@ class Signatures:
         if request.called_directly:
             raise RuntimeError("replace() works in a task that a worker runs, not in one that is called as a function")
         if request.is_eager:
-            raise Replaced("Replaced by new task", sig.apply().get(disable_sync_subtasks=False))
+            raise Replaced("Replaced by new task", self._owner.run_replacement(request, sig))
+        if request.get("_added"):
+            raise RuntimeError("a run that replaces its task cannot add to its chord: let the replacement do that")
         self.on_replace(sig)
         try:
             self._owner.replace_running(request, sig)
@@ -85,6 +91,23 @@ class Signatures:
 
     def on_replace(self, sig: Any) -> None:
         """Called in the worker before a signature is sent in place of this task."""
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Have the chord that this task is a member of wait for another call, or canvas; return its result.
+
+        It is sent when this run has succeeded, and only then; its results come behind this task's in what the body
+        gets. Raises `ValueError` where the task does not end a member of a chord, and what sending it would where
+        that can be known before.
+        """
+        request = self.request
+        if lazy:
+            raise UnsupportedOption(
+                "add_to_chord(lazy=True) cannot work: the body would wait for ever if the call is never sent; leave "
+                "lazy out, and the call is sent when this task has succeeded"
+            )
+        if request.chain or not (request.chord and request.chord.get("n")):
+            raise ValueError("add_to_chord() works in a task that ends a member of a chord; this one does not")
+        return self.add_trail(self._owner.add_to_chord(request, sig))
 
     def chunks(self, it: Any, n: int) -> chunks:
         """Return the calls with the arguments in each item, ``n`` to a message."""

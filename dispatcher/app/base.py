@@ -376,13 +376,14 @@ class Dispatcher(Workflows, Changes, Periodic):
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
         by_value: bool = False,
+        chord: Mapping[str, Any] | None = None,
     ) -> EagerResult[Any]:
-        """Run a call in this process through the executor; `Task.apply` comes here."""
+        """Run a call in this process through the executor; `Task.apply` comes here, canvases say its place in one."""
         from dispatcher.eager import run_eagerly
 
         self.finalize(auto=True)
         assert self._sender is not None
-        return run_eagerly(self, self._sender, task, args, kwargs, options, by_value)
+        return run_eagerly(self, self._sender, task, args, kwargs, options, by_value, chord)
 
     # -- what the executor asks
 

@@ -172,13 +172,15 @@ class Lineage:
             self._look(body["parent"])
         self._look(body.get("root"))
         place = member_of(body.get("place"))
+        if place is not None:
+            self._look_for_group(place.id)
+        if not body["then"]:  # what a member added to its chord
+            return
         result = self._app.result_of_steps(body["then"], None, place)
         self._note(result)
         first = _first(result)
         for each in _in_line(first) if _is_in_line(first) else [first]:
             self._before[each.id] = join.id
-        if place is not None:
-            self._look_for_group(place.id)
 
     # -- the tree
 

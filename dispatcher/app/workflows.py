@@ -17,6 +17,7 @@ from dispatcher.message import Message
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
 from dispatcher.sending import Call, Sender
 from dispatcher.sensitive import marks_on_wire
+from dispatcher.serialization import json_encode
 from dispatcher.utils import uuid
 from dispatcher.workflow_state import Workflow
 
@@ -140,11 +141,7 @@ class Workflows:
     def replace_running(self, request: Any, canvas: Any) -> None:
         """Send a canvas in place of a running task: its last step has the task's id, and what followed follows it."""
         message: Message = request._message
-        steps = plan.steps_of(to_wire(canvas))
-        if not steps:
-            raise ValueError("replace() needs a task to run instead: the canvas is empty")
-        if plan.is_group(steps[-1]):
-            steps.append({"task": ACCUMULATE})
+        steps = _replacement(canvas)
         following = message.gen + 1
         named = plan.identify(steps, message.id, f"{message.id}~{following}")
         last = plan.with_options(named[-1], task_id=message.id, gen=following)
@@ -154,6 +151,24 @@ class Workflows:
         before = Lineage(message.root_id, message.parent_id, message.depth, following, message.priority)
         member = workflow.member_of(message.chord)
         self.launch(plan.plan([*named, *(dict(step) for step in message.chain)], (), None, member), before)
+
+    def run_replacement(self, request: Any, canvas: Any) -> Any:
+        """Run a canvas in place of a task that runs in this process; return its value."""
+        result = self._run_steps(plan.identify(_replacement(canvas), uuid()), (), workflow.member_of(request.chord))
+        request.update(_behind=result._behind)
+        return result.get(disable_sync_subtasks=False)
+
+    def add_to_chord(self, request: Any, sig: Any) -> Any:
+        """Add a signature to what the body of a running member's chord waits for; return its result."""
+        wire = to_wire(maybe_signature(sig, self))
+        steps = plan.steps_of(wire)
+        for call in plan.calls_of(steps):
+            self._ready_sender.check_options(call["options"])
+        json_encode(wire)  # it is kept with the result of the task
+        before = plan.addition(request.id, request._added)
+        place = plan.Member(plan.id_of(before), plan.leaves([before]))
+        request.update(_added=[*request._added, wire])
+        return self.result_of_steps(plan.identify(steps, plan.leaf_id(place.id, place.leaf)), None, place)
 
     def workflow(self, start: Any, limit: int = 10_000) -> Workflow:
         """Return the state of the whole workflow that a task or group belongs to, given by its id or its result.
@@ -202,30 +217,60 @@ class Workflows:
         steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
         return self._run_steps(steps, ())
 
-    def _run_steps(self, steps: Sequence[Mapping[str, Any]], args: tuple[Any, ...]) -> Any:
+    def _run_steps(
+        self, steps: Sequence[plan.Wire], args: tuple[Any, ...], member: plan.Member | None = None, root: Any = None
+    ) -> Any:
+        """Run steps that have ids; ``member`` is the place that the last one ends, ``root`` the first task of all."""
         result: Any = None
         for position, step in enumerate(steps):
             last = position == len(steps) - 1
             parent = result
             if plan.is_group(step):
-                members: list[Any] = []
+                place = plan.Member(plan.id_of(step), 0, 0 if last else plan.leaves([step]))
                 args = () if step.get("immutable") else args
-                for index, sig in enumerate(plan.members_of(step)):
-                    named = plan.identify(plan.steps_of(sig), plan.leaf_id(plan.id_of(step), index))
-                    member = self._run_steps(named, args)
-                    members += _leaves_of(member)
+                members = self._run_members(step, args, member if last and member is not None else place, root)
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
                     return self._stopped(steps[position:], ChordError.of(failed.id, failed.result), result)
                 args = () if last else ([each.result for each in result._leaves()],)
             else:
-                result = maybe_signature(step, self).apply(args)
+                result = self._run_call(step, args, member if last else None, parent, root)
                 result.parent = parent
                 if not result.successful():
                     return self._stopped(steps[position:], result.result, result)
                 args = (result.result,)
+            root = root or result.id
         return result
+
+    def _run_call(
+        self, step: plan.Wire, args: tuple[Any, ...], member: plan.Member | None, parent: Any, root: Any
+    ) -> Any:
+        sig = maybe_signature(step, self)
+        place = {"group_id": member.id, "group_index": member.leaf} if member is not None else {}
+        lineage = {"parent_id": parent.id if parent is not None else None, "root_id": root}
+        given = {name: value for name, value in lineage.items() if value is not None}
+        args, kwargs, options = sig._merge(args, None, {**place, **given})
+        chord = workflow.place_of(member) if member is not None and member.size else None
+        result = self._app.run_eagerly(sig.type, args, kwargs, options, chord=chord)
+        if result._added:
+            added = plan.addition(result.id, result._added)
+            inner = plan.Member(plan.id_of(added), 0, plan.leaves([added]))
+            result._behind = self._run_members(added, (), inner, root)
+        return result
+
+    def _run_members(self, group: plan.Wire, args: tuple[Any, ...], place: plan.Member, root: Any) -> list[Any]:
+        """Run the members of a group; return the results of its leaves."""
+        results: list[Any] = []
+        index = place.leaf
+        for position, sig in enumerate(plan.members_of(group)):
+            steps = plan.steps_of(sig)
+            size = plan.leaves(steps)
+            own = plan.leaf_id(place.id, index) if size else plan.derived_id(plan.id_of(group), f"empty/{position}")
+            there = place._replace(leaf=index) if size else None
+            results += _leaves_of(self._run_steps(plan.identify(steps, own), args, there, root))
+            index += size
+        return results
 
     def _stopped(self, steps: Sequence[Mapping[str, Any]], error: Any, result: Any) -> Any:
         """Return the result of steps the first of which failed, and call the error callbacks of those that do not run.
@@ -249,10 +294,18 @@ class Workflows:
         return result
 
 
+def _replacement(canvas: Any) -> list[plan.Wire]:
+    """Return the steps of a canvas that takes a task's place, whose value is one."""
+    steps = plan.steps_of(to_wire(canvas))
+    if not steps:
+        raise ValueError("replace() needs a task to run instead: the canvas is empty")
+    return [*steps, {"task": ACCUMULATE}] if plan.is_group(steps[-1]) else steps
+
+
 def _leaves_of(result: Any) -> list[Any]:
     """Return the results that a member of a group ends in."""
     if not isinstance(result, GroupResult):
-        return [] if result is None else [result]
+        return [] if result is None else [result, *result._behind]
     for leaf in result.results:
         leaf.parent = leaf.parent or result.parent
     return result.results

@@ -31,6 +31,7 @@ class ResultMeta:
 
     ``header`` is the id of the group whose results the task was given, ``links`` how many callbacks follow its success,
     and ``ahead`` the next steps of its chain: id, name (`None` for a group) and how many results each comes to.
+    ``added`` are the signatures that the task added to its chord.
 
     Content too large for a record is in a payload store, where ``payload`` refers to; `complete` fetches it, by
     ``source``, when it is needed.
@@ -48,6 +49,7 @@ class ResultMeta:
     header: str | None = None
     links: int | None = None
     ahead: list[Any] | None = None
+    added: list[Any] | None = None
     name: str | None = None
     args: Any = None
     kwargs: Any = None
@@ -168,4 +170,4 @@ _PLAIN = tuple(
     field.name for field in dataclasses.fields(ResultMeta) if field.name not in {"result", "error", "payload", "source"}
 )
 #: What is in the payload store where the whole was too large.
-_STORED = ("result", "error", "traceback", "children", "args", "kwargs")
+_STORED = ("result", "error", "traceback", "children", "added", "args", "kwargs")

@@ -269,6 +269,26 @@ def _own_ids(members: Sequence[Wire], index: int) -> Iterator[tuple[int, str]]:
         index += leaves(steps)
 
 
+def addition(task_id: str, sigs: Sequence[Wire]) -> Wire:
+    """Return what a member has added to its chord as a group with an id: its leaves end where the member does."""
+    return {"task": GROUP, "kwargs": {"tasks": sigs}, "options": {"task_id": derived_id(task_id, "added")}}
+
+
+def plan_addition(added: Wire, member: Member) -> Iterator[Step | Opening]:
+    """Yield what is to be sent for an addition; its own join ends the member's place when all of it is done."""
+    place = Member(id_of(added), 0, leaves([added]))
+    members = members_of(added)
+    if place.size:
+        yield Opening(place.id, place.size, (), member, dict(_own_ids(members, 0)))
+    yield from _plan_members(members, added, (), None, place)
+
+
+def ids_of_addition(added: Wire) -> list[str]:
+    """Return the ids of an addition's leaves in their order."""
+    own = dict(_own_ids(members_of(added), 0))
+    return ids_of_header(Header(id_of(added), leaves([added]), own))
+
+
 def ids_of_header(header: Header, start: int = 0, stop: int | None = None) -> list[str]:
     """Return the ids of a join's leaves in their order."""
     end = header.size if stop is None else min(stop, header.size)

@@ -302,7 +302,7 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     elif outcome.error is not None:
         meta.error, meta.traceback = outcome.error, outcome.traceback
     elif not ignored or (run.message is not None and is_passed_on(run.message)):
-        meta.result = outcome.value
+        meta.result, meta.added = outcome.value, run.added
     try:
         data = env.app.write_meta(meta, env.backend, f"the result of {task.name if task else '?'}", run.id)
     except (EncodeError, ImproperlyConfigured, MessageTooLarge) as error:

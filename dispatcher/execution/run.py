@@ -161,6 +161,11 @@ class Run:
                 self.context.update(_message=self.message)
 
     @property
+    def added(self) -> list[Any] | None:
+        """The signatures that the task added to its chord."""
+        return self.context.__dict__.get("_added") or None if self.context is not None else None
+
+    @property
     def state_written(self) -> tuple[str, Any] | None:
         """The last state the task gave itself, with its meta."""
         return self.context.__dict__.get("_state_written") if self.context is not None else None

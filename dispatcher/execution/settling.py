@@ -49,7 +49,7 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
 
 def _send_continuations(env: Environment, run: Run, message: Message) -> None:
     status, meta = _decided(env, run)
-    if status != states.PENDING and workflow.follows(message):
+    if status != states.PENDING and workflow.follows(message) and not env.eager:
         _follow(env, run, message, status, meta)
     if status == states.SUCCESS:
         for index, sig in enumerate(message.link):
@@ -71,7 +71,7 @@ def _follow(env: Environment, run: Run, message: Message, status: str, meta: Res
     except (OperationalError, BackendError):
         raise
     except Exception as error:
-        if status == states.SUCCESS and not env.eager:
+        if status == states.SUCCESS:
             before = message.replace(gen=message.gen - 1, link_error=())  # it did not fail: none was called
             shown = shown_error(run, error)
             workflow.give_up(env, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
@@ -93,7 +93,7 @@ def _decided(env: Environment, run: Run) -> tuple[str, ResultMeta]:
     if outcome.kind is Kind.REPEATED and run.record is not None:
         return run.record.status, env.app.read_meta(run.record).complete()
     if outcome.kind is Kind.SUCCESS:
-        return states.SUCCESS, ResultMeta(result=outcome.value)
+        return states.SUCCESS, ResultMeta(result=outcome.value, added=run.added)
     if outcome.kind in (Kind.FAILURE, Kind.UNREADABLE):
         return states.FAILURE, ResultMeta(error=outcome.error, traceback=outcome.traceback)
     if outcome.kind is Kind.REVOKED:

@@ -90,7 +90,7 @@ def follows(message: Message) -> bool:
 def follow(env: Environment, message: Message, status: str, meta: ResultMeta) -> None:
     """Do what a task's final state asks for in its canvas."""
     if status == states.SUCCESS:
-        go_on(env, message, meta.result)
+        go_on(env, message, meta)
         return
     error = meta.error if meta.error is not None else _why_stopped(status, message)
     propagated = states.REVOKED if status == states.REVOKED else states.FAILURE
@@ -121,16 +121,26 @@ def ahead(message: Message) -> list[Any] | None:
     ] or None
 
 
-def go_on(env: Environment, message: Message, value: Any) -> None:
-    """Send the next step of a chain, or mark the place in the group and send what waits for it if it is complete."""
+def go_on(env: Environment, message: Message, meta: ResultMeta) -> None:
+    """Send the next step of a chain, or what a member added to its chord, or mark the member as done."""
     if message.chain:
         steps = [dict(step) for step in message.chain]
-        args = () if message.task == plan.LAUNCH else (value,)
+        args = () if message.task == plan.LAUNCH else (meta.result,)
         env.app.launch(plan.plan(steps, args, None, member_of(message.chord)), message)
         return
     member = member_of(message.chord)
     if member is None or not member.size:
         return
+    if meta.added:
+        added = plan.addition(message.id, meta.added)
+        env.app.launch(plan.plan_addition(added, member), message)
+        if plan.leaves([added]):
+            return
+    _mark(env, message, member)
+
+
+def _mark(env: Environment, message: Message, member: plan.Member) -> None:
+    """Mark a place in a group as done, and send what waits for the group if it is complete."""
     life = life_of(env.app.conf, env.clock.time())
     try:
         join = env.backend.mark_joined(member.id, member.leaf, member.size, life)
@@ -145,7 +155,11 @@ def fire(env: Environment, join: Join, last: Message) -> None:
     """Send what waits for a join, then note that; whoever finds it complete and not noted sends it again."""
     body = json_decode(join.body)
     header = plan.Header(join.id, join.size, _by_index(body.get("ids", {})))
-    env.app.launch(plan.plan(body["then"], (), header, member_of(body.get("place"))), _parent(body, last, join))
+    place = member_of(body.get("place"))
+    if body["then"] or place is None:
+        env.app.launch(plan.plan(body["then"], (), header, place), _parent(body, last, join))
+    else:  # what a member added to its chord is done, and so is the member
+        _mark(env, last, place)
     env.backend.close_join(join.id, fired=True)
 
 
@@ -196,6 +210,9 @@ def give_up(env: Environment, failure: Failure) -> None:
         if join.fired:
             break
         body = json_decode(join.body)
+        if not body["then"]:
+            waiting, member = (), member_of(body["place"])
+            continue
         error = ChordError.of(message.id, failure.error)
         waiting, member = body["then"], member_of(body.get("place"))
         message = stand_in(failure.message, waiting).replace(gen=body.get("gen", 0))
@@ -265,6 +282,15 @@ def results_of_header(env: Environment, message: Message) -> list[Any]:
     results: list[Any] = []
     for start in range(0, header.size, _PAGE):
         ids = plan.ids_of_header(header, start, start + _PAGE)
+        found = _read_results(env, message, ids)
+        results += _in_order(ids, found)
+    return results
+
+
+def _read_results(env: Environment, message: Message, ids: list[str]) -> dict[str, tuple[Any, list[str]]]:
+    """Return results by id, and after which others those of additions come; a batched read for each level of them."""
+    found: dict[str, tuple[Any, list[str]]] = {}
+    while ids:
         records = env.backend.read(ids)
         for task_id in ids:
             record = records.get(task_id)
@@ -273,5 +299,15 @@ def results_of_header(env: Environment, message: Message) -> list[Any]:
                     f"the result of {task_id}, which {message.task}[{message.id}] waited for, is gone; "
                     "keep records longer (record_retention)"
                 )
-            results.append(env.app.read_meta(record).complete().result)
-    return results
+            meta = env.app.read_meta(record).complete()
+            added = plan.ids_of_addition(plan.addition(task_id, meta.added)) if meta.added else []
+            found[task_id] = meta.result, added
+        ids = [task_id for asked in ids for task_id in found[asked][1]]
+    return found
+
+
+def _in_order(ids: Sequence[str], found: Mapping[str, tuple[Any, list[str]]]) -> Iterator[Any]:
+    for task_id in ids:
+        result, added = found[task_id]
+        yield result
+        yield from _in_order(added, found)

@@ -269,6 +269,8 @@ def _parts_of(run: Run, outcome: Outcome) -> list[Any]:
         known = run.context.__dict__
         if run.state_written is not None:
             extras["_state_written"] = run.state_written
+        if run.added:
+            extras["_added"] = run.added
         if known.get("children"):
             extras["children"] = [child.as_tuple() for child in known["children"]]
     value = outcome.value

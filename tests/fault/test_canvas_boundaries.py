@@ -53,6 +53,7 @@ class World:
         self.app.task(name="total")(lambda numbers: sum(numbers))
         self.app.task(name="fail")(self._fail)
         self.app.task(name="become", bind=True)(self._become)
+        self.app.task(name="adding", bind=True)(self._adding)
         self.app.task(name="note")(lambda request, error, traceback: None)
         self.app.finalize()
 
@@ -63,6 +64,12 @@ class World:
     @staticmethod
     def _become(task: Any, number: int) -> None:
         raise task.replace(task.app.signature("add", (number, 1)) | task.app.signature("add", (10,)))
+
+    @staticmethod
+    def _adding(task: Any, *names: str) -> int:
+        for name in names:
+            task.add_to_chord(task.app.signature(name, ("add",) if name == "adding" else (10,)))
+        return 1
 
     def work(self, fuse: Fuse) -> None:
         """Run until nothing is left, by workers of which the first has the fuse; a store out of reach comes back."""
@@ -138,6 +145,12 @@ CANVASES: dict[str, Callable[[Dispatcher], Any]] = {
     ) | _sig(app, "add", 1),
     "failed step": lambda app: chain(_sig(app, "fail"), _sig(app, "add", 1), _sig(app, "add", 1)),
     "replaced member": lambda app: chord([_sig(app, "become", 1), _sig(app, "add", 2)], _sig(app, "total")),
+    "member that adds": lambda app: chord(
+        [_sig(app, "adding", "adding", "add"), _sig(app, "add", 2)], _sig(app, "total")
+    ),
+    "failed addition": lambda app: chord(
+        [_sig(app, "adding", "fail"), _sig(app, "add", 2)], _sig(app, "total").on_error(_sig(app, "note"))
+    ),
 }  # fmt: skip
 
 

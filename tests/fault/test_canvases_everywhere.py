@@ -22,7 +22,8 @@ from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from tests.emulation.redis_server import RedisServer
 from tests.fault.simulated_aws import Context, SimulatedAws
-from tests.property.canvases import canvas_of, evaluate, grow, shown
+from tests.property import canvases
+from tests.property.canvases import canvas_of, evaluate, grow
 from tests.property.test_canvas import Crash, CrashingTransport, leaves_of
 from tests.unit.bench import Globals
 
@@ -101,7 +102,7 @@ def check(world: Any, rng: random.Random) -> None:
     world.app.set_current()  # what is empty has no task that knows its app
     task = world.app.tasks["shown"]
     for _ in range(CANVASES):
-        tree = ("chain", [grow(rng, 3)])
+        tree = ("chain", [grow(rng, 3, 0.1)])
         result = canvas_of(tree, task).apply_async()
         world.work()
         assert leaves_of(result) == evaluate(tree), tree
@@ -130,7 +131,7 @@ def _check_failure(world: Any, rng: random.Random) -> None:
 def add_tasks(world: Any) -> None:
     """Register the tasks; an error callback notes for which task it is called."""
     world.notes = set()
-    world.app.task(name="shown")(shown)
+    canvases.add_tasks(world.app)
     world.app.task(name="fails")(_fail)
     world.app.task(name="note")(lambda request, error, traceback: world.notes.add(request.id))
 

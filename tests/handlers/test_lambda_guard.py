@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher import chord
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
 from dispatcher.local.sandbox import Invocation, Sandbox
 from tests.handlers.conftest import MakeSandbox
@@ -51,6 +52,12 @@ def fail(name):
 def child(name):
     ran(name)
     return lean.delay("child").id
+
+@app.task(bind=True)
+def adds(self, name):
+    ran(name)
+    if self.request.chord:
+        self.add_to_chord(lean.si("added"))
 
 @app.task(time_limit=0.3)
 def hash_for_ever():
@@ -304,8 +311,9 @@ def test_too_little_memory_is_the_task_s_failure(function: Any) -> None:
 def test_decided_runs_that_were_not_written_yet_are_kept(function: Any) -> None:
     """Outcomes that wait for their batch's write are written by the guard: results, callbacks, failures and retries."""
     worker = function()
-    callback = worker.lab.app.signature("app.lean", ("linked",), immutable=True)
-    for name in ("quick", "again", "fail", "child"):  # known to be quick from here on, so that outcomes wait
+    app = worker.lab.app
+    callback = app.signature("app.lean", ("linked",), immutable=True)
+    for name in ("quick", "again", "fail", "child", "adds"):  # known to be quick from here on, so that outcomes wait
         worker.send(name, "warm")
     assert not worker.invoke().failed
     worker.lab.dead_letters()
@@ -315,6 +323,9 @@ def test_decided_runs_that_were_not_written_yet_are_kept(function: Any) -> None:
     retried = worker.send("again", "b")
     failed = worker.send("fail", "c")
     parent = worker.send("child", "d")
+    worker._order += ["member", "body"]
+    body = app.signature("app.lean", ("body",), immutable=True, options={"task_id": "body"})
+    chord([app.signature("app.adds", ("e",), task_id="member")], body, app=app).apply_async()
     worker.send("quick", "hang")
     assert worker.invoke().failed
 
@@ -326,7 +337,10 @@ def test_decided_runs_that_were_not_written_yet_are_kept(function: Any) -> None:
     assert record.retries == 1
     again = worker.invoke()
     assert not again.failed
-    assert sorted(run for run in worker.runs() if "warm" not in run) == ["a", "b", "c", "child", "d", "linked"]
+    assert not worker.invoke().failed
+    runs = [run for run in worker.runs() if "warm" not in run]
+    assert sorted(runs) == ["a", "added", "b", "body", "c", "child", "d", "e", "linked"]
+    assert runs[-1] == "body"
 
 
 @pytest.mark.parametrize("task", ["once", "only", "celebrate"])

@@ -12,7 +12,7 @@ from dispatcher import chord
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import ChordError
-from tests.property.canvases import canvas_of, evaluate, grow, shown
+from tests.property.canvases import add_tasks, canvas_of, evaluate, grow
 from tests.unit.bench import FOR_EVER, Bench, Globals
 
 
@@ -64,7 +64,7 @@ def run_out(bench: Bench, rng: random.Random, chance: float) -> None:
 def bench_with_tasks() -> tuple[Bench, Any]:
     """A bench and its task."""
     bench = Bench(max_worker_losses=1000)
-    return bench, bench.app.task(name="shown")(shown)
+    return bench, add_tasks(bench.app)
 
 
 def leaves_of(result: Any) -> list[Any]:
@@ -81,7 +81,7 @@ def test_a_canvas_comes_to_its_value(seed: int) -> None:
     rng = random.Random(seed)
     bench, task = bench_with_tasks()
     for _ in range(5):
-        tree = ("chain", [grow(rng, 3)])
+        tree = ("chain", [grow(rng, 3, 0.15)])
         result = canvas_of(tree, task).apply_async()
         run_out(bench, rng, 0.2)
         assert leaves_of(result) == evaluate(tree), tree
@@ -93,7 +93,7 @@ def test_eager_mode_comes_to_the_same(seed: int) -> None:
     rng = random.Random(seed)
     _, task = bench_with_tasks()
     for _ in range(10):
-        tree = ("chain", [grow(rng, 3)])
+        tree = ("chain", [grow(rng, 3, 0.15)])
         assert leaves_of(canvas_of(tree, task).apply()) == evaluate(tree), tree
 
 
