@@ -10,6 +10,7 @@
 import json
 import re
 import threading
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
@@ -121,6 +122,19 @@ class AwsEndpoint(Emulator):
         }
         answer = self.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=list(names.values()))
         return {word: int(answer["Attributes"][name]) for word, name in names.items()}
+
+    def messages(self, url: str) -> list[dict[str, Any]]:
+        """Every message of the queue, leased ones too: `Body`, `VisibleAt` (epoch seconds), `ReceiveCount` and more."""
+        query = urllib.parse.urlencode({"QueueUrl": url})
+        with urllib.request.urlopen(f"{self.url}/_ministack/sqs/messages?{query}", timeout=_TIMEOUT_SECONDS) as answer:
+            accounts = json.load(answer)["messages"]
+        return [message for regions in accounts.values() for queues in regions.values() for message in queues[url]]
+
+    def end_waits(self, url: str) -> None:
+        """Make every message of the queue visible, as if the time had passed for which it is leased or delayed."""
+        headers = {"X-Amz-Target": "AmazonSQS.EndWaits", "Content-Type": "application/x-amz-json-1.0"}
+        request = urllib.request.Request(self.url, json.dumps({"QueueUrl": url}).encode(), headers)
+        urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
 
     def create_table(self, name: str, *, key: str = "pk", sort_key: str | None = None, ttl: str | None = "ttl") -> str:
         """Create an on-demand table with string keys and, by default, TTL on the attribute `ttl`; its name."""

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
-from tests.emulation.endpoint import AwsEndpoint, unique_name
+from dispatcher.execution import recording
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
+from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.redis_server import RedisServer
 from tests.fault.fleet import Fleet, alive, until
+from tests.fault.sqs_fleet import SqsFleet
 from tests.fault.storm import Report, Storm
 
 #: A longer storm: DISPATCHER_TEST_STORM="2000 8 1 2 3" is 2,000 tasks and 8 kills from each of the seeds 1, 2, 3.
@@ -49,11 +54,37 @@ def test_killed_workers_lose_nothing(fleet: Fleet, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_workers_lose_nothing_on_sqs(aws_env: AwsEndpoint, tmp_path: Path, seed: int) -> None:
     """The same with local workers on SQS and DynamoDB."""
-    name = unique_name("storm")
-    settings = {"backend": f"dynamodb://{name}", "broker_transport_options": {"queue_name_prefix": f"{name}-"}}
     tasks, kills = max(1, TASKS // 4), max(1, KILLS * 3 // 5)
-    with Fleet(tmp_path, "sqs://", **settings) as fleet:
+    with SqsFleet(tmp_path, aws_env) as fleet:
         assert_nothing_lost(fleet, Storm(fleet, seed, tasks, kills).run(), kills)
+        print(f"messages of failed tasks that rested: {len(fleet.rested)}")
+
+
+def test_a_failure_whose_worker_died_is_buried_after_a_rest_on_sqs(aws_env: AwsEndpoint, tmp_path: Path) -> None:
+    """A worker dies between record and dead letter: the next one leaves the message alone, and it is not forgotten."""
+    with SqsFleet(tmp_path, aws_env) as fleet:
+        failed = fleet.send("failing", 1)
+        die_before_settling(fleet)
+        fleet.start("solo")
+        assert isinstance(fleet.get(failed), ValueError)
+        fleet.drained()
+        assert (fleet.starts(failed), fleet.rested) == (1, [failed])
+        assert [letter.reason["task_id"] for letter in fleet.app.broker.dead_letters("default")] == [failed]
+
+
+def die_before_settling(fleet: Fleet) -> None:
+    """Run one message as far as its record, here, and leave it so."""
+    app = fleet.app
+    [delivery] = app.broker.receive(["default"], 1, 20.0)
+    executor = Executor(
+        Environment(
+            app=app, backend=app.backend, transport=BrokerTransport(app.broker), clock=app.clock, hostname="dead"
+        )
+    )
+    [run] = executor.prepare([delivery])
+    executor.execute(run)
+    recording.record(executor.env, [run])
+    executor.close()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

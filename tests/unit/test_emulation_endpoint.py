@@ -341,3 +341,18 @@ def test_emulator_ends_when_its_owner_is_gone() -> None:
     emulator, function, scratch = ended.stdout.split()
     eventually(lambda: not processes.command(int(emulator)) and not processes.command(int(function)))
     assert not Path(scratch).exists()
+
+
+def test_waits_can_be_seen_and_ended(aws_endpoint: AwsEndpoint) -> None:
+    """Messages are shown whoever has them, and come at once when the time they wait for is made to pass."""
+    queue = aws_endpoint.create_queue(unique_name("queue"), visibility_timeout=600)
+    sqs = aws_endpoint.client("sqs")
+    sqs.send_message(QueueUrl=queue, MessageBody="leased")
+    assert len(sqs.receive_message(QueueUrl=queue)["Messages"]) == 1
+    sqs.send_message(QueueUrl=queue, MessageBody="delayed", DelaySeconds=600)
+    waiting = aws_endpoint.messages(queue)
+    assert {message["Body"]: message["ReceiveCount"] for message in waiting} == {"leased": 1, "delayed": 0}
+    assert all(message["VisibleAt"] > time.time() + 500 for message in waiting)
+    aws_endpoint.end_waits(queue)
+    received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
+    assert {message["Body"] for message in received} == {"leased", "delayed"}
