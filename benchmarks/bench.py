@@ -14,7 +14,7 @@ import redis
 
 from benchmarks import environment
 from benchmarks.outcome import parse
-from benchmarks.processes import Child, cpu_seconds, proportional_bytes
+from benchmarks.processes import Child, cpu_seconds, peak_bytes, proportional_bytes
 from benchmarks.redis_server import RedisServer
 from benchmarks.work import TICKS
 
@@ -49,10 +49,16 @@ class Scale:
     #: Batches of ten for a warm handler, and fresh processes for its start.
     batches: int
     starts: int
+    #: Members of the largest chord.
+    chord: int
 
 
-QUICK: Final = Scale(backlog=2_000, drain_window=5, sends=1_000, calls=100, bulks=5, batches=200, starts=3)
-FULL: Final = Scale(backlog=20_000, drain_window=10, sends=10_000, calls=500, bulks=20, batches=1_000, starts=9)
+QUICK: Final = Scale(
+    backlog=2_000, drain_window=5, sends=1_000, calls=100, bulks=5, batches=200, starts=3, chord=1_000
+)  # fmt: skip
+FULL: Final = Scale(
+    backlog=20_000, drain_window=10, sends=10_000, calls=500, bulks=20, batches=1_000, starts=9, chord=10_000
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class Workers:
     def pss(self) -> int:
         """Return the proportional set size of all processes in bytes."""
         return proportional_bytes(self.pids())
+
+    def peak(self) -> int:
+        """Return the most bytes that one process has held at a time."""
+        return peak_bytes(self.pids())
 
     def check(self) -> None:
         """Raise if a worker ended by itself."""

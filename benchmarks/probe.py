@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from typing import Any
 
 from benchmarks.outcome import emit
 from benchmarks.peers.base import Peer
+from benchmarks.processes import peak_bytes
 
 
 def main(arguments: list[str]) -> None:
@@ -20,7 +22,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(peer: Peer, verb: str, count: int) -> Any:
-    """Return what a verb yields: nothing, seconds, a list of seconds, or a description."""
+    """Return what a verb yields: nothing, seconds, a list of seconds, bytes, or a description."""
     verbs: dict[str, Callable[[], Any]] = {
         "describe": lambda: describe(peer),
         "workers": lambda: {"commands": peer.workers(count), "variables": peer.variables()},
@@ -29,7 +31,7 @@ def run(peer: Peer, verb: str, count: int) -> Any:
         "bulks": lambda: peer.time_bulks(count),
         "calls": lambda: peer.time_calls(count),
         "groups": lambda: peer.time_groups(count),
-        "chord": lambda: peer.time_chord(count),
+        "chord": lambda: {"seconds": peer.time_chord(count), "peak": peak_bytes([os.getpid()])},
         "addition": peer.send_addition,
     }
     if verb not in verbs:

@@ -97,6 +97,12 @@ def proportional_bytes(pids: list[int]) -> int:
     return total
 
 
+def peak_bytes(pids: list[int]) -> int:
+    """Return the most memory that one of some processes has held at a time (VmHWM): its own, not its parent's."""
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return max(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def _stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat from the state on; None for a process that has ended."""
     try:

@@ -29,10 +29,10 @@ def main(arguments: list[str]) -> None:
 def cpu_per_record(module: Any, batches: int) -> float:
     """Return CPU seconds per record; raises SystemExit if any record is handed back."""
     events = [_event(module, number) for number in range(WARM_UP + batches)]
-    context = _context()
-    responses = [module.handler(event, context) for event in events[:WARM_UP]]
+    about = context()
+    responses = [module.handler(event, about) for event in events[:WARM_UP]]
     started = time.process_time()
-    responses += [module.handler(event, context) for event in events[WARM_UP:]]
+    responses += [module.handler(event, about) for event in events[WARM_UP:]]
     elapsed = time.process_time() - started
     if failed := [response for response in responses if response["batchItemFailures"]]:
         raise SystemExit(f"error: {len(failed)} batches handed records back, the first: {failed[0]}")
@@ -64,7 +64,7 @@ def _record(body: str) -> dict[str, Any]:
     }
 
 
-def _context() -> SimpleNamespace:
+def context() -> SimpleNamespace:
     """Return what the runtime client passes beside the event."""
     deadline = time.time() + 900
     return SimpleNamespace(

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.rows import body, chord, drain, group, handler_cpu, handler_init, memory, round_trip, send, send_many
+from benchmarks.rows import (
+    body,
+    chord,
+    chord_units,
+    drain,
+    group,
+    handler_cpu,
+    handler_init,
+    memory,
+    round_trip,
+    send,
+    send_many,
+)
 from benchmarks.rows.row import Row
 
-_MODULES: Final = (drain, round_trip, send, send_many, group, chord, body, handler_cpu, handler_init, memory)
+_MODULES: Final = (
+    drain, round_trip, send, send_many, group, chord, chord_units, body, handler_cpu, handler_init, memory,
+)  # fmt: skip
 ROWS: Final[dict[str, Row]] = {module.ROW.name: module.ROW for module in _MODULES}
