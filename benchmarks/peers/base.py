@@ -17,7 +17,7 @@ BULK: Final = 1000
 #: Seconds to wait for one result.
 CALL_TIMEOUT: Final = 10
 #: Seconds to wait for a chord.
-CHORD_TIMEOUT: Final = 240
+CHORD_TIMEOUT: Final = 100
 
 
 class Peer(ABC):
