@@ -30,23 +30,24 @@ total = app.task(name="tasks.total")(work.total)
 
 def send(size: int) -> None:
     """Send a chord of additions."""
-    meter = _meter()
-    chord((add.s(n, 1) for n in range(size)), total.s()).apply_async(task_id="body")
+    with _meter() as meter:
+        chord((add.s(n, 1) for n in range(size)), total.s()).apply_async(task_id="body")
     _report(meter)
 
 
 def run(size: int) -> None:
     """Work off the queue and check the sum."""
     sqs, url = aws.client("sqs", ClientSettings()), os.environ["DISPATCHER_QUEUE_URL_DEFAULT"]
-    meter, worker = _meter(), Worker(lambda: app)
-    while messages := sqs.receive_message(
-        QueueUrl=url, MaxNumberOfMessages=BATCH_SIZE, MessageSystemAttributeNames=["All"]
-    ).get("Messages"):
-        answer = worker({"Records": [_record(each) for each in messages]}, context())
-        if answer["batchItemFailures"]:
-            raise SystemExit(f"error: {len(answer['batchItemFailures'])} messages were handed back")
-        entries = [{"Id": each["MessageId"], "ReceiptHandle": each["ReceiptHandle"]} for each in messages]
-        sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+    worker = Worker(lambda: app)
+    with _meter() as meter:
+        while messages := sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=BATCH_SIZE, MessageSystemAttributeNames=["All"]
+        ).get("Messages"):
+            answer = worker({"Records": [_record(each) for each in messages]}, context())
+            if answer["batchItemFailures"]:
+                raise SystemExit(f"error: {len(answer['batchItemFailures'])} messages were handed back")
+            entries = [{"Id": each["MessageId"], "ReceiptHandle": each["ReceiptHandle"]} for each in messages]
+            sqs.delete_message_batch(QueueUrl=url, Entries=entries)
     _report(meter)
     found = app.AsyncResult("body").get(timeout=1)
     if found != size * (size + 1) // 2:
@@ -67,10 +68,7 @@ def _record(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _meter() -> Meter:
-    meter = Meter()
-    for service in ("sqs", "dynamodb"):
-        meter.watch(aws.client(service, ClientSettings()))
-    return meter
+    return Meter(*(aws.client(service, ClientSettings()) for service in ("sqs", "dynamodb")))
 
 
 def _report(meter: Meter) -> None:

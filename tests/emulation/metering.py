@@ -1,8 +1,7 @@
 """What AWS would bill for the calls of botocore clients: requests of SQS and S3, capacity units of DynamoDB.
 
-    meter = Meter()
-    meter.watch(client)  # or the botocore session that clients will be made by
-    ...
+    with Meter(sqs, dynamodb) as meter:
+        ...
     meter.calls["sqs:SendMessageBatch"], meter.sqs_requests, meter.write_units, meter.read_units
 
 Units are those that the endpoint answers with, but where the emulator is wrong or silent: reads in batches (an item
@@ -14,7 +13,7 @@ import math
 import re
 import threading
 from collections import Counter
-from typing import Any
+from typing import Any, Self
 
 _CHUNK = 65_536
 """Bytes of a payload that SQS takes for one request: https://aws.amazon.com/sqs/pricing/"""
@@ -23,21 +22,26 @@ _COLUMN = re.compile(r"""["'](\w+)["'](?:: | = )(\?|[\w.+-]+)""")
 
 
 class Meter:
-    """Counts the calls of the clients it watches, from any thread; ``calls`` has them by ``service:Operation``."""
+    """Counts the calls of clients, from any thread; ``calls`` has them by ``service:Operation``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *clients: Any) -> None:
+        self._clients = clients
         self.calls: Counter[str] = Counter()
         self.sqs_requests = 0
         self.write_units = 0.0
         self.read_units = 0.0
         self._lock = threading.Lock()
 
-    def watch(self, client: Any) -> None:
-        """Count what a client calls from now on, or what the clients do that a botocore session makes."""
-        events = getattr(client, "meta", client)
-        events = getattr(events, "events", events)
-        events.register("provide-client-params", self._ask)
-        events.register("after-call", self._count)
+    def __enter__(self) -> Self:
+        for client in self._clients:
+            client.meta.events.register("provide-client-params", self._ask)
+            client.meta.events.register("after-call", self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.meta.events.unregister("provide-client-params", self._ask)
+            client.meta.events.unregister("after-call", self._count)
 
     def _ask(self, params: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
         context["metered"] = params
