@@ -1,7 +1,9 @@
 """Servers for tests, started when the first test asks, and the guard that nothing we started outlives the run."""
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ hypothesis.settings.load_profile("untimed")
 
 _GRACE_SECONDS = 2.0
 _TAG = pytest.StashKey[str]()
+_SCRATCH = pytest.StashKey[str]()
 _REAPER = pytest.StashKey[Any]()
 _LEAKED = pytest.StashKey[list[str]]()
 
@@ -98,13 +101,22 @@ def require_server() -> Callable[[str], NoReturn]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Tag what this run starts, and have it killed even if this process cannot do so any more."""
+    """Tag what this run starts, and have it killed and its files removed even if this process cannot do so any more."""
     if _only_distributes(session.config):
         return
     tag = f"tests-{uuid.uuid4().hex}"
     session.config.stash[_TAG] = tag
     os.environ[processes.TAG_VARIABLE] = tag
-    session.config.stash[_REAPER] = reaper.start(tag)
+    session.config.stash[_SCRATCH] = scratch = _scratch()
+    session.config.stash[_REAPER] = reaper.start(tag, scratch)
+
+
+def _scratch() -> str:
+    """Make the directory of this run's servers, and of whatever else asks for a temporary one; pytest keeps its own."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    scratch = tempfile.mkdtemp(prefix="dispatcher-tests-")
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+    return scratch
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -129,6 +141,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         watcher.kill()
         watcher.wait()
         leaked += _end_survivors(config.stash[_TAG])
+        shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
     if hasattr(config, "workeroutput"):
         config.workeroutput["leaked"] = leaked
     elif leaked and session.exitstatus == pytest.ExitCode.OK:

@@ -17,6 +17,8 @@ from dispatcher.config.environment import inherited
 from dispatcher.local import processes, starting
 
 _POLL_SECONDS: Final = 0.5
+_PAUSE_SECONDS: Final = 0.02
+_PATIENCE_SECONDS: Final = 30.0
 
 
 def start(tag: str, *directories: str) -> subprocess.Popen[bytes]:
@@ -33,7 +35,11 @@ def main() -> None:
     """Wait for the parent's end, and clean up after it."""
     tag, pid, *directories = sys.argv[1:]
     _wait_for_end(int(pid))
-    processes.kill(processes.tagged(tag))
+    limit = time.monotonic() + _PATIENCE_SECONDS
+    # Again until none is left: what dies may still start another, or write into the directories.
+    while (left := processes.tagged(tag)) and time.monotonic() < limit:
+        processes.kill(left)
+        time.sleep(_PAUSE_SECONDS)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 

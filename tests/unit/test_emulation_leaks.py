@@ -12,6 +12,7 @@ import pytest
 
 from dispatcher.local import processes, reaper
 from tests.emulation import environments
+from tests.emulation.endpoint import AwsEndpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="processes are recognised by /proc")
 
@@ -70,6 +71,30 @@ def test_reaper_kills_what_a_killed_process_left() -> None:
         assert processes.tagged(tag) == [child]
         os.kill(owner.pid, signal.SIGKILL)
     while processes.command(child):
+        time.sleep(0.01)
+
+
+SERVING_TEST = """
+import os, signal
+from pathlib import Path
+
+def test_serves(redis_server, aws_endpoint):
+    Path({file!r}).write_text(f"{{redis_server.pid}} {{aws_endpoint.pid}} {{redis_server.socket_path.parent}}")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_is_left_of_servers_when_a_run_is_killed(
+    tmp_path: Path, redis_executable: str, aws_endpoint: AwsEndpoint
+) -> None:
+    """The servers of a run that is killed are killed with it, and their files removed."""
+    assert redis_executable  # without either server there is nothing to leave
+    assert aws_endpoint.pid
+    (tmp_path / "test_serve.py").write_text(SERVING_TEST.format(file=str(tmp_path / "servers")))
+    ended = run_pytest(tmp_path / "test_serve.py")
+    assert ended.returncode == -signal.SIGKILL, ended.stdout + ended.stderr
+    redis, emulator, directory = (tmp_path / "servers").read_text().split()
+    while processes.command(int(redis)) or processes.command(int(emulator)) or Path(directory).parent.exists():
         time.sleep(0.01)
 
 
