@@ -116,9 +116,11 @@ class Sender:
         options: Mapping[str, Any],
         task: Any = None,
         marks: Marks | None = None,
+        now: float | None = None,
     ) -> Call:
         """Return the call's message and queue; ``marks`` are those that it has beside the task's and the options'.
 
+        Times are counted from ``now`` in epoch seconds, by default the present.
         Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
@@ -131,7 +133,9 @@ class Sender:
         fields: dict[str, Any] = {"id": options.get("task_id") or str(uuid.uuid4()), "task": name}
         delay = 0.0
         if options:
-            delay = set_options(fields, options, self._clock.time(), self._conf.timezone)
+            present = self._clock.time()
+            delay = set_options(fields, options, now or present, self._conf.timezone)
+            delay = max(0.0, delay + (now or present) - present)
             _check_limits(fields, task)
         if type(name) is not str or not name:
             raise TypeError(f"a task's name must be a text, not {name!r}")

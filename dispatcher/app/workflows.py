@@ -10,8 +10,8 @@ from dispatcher.app.lineage import read_workflow
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
-from dispatcher.exceptions import ChordError, MessageTooLarge
-from dispatcher.execution import workflow
+from dispatcher.exceptions import ChordError, EncodeError
+from dispatcher.execution import launching, workflow
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
@@ -23,8 +23,10 @@ from dispatcher.workflow_state import Workflow
 
 #: How many messages of a large group are made before they are sent.
 _PAGE = 1000
-#: Larger groups are sent by a worker, which can be replaced when it dies.
+#: More messages are sent by a worker, which can be replaced when it dies.
 _DIRECT = 100
+#: Bytes of a message around its steps, at most.
+_ENVELOPE = 8 * 1024
 
 
 class Lineage(NamedTuple):
@@ -59,13 +61,14 @@ class Workflows:
         A page's joins are open before its members are sent. Doing it again changes nothing.
         """
         lineage = _lineage(parent)
+        launched = parent.kwargs.get("at") if isinstance(parent, Message) and parent.task == plan.LAUNCH else None
         page: list[Call] = []
         for each in planned:
             if isinstance(each, plan.Opening):
                 join = workflow.join_of(each, *(lineage or _here())[:4])
                 self._app.backend.open_join(join, workflow.life_of(self._app.conf, self._app.clock.time()))
                 continue
-            page.append(self._call_of(each, lineage))
+            page.append(self._call_of(each, lineage, launched))
             if len(page) == _PAGE:
                 self._app._claims.send_all(page, strict=lineage is None)
                 page = []
@@ -82,13 +85,15 @@ class Workflows:
         sender: Sender = self._app._sender
         return sender
 
-    def _call_of(self, step: plan.Step, lineage: Lineage | None) -> Call:
+    def _call_of(self, step: plan.Step, lineage: Lineage | None, now: float | None = None) -> Call:
+        """Return the message of a step; its times are counted from ``now``, epoch seconds, by default the present."""
         sig, sender = step.sig, self._ready_sender
         args, kwargs = (*step.args, *(sig.get("args") or ())), sig.get("kwargs") or {}
         task = self._app.tasks.get(sig["task"])
         if task is not None and step.header is None and lineage is None:
             task.check_arguments(args, kwargs)
-        call = sender.build(sig["task"], args, kwargs, plan.options_of(sig), task, marks_on_wire(sig.get("sensitive")))
+        marks = marks_on_wire(sig.get("sensitive"))
+        call = sender.build(sig["task"], args, kwargs, plan.options_of(sig), task, marks, now)
         fields = workflow.fields_of(step)
         if lineage is None:
             return call._replace(message=call.message.replace(**fields))
@@ -123,19 +128,29 @@ class Workflows:
         return result
 
     def _send_launcher(self, steps: Sequence[plan.Wire]) -> bool:
-        """Leave a large group to a worker: one message is sent or not, many may be sent in part by who dies over it."""
-        if not steps or not plan.is_group(steps[0]) or plan.leaves(steps[:1]) <= _DIRECT:
+        """Leave what is many messages to a worker; return whether it is, else the caller sends them."""
+        app = self._app
+        features = app.broker.features
+        calls, awaited = _beginnings(steps)
+        if len(calls) <= (min(_DIRECT, features.at_once or _DIRECT) if awaited else _DIRECT):
             return False
-        first = next(each for each in plan.plan(steps) if isinstance(each, plan.Step))
-        options = {
-            "task_id": plan.derived_id(plan.id_of(steps[0]), "launch"),
-            "queue": self._call_of(first, None).queue,
-        }
-        call = self._ready_sender.build(plan.LAUNCH, (), {}, options)
+        for each in plan.plan(steps):
+            if isinstance(each, plan.Step) and (task := app.tasks.get(each.sig["task"])) is not None:
+                task.check_arguments(each.sig.get("args") or (), each.sig.get("kwargs") or {})
         try:
-            self._ready_sender.send([call._replace(message=call.message.replace(chain=tuple(steps)))])
-        except MessageTooLarge:
+            size = len(json_encode(steps))
+        except EncodeError:  # only the serializer of a message of their own may take their arguments
             return False
+        launch_id = plan.derived_id(plan.id_of(steps[0]), "launch")
+        options = {"task_id": launch_id, "queue": self._call_of(calls[0], None).queue, "serializer": "json"}
+        arguments: dict[str, Any] = {"at": round(app.clock.time(), 3)}
+        limit = min(features.max_body or app.conf.max_message_bytes, app.conf.max_message_bytes)
+        if size > limit - _ENVELOPE and plan.is_group(steps[0]):
+            until = workflow.life_of(app.conf, app.clock.time())
+            arguments["parts"] = launching.store(app, app.backend, launch_id, steps[0], until)
+            steps = [launching.without_members(steps[0]), *steps[1:]]
+        call = self._ready_sender.build(plan.LAUNCH, (), arguments, options)
+        self._ready_sender.send([call._replace(message=call.message.replace(chain=tuple(steps)))])
         return True
 
     def replace_running(self, request: Any, canvas: Any) -> None:
@@ -311,7 +326,23 @@ def _leaves_of(result: Any) -> list[Any]:
     return result.results
 
 
+def _beginnings(steps: Sequence[plan.Wire]) -> tuple[list[plan.Step], bool]:
+    """Return the calls that steps begin with, few more than are sent here at most, and whether any is waited for."""
+    calls: list[plan.Step] = []
+    awaited = False
+    for each in plan.plan(steps):
+        if isinstance(each, plan.Opening):
+            awaited = True
+        elif len(calls) <= _DIRECT:
+            calls.append(each)
+        else:
+            break
+    return calls, awaited
+
+
 def _lineage(parent: Message | Lineage | None) -> Lineage | None:
+    if isinstance(parent, Message) and parent.task == plan.LAUNCH:  # in the place of who sent it
+        return Lineage(parent.root_id, parent.parent_id, parent.depth - 1, parent.gen, parent.priority)
     if isinstance(parent, Message):
         return Lineage(parent.effective_root_id, parent.id, parent.depth, parent.gen, parent.priority)
     return parent

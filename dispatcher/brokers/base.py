@@ -107,6 +107,8 @@ class BrokerFeatures:
     max_release: float | None = None
     #: the largest body, in bytes of UTF-8
     max_body: int | None = None
+    #: how many messages are taken together or not at all, as far as a producer that dies is concerned
+    at_once: int | None = None
     #: after how many receipts the queue moves a message away by itself
     max_receives: int | None = None
     #: how long the queue keeps a message, in seconds

@@ -58,6 +58,7 @@ class SQSBroker(Broker):
         max_delay=SQS_MAX_DELAY,
         max_release=SQS_MAX_VISIBILITY - VISIBILITY_MARGIN,
         max_body=SQS_MAX_MESSAGE_BYTES,
+        at_once=SQS_MAX_BATCH,
         priorities=False,
         groups=True,
         doubles=True,

@@ -103,7 +103,7 @@ def built_in(app: Any) -> dict[str, Any]:
     def accumulate(results: list[Any]) -> list[Any]:
         return results
 
-    def launch() -> None:
-        """Do nothing: what follows is all there is to it."""
+    def launch(at: float = 0.0, parts: int = 0) -> None:
+        """Do nothing: what follows is all there is to it, see `dispatcher.execution.launching`."""
 
     return {MAP: call_each, STARMAP: call_each_with_arguments, ACCUMULATE: accumulate, LAUNCH: launch}

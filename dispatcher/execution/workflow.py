@@ -18,6 +18,7 @@ from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.canvas import plan
 from dispatcher.exceptions import BackendError, ChordError, OperationalError, TaskError
+from dispatcher.execution import launching
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
@@ -124,8 +125,9 @@ def ahead(message: Message) -> list[Any] | None:
 def go_on(env: Environment, message: Message, meta: ResultMeta) -> None:
     """Send the next step of a chain, or what a member added to its chord, or mark the member as done."""
     if message.chain:
-        steps = [dict(step) for step in message.chain]
-        args = () if message.task == plan.LAUNCH else (meta.result,)
+        launches = message.task == plan.LAUNCH
+        steps = launching.steps_of(env, message) if launches else [dict(step) for step in message.chain]
+        args = () if launches else (meta.result,)
         env.app.launch(plan.plan(steps, args, None, member_of(message.chord)), message)
         return
     member = member_of(message.chord)

@@ -11,10 +11,12 @@ import pytest
 
 from dispatcher import Dispatcher, chain, chord, group
 from dispatcher.backends.base import ResultBackend
-from dispatcher.brokers.base import Broker
+from dispatcher.brokers.base import Broker, BrokerFeatures
+from dispatcher.canvas.plan import leaf_id
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import OperationalError
+from dispatcher.execution import launching
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from tests.fault.fuse import Fuse, Killed, MortalBackend, MortalBroker, MortalSQLiteBackend, MortalSQLiteBroker
@@ -164,3 +166,37 @@ def test_a_canvas_ends_the_same_wherever_it_is_stopped(pair: Pair, name: str, ki
     for point in range(whole.points):
         fuse = Fuse(point, kills)
         assert World(pair).outcome(CANVASES[name], fuse) == expected, f"{name}: stopped {fuse.where}"
+
+
+@pytest.mark.parametrize("max_body", [None, 9 * 1024], ids=["in the message", "in parts"])
+def test_a_producer_that_dies_has_sent_all_or_nothing(
+    pair: Pair, max_body: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every call of a store, while it sends a chord that the broker does not take at once."""
+    monkeypatch.setattr(launching, "PART", 500)
+    counter, ends = Fuse(), set()
+    _produce(pair, max_body, counter)
+    for point in range(counter.points):
+        fuse = Fuse(point, True)
+        world = _produce(pair, max_body, fuse)
+        world.work(Fuse())
+        world.app._broker, world.app._backend = world._stores(Fuse())
+        members = world.app.backend.read([leaf_id("header", number) for number in range(60)])
+        body = world.app.AsyncResult("canvas")
+        end = (len(members), body.state, body.get(timeout=0) if body.ready() else None)
+        assert end in {(0, "PENDING", None), (60, "SUCCESS", sum(range(60)))}, fuse.where
+        ends.add(end)
+    assert len(ends) == 2
+    assert (counter.points > 6) == (max_body is not None)
+
+
+def _produce(pair: Pair, max_body: int | None, fuse: Fuse) -> World:
+    world = World(pair)
+    world.app._broker, world.app._backend = world._stores(fuse)
+    world.app.broker.features = BrokerFeatures(at_once=10, max_body=max_body)
+    members = [_sig(world.app, "add", n) for n in range(60)]
+    try:
+        chord(group(members, task_id="header"), _sig(world.app, "total")).apply_async(task_id="canvas")
+    except Killed:
+        pass
+    return world
