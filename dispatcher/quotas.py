@@ -50,6 +50,30 @@ LAMBDA_MAX_TIMEOUT: Final = 900
 #: A queue's visibility timeout should be at least this many times the function's timeout, plus the batching window.
 #: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
 LAMBDA_VISIBILITY_FACTOR: Final = 6
+#: Memory of a function in MiB.
+#: https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
+LAMBDA_MIN_MEMORY: Final = 128
+LAMBDA_MAX_MEMORY: Final = 10_240
+#: Layers of a function.
+LAMBDA_MAX_LAYERS: Final = 5
+#: ``MaximumConcurrency`` of an event source mapping.
+#: https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html
+LAMBDA_MIN_MAPPING_CONCURRENCY: Final = 2
+LAMBDA_MAX_MAPPING_CONCURRENCY: Final = 1_000
+#: ``BatchSize`` and ``MaximumBatchingWindowInSeconds`` of an event source mapping on a standard queue.
+#: https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html
+LAMBDA_MAX_BATCH: Final = 10_000
+LAMBDA_MAX_BATCHING_WINDOW: Final = 300
+#: All variables of a function, names and values.
+LAMBDA_MAX_ENVIRONMENT_BYTES: Final = 4_096
+
+# EventBridge: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-quota.html
+
+#: Rules of one event bus.
+EVENTBRIDGE_MAX_RULES: Final = 300
+#: Characters of a rule's name: letters, digits, ``.``, ``-`` and ``_``; so, too, of a schedule of the Scheduler.
+#: https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutRule.html
+EVENTBRIDGE_MAX_NAME_CHARS: Final = 64
 
 # DynamoDB: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 

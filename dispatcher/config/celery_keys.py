@@ -327,6 +327,7 @@ OWN: Final = frozenset(
         ),
         *(
             "import_grace",
+            "infra",
             "lost_after",
             "unknown_grace",
             "worker_allow_unkept_limits",

@@ -423,6 +423,16 @@ _BEAT: Final = (
     ),
 )
 
+_INFRASTRUCTURE: Final = (
+    _option(
+        "infra",
+        Table(),
+        {},
+        "What `dispatcher infra` cannot read off the tasks: memory, timeouts, networks and the like of the functions, "
+        "by queue and by stage; see [the plan](infra.md).",
+    ),
+)
+
 #: The settings by the title of their section in the documentation.
 SECTIONS: Final[dict[str, tuple[Option, ...]]] = {
     "General": _GENERAL,
@@ -432,6 +442,7 @@ SECTIONS: Final[dict[str, tuple[Option, ...]]] = {
     "Local worker": _WORKER,
     "Lambda": _LAMBDA,
     "Beat": _BEAT,
+    "Infrastructure": _INFRASTRUCTURE,
 }
 
 SUPPORTED: Final[dict[str, Option]] = {option.name: option for section in SECTIONS.values() for option in section}

@@ -97,3 +97,6 @@ class Values:
     beat_lease: float
     beat_cron_starting_deadline: float | None
     beat_accept_unsigned: bool
+
+    # infrastructure
+    infra: dict[str, Any]

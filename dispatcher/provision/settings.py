@@ -1,0 +1,266 @@
+"""The setting ``infra``: what an app's code cannot tell of its functions and queues, checked and with defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.quotas import (
+    LAMBDA_MAX_BATCH,
+    LAMBDA_MAX_BATCHING_WINDOW,
+    LAMBDA_MAX_LAYERS,
+    LAMBDA_MAX_MAPPING_CONCURRENCY,
+    LAMBDA_MAX_MEMORY,
+    LAMBDA_MAX_TIMEOUT,
+    LAMBDA_MIN_MAPPING_CONCURRENCY,
+    LAMBDA_MIN_MEMORY,
+)
+
+_RUNTIME: Final = re.compile(r"python3\.\d+")
+#: What CloudWatch Logs takes: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+_LOG_DAYS: Final = (
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
+)  # fmt: skip
+_ACCOUNT: Final = re.compile(r"\d{12}")
+
+
+class Vpc(NamedTuple):
+    """The subnets and security groups that a function's network interfaces are in."""
+
+    subnets: tuple[str, ...]
+    security_groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSettings:
+    """What the function of a queue is like; `None` leaves it to the plan.
+
+    ``memory`` in MiB, ``timeout`` and ``batching_window`` in seconds. ``image`` is the URI of a container image, which
+    then takes the place of ``runtime``, ``layers`` and the package.
+    """
+
+    memory: int = 512
+    timeout: int | None = None
+    architecture: str = "arm64"
+    runtime: str = "python3.13"
+    maximum_concurrency: int = 10
+    batch_size: int | None = None
+    batching_window: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    image: str | None = None
+    vpc: Vpc | None = None
+    log_days: int = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infrastructure:
+    """The setting ``infra``, checked.
+
+    ``defaults`` holds for every function, ``queues`` has the functions that differ; `None` there means that no function
+    reads the queue, but workers that somebody else runs. ``producers`` are account numbers or ARNs of roles in other
+    accounts that may send. ``kms_key`` is the ARN of a customer's key for queues, table, bucket, topic and logs of
+    variables. ``payload_days`` is how long large payloads are kept in a bucket of the stack's own.
+    """
+
+    name: str | None = None
+    defaults: FunctionSettings = field(default_factory=FunctionSettings)
+    queues: Mapping[str, FunctionSettings | None] = field(default_factory=dict)
+    kms_key: str | None = None
+    producers: tuple[str, ...] = ()
+    payload_days: int | None = None
+
+    def function(self, queue: str) -> FunctionSettings | None:
+        """Return the settings of a queue's function, `None` where it has none."""
+        return self.queues.get(queue, self.defaults)
+
+
+_FUNCTION: Final = tuple(each.name for each in dataclasses.fields(FunctionSettings))
+_OWN: Final = ("name", "kms_key", "producers", "payload_days")
+_KNOWN: Final = (*_OWN, *_FUNCTION, "queues", "stages")
+
+
+def read(given: Mapping[str, Any] | None, stage: str | None = None) -> Infrastructure:
+    """Return the setting ``infra`` for a stage; raise `ImproperlyConfigured` naming what is wrong in it.
+
+    What ``stages`` has for the stage wins over what is said for all; queues are merged key by key.
+    """
+    values = dict(given or {})
+    stages = _mapping(values.pop("stages", {}), "infra['stages']")
+    if stage is not None and stages and stage not in stages:
+        raise ImproperlyConfigured(f"infra['stages'] has no stage {stage!r}; it has {', '.join(sorted(stages))}")
+    queues = {
+        name: _entry(entry, name) for name, entry in _mapping(values.pop("queues", {}), "infra['queues']").items()
+    }
+    if stage is not None and stage in stages:
+        own = dict(_mapping(stages[stage], f"infra['stages'][{stage!r}]"))
+        for name, entry in _mapping(own.pop("queues", {}), "infra['queues']").items():
+            queues[name] = {**queues.get(name, {}), **_entry(entry, name)}
+        values |= own
+    for key in values:
+        if key not in _KNOWN:
+            raise _unknown(f"infra[{key!r}]", key, _KNOWN)
+    defaults = _function("infra", {key: values[key] for key in _FUNCTION if key in values}, FunctionSettings())
+    return Infrastructure(
+        name=values.get("name"),
+        defaults=defaults,
+        queues={name: _of_queue(name, entry, defaults) for name, entry in queues.items()},
+        kms_key=_key(values.get("kms_key")),
+        producers=_producers(values.get("producers", ())),
+        payload_days=_number("infra['payload_days']", values["payload_days"], 1, 3650)
+        if "payload_days" in values
+        else None,
+    )
+
+
+def _entry(entry: Any, name: str) -> dict[str, Any]:
+    return dict(_mapping({} if entry is None else entry, f"infra['queues'][{name!r}]"))
+
+
+def _of_queue(name: str, entry: Mapping[str, Any], defaults: FunctionSettings) -> FunctionSettings | None:
+    where = f"infra['queues'][{name!r}]"
+    entry = dict(entry)
+    wanted = entry.pop("function", True)
+    if not isinstance(wanted, bool):
+        raise ImproperlyConfigured(f"{where}['function'] must be True or False, not {wanted!r}")
+    if not wanted:
+        if entry:
+            raise ImproperlyConfigured(f"{where} has no function, so it cannot have {', '.join(sorted(entry))}")
+        return None
+    for key in entry:
+        if key not in _FUNCTION:
+            raise _unknown(f"{where}[{key!r}]", key, (*_FUNCTION, "function"))
+    return _function(where, entry, defaults)
+
+
+def _function(where: str, given: Mapping[str, Any], defaults: FunctionSettings) -> FunctionSettings:
+    checked = {key: _CHECKS[key](f"{where}[{key!r}]", value) for key, value in given.items() if value is not None}
+    if "environment" in checked:
+        checked["environment"] = {**defaults.environment, **checked["environment"]}
+    settings = dataclasses.replace(defaults, **checked)
+    if settings.image and settings.layers:
+        raise ImproperlyConfigured(f"{where} has both an image and layers; build the layers into the image")
+    if settings.batch_size is not None and settings.batch_size > 10 and settings.batching_window < 1:
+        raise ImproperlyConfigured(
+            f"{where}: a batch_size over 10 needs a batching_window of at least 1 s; Lambda refuses it otherwise"
+        )
+    return settings
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ImproperlyConfigured(f"{where} must be a dict with text keys, not {value!r}")
+    return value
+
+
+def _unknown(where: str, key: str, known: Collection[str]) -> ImproperlyConfigured:
+    near = difflib.get_close_matches(key, list(known), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    return ImproperlyConfigured(f"{where} means nothing; {hint}")
+
+
+def _number(where: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ImproperlyConfigured(f"{where} must be a whole number from {low} to {high:,}, not {value!r}")
+    return value
+
+
+def _within(low: int, high: int) -> Any:
+    return lambda where, value: _number(where, value, low, high)
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ImproperlyConfigured(f"{where} must be a text, not {value!r}")
+    return value
+
+
+def _texts(where: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Collection) or not all(
+        isinstance(each, str) and each for each in value
+    ):  # fmt: skip
+        raise ImproperlyConfigured(f"{where} must be a list of texts, not {value!r}")
+    return tuple(value)
+
+
+def _architecture(where: str, value: Any) -> str:
+    if value not in ("arm64", "x86_64"):
+        raise ImproperlyConfigured(f"{where} must be 'arm64' or 'x86_64', not {value!r}")
+    return str(value)
+
+
+def _runtime(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
+        raise ImproperlyConfigured(f"{where} must be a Python runtime such as 'python3.13', not {value!r}")
+    return value
+
+
+def _layers(where: str, value: Any) -> tuple[str, ...]:
+    layers = _texts(where, value)
+    if len(layers) > LAMBDA_MAX_LAYERS:
+        raise ImproperlyConfigured(f"{where} has {len(layers)} layers; a function takes {LAMBDA_MAX_LAYERS}")
+    return layers
+
+
+def _environment(where: str, value: Any) -> Mapping[str, str]:
+    if not all(isinstance(text, str) for text in _mapping(value, where).values()):
+        raise ImproperlyConfigured(f"{where} must be a dict of texts to texts")
+    return dict(value)
+
+
+def _vpc(where: str, value: Any) -> Vpc:
+    given = dict(_mapping(value, where))
+    if set(given) != {"subnets", "security_groups"}:
+        raise ImproperlyConfigured(f"{where} must have 'subnets' and 'security_groups', each a list of ids")
+    vpc = Vpc(*(_texts(f"{where}[{key!r}]", given[key]) for key in ("subnets", "security_groups")))
+    if not (vpc.subnets and vpc.security_groups):
+        raise ImproperlyConfigured(f"{where} needs at least one subnet and one security group")
+    return vpc
+
+
+def _log_days(where: str, value: Any) -> int:
+    if value not in _LOG_DAYS:
+        raise ImproperlyConfigured(f"{where} must be one of {', '.join(map(str, _LOG_DAYS))}, not {value!r}")
+    return int(value)
+
+
+def _key(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"arn:[\w-]+:kms:[\w-]+:\d{12}:key/[\w-]+", value):
+        raise ImproperlyConfigured(
+            f"infra['kms_key'] must be the ARN of a key (arn:aws:kms:<region>:<account>:key/<id>), since policies need "
+            f"it, not {value!r}"
+        )
+    return value
+
+
+def _producers(value: Any) -> tuple[str, ...]:
+    producers = _texts("infra['producers']", value)
+    for each in producers:
+        if not _ACCOUNT.fullmatch(each) and not re.fullmatch(r"arn:[\w-]+:iam::\d{12}:[\w+=,.@/-]+", each):
+            raise ImproperlyConfigured(
+                f"infra['producers'] must be account numbers of 12 digits, or ARNs of roles or users, not {each!r}"
+            )
+    return producers
+
+
+_CHECKS: Final[Mapping[str, Any]] = {
+    "memory": _within(LAMBDA_MIN_MEMORY, LAMBDA_MAX_MEMORY),
+    "timeout": _within(1, LAMBDA_MAX_TIMEOUT),
+    "architecture": _architecture,
+    "runtime": _runtime,
+    "maximum_concurrency": _within(LAMBDA_MIN_MAPPING_CONCURRENCY, LAMBDA_MAX_MAPPING_CONCURRENCY),
+    "batch_size": _within(1, LAMBDA_MAX_BATCH),
+    "batching_window": _within(0, LAMBDA_MAX_BATCHING_WINDOW),
+    "environment": _environment,
+    "layers": _layers,
+    "image": _text,
+    "vpc": _vpc,
+    "log_days": _log_days,
+}
