@@ -62,7 +62,7 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
     def _midnight(self, moment: datetime) -> datetime:
         wall = datetime.combine((moment.replace(tzinfo=None) + self.run_every).date(), time())
         while (found := first_showing(wall, zone_of_moment(moment))) is None:
-            wall += timedelta(days=1)
+            wall += timedelta(days=self.seconds // _DAY)
         return found
 
     def runs_in_minute(self, minute: datetime) -> tuple[datetime, ...]:
