@@ -52,6 +52,10 @@ class SecurityError(DispatcherError):
     """A message or result must not be trusted."""
 
 
+class UnsignedMessage(SecurityError):
+    """A message has no signature, where messages are signed."""
+
+
 class OperationalError(DispatcherError):
     """The broker or the backend could not be reached or refused the call."""
 

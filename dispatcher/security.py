@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dispatcher.exceptions import ImproperlyConfigured, SecurityError
+from dispatcher.exceptions import ImproperlyConfigured, SecurityError, UnsignedMessage
 
 #: RFC 2104 discourages keys shorter than the hash's output, 32 bytes for SHA-256.
 MIN_KEY_BYTES: Final = 32
@@ -109,7 +109,7 @@ class Signer:
         if member is None or start < 0:
             if b'"sig"' in data:
                 raise SecurityError("the message's signature is misplaced or malformed")
-            raise SecurityError("the message is not signed")
+            raise UnsignedMessage("the message is not signed")
         key_id = member[1].decode().rstrip(".")
         key = self._keys.get(key_id)
         if key is None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dispatcher.brokers.base import Outgoing
 from dispatcher.canvas.signature import beat_entry, maybe_signature
 from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.publishing import publish
 from dispatcher.sending import Call
 from dispatcher.task import Task
+
+if TYPE_CHECKING:
+    from dispatcher.beat.entries import Entry
+    from dispatcher.beat.firing import Firing
 
 
 class Periodic:
@@ -58,3 +64,39 @@ class Periodic:
         self._app.finalize(auto=True)
         call: Call = self._app._sender.build(task.name, args, kwargs, options, task)
         return call
+
+    def send_built(self, call: Call) -> None:
+        """Send a call that is built, unless it is of a unique task and another stands for it."""
+        self._app.finalize(auto=True)
+        self._app._claims.send([call])
+
+    def beat_entry(self, name: str) -> Entry | None:
+        """Return an entry of the beat by its name; `None` where there is none.
+
+        Raises `ImproperlyConfigured` for one that cannot work, `OperationalError` where it cannot be read.
+        """
+        self._app.finalize(auto=True)
+        from dispatcher.beat.entries import entry_of
+
+        given = (self._app.conf.beat_schedule or {}).get(name)
+        return None if given is None else entry_of(self, name, given)
+
+    def send_firings(self, entry: Entry, firings: Sequence[Firing], queue: str | None = None) -> None:
+        """Send firings of an entry, to its queue unless another is named, each held back until its time.
+
+        Raises `OperationalError` where the broker cannot be reached.
+        """
+        app = self._app
+        app.finalize(auto=True)
+        queue, now = queue or entry.queue, app.clock.time()
+        longest, fifo = app.broker.longest_delay(queue), queue.endswith(".fifo")
+        outgoing = []
+        for firing in firings:
+            delay = max(0.0, firing.at - now)
+            delay = delay if longest is None else min(delay, longest)
+            once = f"{firing.id}:0" if fifo else None
+            body = app.wire.seal(firing.body(), queue)
+            outgoing.append(Outgoing(queue, body, firing.id, delay, entry.priority, entry.group_id, once))
+        if outgoing:
+            publish(app.broker, outgoing, app.conf.task_publish_retry_policy if app.conf.task_publish_retry else None,
+                    app.clock)  # fmt: skip

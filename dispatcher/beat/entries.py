@@ -6,6 +6,7 @@ They come from ``beat_schedule`` and `add_periodic_task`; `entry_of` checks one,
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -15,7 +16,7 @@ from dispatcher.clock import zone_of
 from dispatcher.config.names import nearest
 from dispatcher.exceptions import DispatcherError, ImproperlyConfigured, UnsupportedOption
 from dispatcher.message import MAX_ID_LENGTH, encode
-from dispatcher.schedules import crontab, schedule
+from dispatcher.schedules import BaseSchedule, crontab, schedule
 from dispatcher.sending import Call
 
 #: How late a firing still counts as on time where late ones are skipped, in seconds: EventBridge takes up to a minute
@@ -24,6 +25,9 @@ ON_TIME: Final = 120.0
 #: How far back every missed firing is made up for, in seconds, where an entry asks for all of them and sets no bound.
 ALL_WITHIN: Final = 86_400.0
 
+_MICROSECONDS: Final = 1_000_000
+_MINUTE: Final = 60
+_HOUR: Final = 3_600
 _KEYS: Final = (
     "task", "schedule", "args", "kwargs", "options", "relative", "enabled", "catch_up", "catch_up_within",
 )  # fmt: skip
@@ -53,7 +57,7 @@ class CatchUp(StrEnum):
 class Entry:
     """One entry, checked; times are seconds.
 
-    ``schedule`` has ``next_after(aware datetime)``; ``timezone`` is where its wall clock is. ``options`` are those of
+    ``timezone`` is where the wall clock of ``schedule`` is. ``options`` are those of
     `Task.apply_async`, ``queue`` is where its firings go. ``within`` bounds how late a firing may be, `None` sets
     no bound. ``dynamic`` entries are kept in the result backend, and fire for times after ``since``.
     """
@@ -65,6 +69,8 @@ class Entry:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     queue: str = "default"
+    priority: int | None = None
+    group_id: str | None = None
     timezone: tzinfo = dataclasses.field(default_factory=lambda: zone_of(None))
     catch_up: CatchUp = CatchUp.LAST
     within: float | None = None
@@ -74,19 +80,57 @@ class Entry:
 
     @property
     def every(self) -> float | None:
-        """The seconds between two firings, where the schedule is an interval."""
-        span = getattr(self.schedule, "run_every", None)
-        return span.total_seconds() if isinstance(span, timedelta) else None
+        """The seconds between two times it is due, where these are the same from anywhere: an interval's."""
+        plain = isinstance(self.schedule, schedule) and self.schedule.resolution < _HOUR
+        return self.schedule.seconds if plain else None
 
-    @property
-    def under_a_minute(self) -> bool:
-        """Whether it fires more often than once a minute, so that one message per minute fans out."""
-        return self.every is not None and self.every < 60
+    def moment(self, at: float) -> datetime:
+        """Return a time in epoch seconds on the wall clock of the entry."""
+        return datetime.fromtimestamp(at, self.timezone)
 
-    def next_after(self, moment: float) -> float | None:
-        """Return the first time it is due after a moment; both in epoch seconds."""
-        found: datetime | None = self.schedule.next_after(datetime.fromtimestamp(moment, self.timezone))
-        return None if found is None else found.timestamp()
+    def next_after(self, at: float) -> float | None:
+        """Return the first time it is due after another; both in epoch seconds.
+
+        Intervals lie on a grid that begins in 1970, so that every beat has the same times and none drifts.
+        """
+        every = self.every
+        if every is not None:
+            step = round(every * _MICROSECONDS)
+            found = (math.floor(at * _MICROSECONDS) // step + 1) * step / _MICROSECONDS
+            return found - found % _MINUTE if self.schedule.resolution else found
+        if isinstance(self.schedule, schedule):
+            return self._next_rounded(at)
+        following: datetime | None = self.schedule.next_after(self.moment(at))
+        return None if following is None else following.timestamp()
+
+    def _next_rounded(self, at: float) -> float | None:
+        """Return the next beginning of an hour or day that the span of a rounded interval reaches."""
+        unit = schedule(self.schedule.resolution, relative=True)
+        following = unit.next_after(self.moment(at))
+        while following is not None and not self.schedule.runs_in_minute(following):
+            following = unit.next_after(following)
+        return None if following is None else following.timestamp()
+
+    def due_in_minute(self, minute: float) -> list[float]:
+        """Return the times it is due within the minute that begins then; what a timer of minutes is to start."""
+        return [moment.timestamp() for moment in self.schedule.runs_in_minute(self.moment(minute))]
+
+    def latest_due(self, at: float, now: float) -> float:
+        """Return the last time it was due up to now, given one that is; all in epoch seconds."""
+        every = self.every
+        if every is not None:
+            return at + math.floor((now - at) / every + 1e-9) * every if now > at else at
+        latest, span = at, _MINUTE
+        while now - span > at:  # the last of a long time, without going through all of it
+            following = self.next_after(now - span)
+            if following is not None and following <= now:
+                latest = following
+                break
+            span *= 2
+        following = self.next_after(latest)
+        while following is not None and following <= now:
+            latest, following = following, self.next_after(following)
+        return latest
 
 
 def entries(app: Any) -> dict[str, Entry]:
@@ -120,6 +164,7 @@ def entry_of(app: Any, name: Any, given: Any, *, where: str = "beat_schedule", *
     return Entry(
         name=name, task=task.name, schedule=schedule_of(given["schedule"], bool(given.get("relative")), what),
         args=call.message.args, kwargs=call.message.kwargs, options=dict(options), queue=call.queue,
+        priority=call.message.priority, group_id=call.message.group_id,
         timezone=zone_of(app.conf.timezone), catch_up=catch_up, within=within, enabled=enabled, **more,
     )  # fmt: skip
 
@@ -137,7 +182,7 @@ def schedule_of(value: Any, relative: bool = False, what: str = "schedule") -> A
             return schedule(value, relative=relative)
         except (ValueError, OverflowError) as error:
             raise ImproperlyConfigured(f"{what}: {error}") from error
-    if isinstance(value, schedule) or (callable(getattr(value, "next_after", None)) and not isinstance(value, type)):
+    if isinstance(value, BaseSchedule):
         return value
     hint = ""
     if isinstance(value, type):

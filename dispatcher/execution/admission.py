@@ -40,8 +40,10 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             _wait_for_newer_worker(env, run, error, error.task_id)
             continue
         except (DecodeError, SecurityError) as error:
-            _unreadable(run, error, getattr(error, "task_id", None))
-            continue
+            fired = _fired(env, run, error)
+            if fired is None:
+                continue
+            run.message = message = fired
         task = tasks.get(message.task) or _built_in(tasks, message.task)
         if task is None:
             unknown = NotRegistered(
@@ -55,6 +57,24 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
         run.retries = run.attempt = message.retries
         if message.payload is None and message.header is None:  # else they are checked when they are there
             _check_arguments(run, message)
+
+
+def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
+    """Return the message that a body stands for which is a firing of the beat; what is none is decided here."""
+    message = None
+    try:
+        if '"beat"' in run.delivery.body:
+            from dispatcher.execution import firing  # of use to those who have a beat only
+
+            message = firing.read(env, run, error)
+    except UnsupportedMessage as unknown:
+        _wait_for_newer_worker(env, run, unknown, unknown.task_id)
+        return None
+    except (DecodeError, SecurityError) as problem:
+        error, message = problem, None
+    if message is None and run.outcome is None:
+        _unreadable(run, error, getattr(error, "task_id", None))
+    return message
 
 
 def _built_in(tasks: Mapping[str, Task[Any, Any]], name: str) -> Task[Any, Any] | None:
@@ -216,6 +236,10 @@ def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
     assert message is not None
     if record is not None:
         run.message = message = handover.revived(message, record)
+    elif run.fired is not None and not run.ended:
+        by_entry = _decide_by_entry(env, run)
+        if by_entry is not None:
+            return by_entry
     by_claim = _decide_by_claim(env, run, message) if message.handover is not None else None
     if by_claim is not None:
         return by_claim
@@ -234,6 +258,12 @@ def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
         until = message.eta if message.expires is None else min(message.eta, message.expires)
         return Outcome(Kind.HANDED_BACK, delay=until - now)
     return None
+
+
+def _decide_by_entry(env: Environment, run: Run) -> Outcome | None:
+    from dispatcher.execution import firing
+
+    return firing.decide(env, run)
 
 
 def _decide_by_claim(env: Environment, run: Run, message: Message) -> Outcome | None:

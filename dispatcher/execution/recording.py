@@ -393,7 +393,7 @@ def write_of(env: Environment, run: Run, status: str, now: float) -> Write:
     due = message.eta if message.eta is not None and message.eta > now else now
     return Write(
         id=message.id, status=status, gen=message.gen, attempt=run.attempt, retries=run.retries, final=False,
-        token=run.token, expires_at=due + kept, exists=run.record is not None,
+        token=run.token, expires_at=max(due + kept, run.kept_until), exists=run.record is not None,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import TaskRevokedError
@@ -17,6 +17,7 @@ from dispatcher.execution import handover
 if TYPE_CHECKING:
     from dispatcher.backends.base import TaskRecord, Write
     from dispatcher.backends.locks import Lock
+    from dispatcher.beat.entries import Entry
     from dispatcher.message import Message
     from dispatcher.request import Context
     from dispatcher.task import Task
@@ -54,6 +55,10 @@ class Kind(Enum):
     REPEATED = "repeated"
     #: a newer generation of the message exists; this one is dropped
     SUPERSEDED = "superseded"
+    #: a firing of the beat that starts nothing: its entry is not due then, is paused, or it comes too late
+    DROPPED = "dropped"
+    #: a firing of the beat that was sent on as messages of their own
+    PASSED_ON = "passed_on"
     #: the body cannot be read or trusted
     UNREADABLE = "unreadable"
 
@@ -84,6 +89,18 @@ class Outcome:
         return cls(Kind.REVOKED, error=TaskRevokedError("terminated"), signum=signum)
 
 
+class Fired(NamedTuple):
+    """The firing of the beat that a run came from, its time in epoch seconds.
+
+    ``due`` is false where the entry has no such time; ``signed`` says whether whoever fired it has one of our keys.
+    """
+
+    entry: Entry
+    at: float
+    due: bool
+    signed: bool
+
+
 class Run:
     """One delivery's journey: filled step by step, from ``message`` to ``settlement``."""
 
@@ -95,6 +112,8 @@ class Run:
         "duration",
         "ended",
         "fence",
+        "fired",
+        "kept_until",
         "lean",
         "lock",
         "message",
@@ -119,6 +138,9 @@ class Run:
         self.fence = 0
         #: whether it has run elsewhere, and was seen to end there
         self.ended = False
+        #: of a firing of the beat: what it came from, and until when the record of its task must be kept
+        self.fired: Fired | None = None
+        self.kept_until = 0.0
         self.record: TaskRecord | None = None
         self.context: Context | None = None
         self.outcome: Outcome | None = None

@@ -75,6 +75,7 @@ LAYERS = {
     "consumer": 9,
     "beat": 9,
     "beat.entries": 7,
+    "beat.firing": 7,
     "loading": 9,
     "provision": 9,
     "local": 9,
