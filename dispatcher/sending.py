@@ -83,6 +83,8 @@ _HANDLED = {
     "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "sensitive",
     "argsrepr", "kwargsrepr",
 }  # fmt: skip
+#: Options that the library sets itself; they are taken, and not proposed.
+_OWN = {"gen", "retries", "root_id", "parent_id", "group_id", "group_index", "result_cls"}
 
 
 class Sender:
@@ -403,7 +405,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise UnsupportedOption(f"{option}={value!r} cannot work: {REFUSED_OPTIONS[option]}")
         import difflib
 
-        known = [*_PLAIN, *_HANDLED]
+        known = {*_PLAIN, *_HANDLED} - _OWN
         near = difflib.get_close_matches(option, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
         raise TypeError(f"apply_async() has no option {option!r}{hint}")

@@ -143,8 +143,14 @@ def rate_of(task: Any) -> rates.Rate | None:
 
 
 def settled_rate(task: Any, conf: Any) -> rates.Rate | None:
-    """Return the rate that holds for a task; warn, once for an app, where nobody chose whom it holds for."""
+    """Return the rate that holds for a task; warn, once for an app, where nobody chose whom it holds for, or which."""
     rate = None if conf.worker_disable_rate_limits else rate_of(task)
+    if task.rate_limit is None and task.rate_limit_scope not in (None, conf.rate_limit_scope):
+        conf.warn_once(
+            "rate_limit_scope without rate_limit",
+            f"rate_limit_scope={task.rate_limit_scope!r} of {task.name} has no effect: the task has no rate_limit; set "
+            "both, or leave it out",
+        )
     if rate is not None and task.rate_limit_scope is None:
         conf.warn_once(
             "rate_limit_scope",

@@ -70,9 +70,12 @@ class Control:
     ) -> None:
         """Flag a task, or several, so that no worker starts them any more; see `AsyncResult.revoke`.
 
-        Raises `UnsupportedOption` for ``destination`` and other options of remote commands.
+        Raises `UnsupportedOption` for ``destination`` and other options of remote commands, `TypeError` or `ValueError`
+        for what cannot be a task's id.
         """
         refuse_remote({"destination": destination, **kwargs})
+        if not isinstance(task_id, Iterable):
+            raise TypeError(f"a task's id is a text, and several are a list of them, not {task_id!r:.100}")
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         self._app.revoke_tasks(ids, terminate, signal)
 

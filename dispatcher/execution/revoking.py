@@ -13,6 +13,7 @@ from dispatcher.backends.meta import ResultMeta
 from dispatcher.clock import Clock
 from dispatcher.exceptions import TaskRevokedError, UnsupportedOption
 from dispatcher.execution import handover
+from dispatcher.message import check_option
 
 #: A flag's life, in seconds: it has to outlive the message, whose ETA is not known where the task is revoked by its id.
 KEPT: Final = 366 * 86_400.0
@@ -70,8 +71,10 @@ def revoke(app: RevokingApp, ids: Sequence[str], revocation: Revocation, etas: M
     """Flag tasks, and record those as REVOKED that surely wait: for a retry, or for an ETA in ``etas`` (by id).
 
     Others become REVOKED when their messages are next delivered, since they may be running: a run that is not ended
-    keeps its outcome.
+    keeps its outcome. Raises `TypeError` or `ValueError` for what cannot be a task's id.
     """
+    for task_id in ids:
+        check_option("task_id", "id", task_id)
     now = app.clock.time()
     app.backend.revoke(ids, now + max(KEPT, app.conf.record_retention), revocation)
     records = app.backend.read(ids)

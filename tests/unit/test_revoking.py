@@ -147,3 +147,24 @@ def test_what_control_cannot_do_names_the_alternative() -> None:
         control.nonsense()
     with pytest.raises(UnsupportedOption, match="destination="):
         control.revoke("t", destination=["worker1"])
+
+
+@pytest.mark.parametrize(
+    ("task_id", "error", "words"),
+    [
+        (None, TypeError, "a task's id is a text, and several are a list of them, not None"),
+        (7, TypeError, "a task's id is a text, and several are a list of them, not 7"),
+        ([None], TypeError, "task_id must be a text of 1 to 255 characters, not None"),
+        (["known", ""], ValueError, "task_id must be a text of 1 to 255 characters, not ''"),
+        ("LOCK#known", ValueError, "not beginning with 'LOCK#'"),
+    ],
+)
+def test_what_is_no_id_is_not_revoked(task_id: Any, error: type[Exception], words: str) -> None:
+    """Whatever cannot be a task's id is refused with a reason, and nothing is written."""
+    bench = Bench()
+    with pytest.raises(error, match=words):
+        bench.app.control.revoke(task_id)
+    assert bench.record("known") is None
+    if isinstance(task_id, str):
+        with pytest.raises(error, match=words):
+            bench.app.AsyncResult(task_id).revoke()

@@ -88,6 +88,17 @@ def test_options_that_cannot_work_are_refused_by_name(option: str) -> None:
     assert bench.left() == 0
 
 
+def test_options_of_the_library_itself_are_not_proposed() -> None:
+    """The list of what `apply_async` knows has what a caller may set, and not what continuations and retries set."""
+    bench = Bench()
+    task = bench.app.task(name="plain")(lambda: None)
+    with pytest.raises(TypeError) as caught:
+        task.apply_async(zzz=1)
+    known = str(caught.value).partition("known: ")[2].split(", ")
+    assert {"countdown", "eta", "expires", "link", "priority", "queue", "task_id"} < set(known)
+    assert {"gen", "retries", "root_id", "parent_id", "group_id", "group_index", "result_cls"}.isdisjoint(known)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

@@ -304,6 +304,16 @@ def test_unchosen_scope_warns_once() -> None:
     assert len(caught) == 1
 
 
+def test_a_scope_without_a_limit_is_pointed_out() -> None:
+    """A scope of a task's own says nothing without a limit; one of the app's is for tasks that have one."""
+    bench = Bench(rate_limit_scope="global")
+    bench.app.task(name="agreed", rate_limit_scope="global")(lambda: 1)
+    bench.app.task(name="lone", rate_limit_scope="worker")(lambda: 1)
+    with pytest.warns(CompatibilityWarning, match="rate_limit_scope='worker' of lone has no effect") as caught:
+        bench.app.finalize()
+    assert len(caught) == 1
+
+
 # The scope "worker"
 
 
