@@ -6,26 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dispatcher import message, states
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.quotas import LAMBDA_MAX_TIMEOUT
 from tests.emulation.endpoint import AwsEndpoint, unique_name
+from tests.emulation.resting import failures_at_rest
 from tests.fault.faulty_tasks import make_app
 from tests.fault.fleet import Fleet, until
 
-#: What is visible this much later, in seconds, is at rest: a lease is much shorter.
-_AT_REST = 60.0
-
 
 class SqsFleet(Fleet):
-    """A fleet with queues and a table of its own on an endpoint to which the environment points.
-
-    SQS may hand a message to two workers at once. So whoever finds a failure in the record leaves its message to
-    whoever recorded it, for as long as that one may live: also where it was killed before it buried or deleted it.
-    """
+    """A fleet with queues and a table of its own on an endpoint to which the environment points."""
 
     def __init__(self, directory: Path, aws: AwsEndpoint, **settings: Any) -> None:
         name = unique_name("fleet")
@@ -44,23 +37,17 @@ class SqsFleet(Fleet):
         Ends the workers. Afterwards the queue holds nothing but dead letters.
         """
         url = self._aws.client("sqs").get_queue_url(QueueName=self._prefix + queue)["QueueUrl"]
-        until(lambda: self._is_at_rest(url), f"a queue of which nothing but failures at rest is left\n{self.logs()}")
+
+        def all_else_done() -> bool:
+            found = failures_at_rest(self._aws, url, self.app.backend)
+            self.rested = found or []
+            return found is not None
+
+        until(all_else_done, f"a queue of which nothing but failures at rest is left\n{self.logs()}")
         for worker in self.workers:
             worker.close()
-        left = self._aws.messages(url)
-        self.rested += sorted({message.decode(each["Body"]).id for each in left})
         self._aws.end_waits(url)
         self._work_after_rests(queue)
-
-    def _is_at_rest(self, url: str) -> bool:
-        left = self._aws.messages(url)
-        if any(each["VisibleAt"] < time.time() + _AT_REST for each in left):
-            return False
-        ids = {message.decode(each["Body"]).id for each in left}
-        records = self.app.backend.read(list(ids))
-        wrong = ids - {task_id for task_id, record in records.items() if record.status == states.FAILURE}
-        assert not wrong, f"messages of {wrong} are at rest, and they did not fail\n{self.logs()}"
-        return True
 
     def _work_after_rests(self, queue: str) -> None:
         """Empty the queue as a worker does whose clock has moved past every rest."""
