@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dispatcher import _version
-from dispatcher.cli import absent, calling, completion, demo, dlq, graph, inspecting, queues, worker
+from dispatcher.cli import absent, calling, completion, cost, demo, dlq, graph, inspecting, queues, worker
 from dispatcher.cli.errors import FAILED, INTERRUPTED, OK, CommandError, explain, say_error
 from dispatcher.cli.session import Session
 from dispatcher.exceptions import DispatcherWarning
@@ -84,6 +84,7 @@ for _command in (
     inspecting.report,
     inspecting.shell,
     dlq.dlq,
+    cost.cost,
     demo.demo,
     completion.completion,
 ):

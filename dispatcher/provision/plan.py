@@ -53,6 +53,8 @@ class PlannedTask:
     ignore_result: bool = False
     revocable: bool = True
     unique: bool = False
+    #: Whether each start is recorded before the run, not only those of redelivered messages.
+    counts_starts: bool = False
 
     @property
     def lean(self) -> bool:
@@ -236,6 +238,7 @@ def _task(task: Any, routes: Routes, unlimited: bool) -> PlannedTask:
         ignore_result=bool(task.ignore_result),
         revocable=bool(task.revocable),
         unique=bool(task.unique),
+        counts_starts=bool(task.track_started) or task.acks_late is False,
     )
 
 

@@ -1,0 +1,120 @@
+"""How an app's tasks are used: as somebody says, as the beat's entries fire, as logs of its workers show."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from dispatcher.config.names import nearest
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.provision.demand import MONTH, Traffic
+
+_PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "month": MONTH}
+_RATE: Final = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)/(s|m|h|d|month)")
+#: Shares are no more than 1, and there is no less than one message in a send.
+_SHARES: Final = ("failures", "joined", "payloads", "scheduled")
+#: Firings of an entry that are looked at, and how far ahead.
+_FIRINGS: Final = 500
+_AHEAD: Final = timedelta(days=366)
+
+
+class Setting(NamedTuple):
+    """Something said of the traffic of the tasks whose names match a pattern."""
+
+    pattern: str
+    field: str
+    value: float
+
+
+def rate(text: str) -> Setting:
+    """Read ``[TASK=]NUMBER/UNIT``; the unit is s, m, h, d or month. Raises `ImproperlyConfigured`."""
+    pattern, _, wanted = text.rpartition("=")
+    found = _RATE.fullmatch(wanted)
+    if found is None:
+        raise ImproperlyConfigured(
+            f"{text!r} is no rate; write [TASK=]NUMBER/UNIT, such as tasks.add=1000/h; units are {', '.join(_PERIODS)}"
+        )
+    return Setting(pattern or "*", "calls", float(found[1]) * MONTH / _PERIODS[found[2]])
+
+
+def setting(text: str) -> Setting:
+    """Read ``[TASK:]NAME=VALUE`` of a field of `Traffic`. Raises `ImproperlyConfigured`."""
+    left, sign, right = text.rpartition("=")
+    pattern, _, field = left.rpartition(":")
+    fields = [each.name for each in dataclasses.fields(Traffic) if each.name != "calls"]
+    if not sign:
+        raise ImproperlyConfigured(f"{text!r} says nothing; write [TASK:]NAME=VALUE, such as tasks.add:duration=0.5")
+    if field not in fields:
+        near = _near(field, fields) or f"; it knows {', '.join(fields)}, and --rate is for calls"
+        raise ImproperlyConfigured(f"{text!r}: there is no {field!r}{near}")
+    try:
+        value = float(right)
+    except ValueError:
+        raise ImproperlyConfigured(f"{text!r}: {right!r} is no number") from None
+    least = 1.0 if field == "together" else 0.0
+    most = 1.0 if field in _SHARES else float("inf")
+    if not least <= value <= most:
+        bounds = f"from {least:g} to {most:g}" if field in _SHARES else f"{least:g} or more"
+        raise ImproperlyConfigured(f"{text!r}: {field} must be {bounds}")
+    return Setting(pattern or "*", field, value)
+
+
+def batch(text: str, queues: Sequence[str]) -> dict[str, float]:
+    """Read ``[QUEUE=]NUMBER``: the messages of a batch by queue. Raises `ImproperlyConfigured`."""
+    name, _, number = text.rpartition("=")
+    if name and name not in queues:
+        raise ImproperlyConfigured(f"{text!r}: there is no queue {name!r}; there are {', '.join(queues)}")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if value < 1.0:
+        raise ImproperlyConfigured(f"{text!r}: a batch has one message or more")
+    return dict.fromkeys([name] if name else queues, value)
+
+
+def traffic(
+    tasks: Sequence[str], settings: Iterable[Setting], known: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, Traffic]:
+    """Return the traffic of tasks: what is ``known`` of them, and above it the settings; later ones win.
+
+    Raises `ImproperlyConfigured` for a pattern that no task matches.
+    """
+    values: dict[str, dict[str, Any]] = {name: dict((known or {}).get(name, {})) for name in tasks}
+    for pattern, field, value in settings:
+        meant = [name for name in tasks if fnmatch.fnmatchcase(name, pattern)]
+        if not meant:
+            raise ImproperlyConfigured(
+                f"no task is called {pattern!r}{_near(pattern, tasks)}; `dispatcher list tasks` has all"
+            )
+        for name in meant:
+            values[name][field] = int(value) if field in ("body", "record") else value
+    return {name: Traffic(**given) for name, given in values.items()}
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = nearest(name, names)
+    return f", did you mean {near!r}" if near else ""
+
+
+def firings(schedule: Any, now: datetime) -> float:
+    """Return how often a schedule fires in a month, by its next firings."""
+    count, moment = 0, now
+    while count < _FIRINGS and (found := schedule.next_after(moment)) is not None and found - now <= _AHEAD:
+        count, moment = count + 1, found
+    span = moment - now if count == _FIRINGS else _AHEAD
+    return count / span.total_seconds() * MONTH
+
+
+def of_entries(entries: Iterable[Any], now: datetime) -> dict[str, dict[str, float]]:
+    """Return how often the beat calls each task in a month: its entries have ``task``, ``schedule`` and ``enabled``."""
+    calls: dict[str, dict[str, float]] = {}
+    for entry in entries:
+        if entry.enabled:
+            of_task = calls.setdefault(entry.task, {"calls": 0.0})
+            of_task["calls"] += firings(entry.schedule, now)
+    return calls
