@@ -211,19 +211,13 @@ class Workflows:
     def _leaf_results(self, group: plan.Wire, place: plan.Member, parent: Any = None) -> list[Any]:
         """Return the results of a group's leaves, those of nested groups in line; ``parent`` is before all of them."""
         results: list[Any] = []
-        index = place.leaf
-        for sig in plan.members_of(group):
-            steps = plan.steps_of(sig)
-            size = plan.leaves(steps)
-            if not size:
+        for steps, there in plan.members_at(group, place):
+            if there is None:
                 continue
-            named = plan.identify(steps, plan.leaf_id(place.id, index))
-            if plan.is_group(named[-1]):
-                before = self.result_of_steps(named[:-1], parent)
-                results += self._leaf_results(named[-1], place._replace(leaf=index), before)
+            if plan.is_group(steps[-1]):
+                results += self._leaf_results(steps[-1], there, self.result_of_steps(steps[:-1], parent))
             else:
-                results.append(self.result_of_steps(named, parent))
-            index += size
+                results.append(self.result_of_steps(steps, parent))
         return results
 
     def run_canvas(self, canvas: Any) -> Any:
@@ -247,13 +241,13 @@ class Workflows:
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
-                    return self._stopped(steps[position:], ChordError.of(failed.id, failed.result), result)
+                    return self._stopped(steps[position:], ChordError.of(failed.id, failed.result), result, member)
                 args = () if last else ([each.result for each in result._leaves()],)
             else:
                 result = self._run_call(step, args, member if last else None, parent, root)
                 result.parent = parent
                 if not result.successful():
-                    return self._stopped(steps[position:], result.result, result)
+                    return self._stopped(steps[position:], result.result, result, member)
                 args = (result.result,)
             root = root or result.id
         return result
@@ -277,35 +271,45 @@ class Workflows:
     def _run_members(self, group: plan.Wire, args: tuple[Any, ...], place: plan.Member, root: Any) -> list[Any]:
         """Run the members of a group; return the results of its leaves."""
         results: list[Any] = []
-        index = place.leaf
-        for position, sig in enumerate(plan.members_of(group)):
-            steps = plan.steps_of(sig)
-            size = plan.leaves(steps)
-            own = plan.leaf_id(place.id, index) if size else plan.derived_id(plan.id_of(group), f"empty/{position}")
-            there = place._replace(leaf=index) if size else None
-            results += _leaves_of(self._run_steps(plan.identify(steps, own), args, there, root))
-            index += size
+        for steps, there in plan.members_at(group, place):
+            results += _leaves_of(self._run_steps(steps, args, there, root))
         return results
 
-    def _stopped(self, steps: Sequence[Mapping[str, Any]], error: Any, result: Any) -> Any:
+    def _stopped(self, steps: Sequence[plan.Wire], error: Any, result: Any, member: plan.Member | None) -> Any:
         """Return the result of steps the first of which failed, and call the error callbacks of those that do not run.
 
-        ``result`` is the first's.
+        ``result`` is the first's, ``member`` the place that the last one ends.
         """
         failed, following = steps[0], steps[1:]
         told = workflow.stand_in(
             Message(plan.id_of(failed), failed["task"]), following if plan.is_group(failed) else [failed]
         )
-        called = list(workflow.errbacks_of([failed]))
-        traceback = None if plan.is_group(failed) else result.traceback
+        called, traceback, state = [], None, states.FAILURE
+        if not plan.is_group(failed):
+            traceback = result.traceback
+            if result.state == states.FAILURE:
+                called = list(workflow.errbacks_of([failed]))
+            elif result.state == states.REVOKED:
+                state = result.state
+            else:
+                error = workflow.why_stopped(result.state, told)
         for step in following:
-            parent, result = result, EagerResult(plan.id_of(step), error, states.FAILURE)
-            result.parent = parent
+            result = self._not_run(step, error, state, result, member if step is following[-1] else None)
         for sig in workflow.errbacks_of(following):
             if sig not in called:
                 called.append(sig)
                 call, args = errback_call(self._app.tasks, sig, told, error, traceback)
                 maybe_signature(call, self).apply(args)
+        return result
+
+    def _not_run(self, step: plan.Wire, error: Any, state: str, parent: Any, member: plan.Member | None) -> Any:
+        """Return the result of a step that does not run; ``member`` is the place it ends."""
+        (step_id, _), leaves = plan.as_tuple(step, member)
+        result: Any = EagerResult(step_id, error, state)
+        if leaves is not None:
+            members = [EagerResult(leaf_id, error, state) for (leaf_id, _), _ in leaves]
+            result = GroupResult(step_id, members, app=self._app)
+        result.parent = parent
         return result
 
 

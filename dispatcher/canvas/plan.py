@@ -226,34 +226,40 @@ def plan(
     if not is_group(first):
         yield Step(first, args, header, rest, member)
         return
-    members = members_of(first)
     size = leaves([first])
     if rest and size == 0:
-        yield from _plan_members(members, first, args, header, None)
+        yield from _plan_members(first, args, header, Member(id_of(first), 0))
         yield from plan(rest, ([],), None, member)
         return
     if rest:
         place = Member(id_of(first), 0, size)
-        yield Opening(place.id, size, rest, member, dict(_own_ids(members, 0)))
+        yield Opening(place.id, size, rest, member, dict(_own_ids(members_of(first), 0)))
     else:
         place = member if member is not None else Member(id_of(first), 0)
-    yield from _plan_members(members, first, args, header, place)
+    yield from _plan_members(first, args, header, place)
 
 
-def _plan_members(
-    members: Sequence[Wire], group: Wire, args: tuple[Any, ...], header: Header | None, place: Member | None
-) -> Iterator[Step | Opening]:
-    index = place.leaf if place is not None else 0
-    for position, sig in enumerate(members):
+def _plan_members(group: Wire, args: tuple[Any, ...], header: Header | None, place: Member) -> Iterator[Step | Opening]:
+    for steps, member in members_at(group, place):
+        yield from plan(steps, args, header, member)
+
+
+def members_at(group: Wire, place: Member) -> Iterator[tuple[list[Wire], Member | None]]:
+    """Yield the steps of a group's members with ids, and the place that each ends; `None` for what comes to nothing.
+
+    ``place`` is that of the group's first leaf: in the group itself, or in another that it is in line with. There, what
+    is before the last step of a member has the group's level in its id, since last steps have the ids of their leaves.
+    """
+    level, index = group.get("level", 0), place.leaf
+    for position, sig in enumerate(members_of(group)):
         steps = steps_of(sig)
         size = leaves(steps)
-        if size and place is not None:
-            there = place._replace(leaf=index)
-            named = identify(steps, leaf_id(place.id, index))
-            index += size
-        else:
-            there, named = None, identify(steps, derived_id(id_of(group), f"empty/{position}"))
-        yield from plan(named, args, header, there)
+        own = leaf_id(place.id, index) if size else derived_id(id_of(group), f"empty/{position}")
+        named = identify(steps, own, derived_id(own, f"level/{level}") if level else None)
+        if named and is_group(named[-1]):
+            named[-1] = {**named[-1], "level": level + 1}
+        yield named, place._replace(leaf=index) if size else None
+        index += size
 
 
 def _own_ids(members: Sequence[Wire], index: int) -> Iterator[tuple[int, str]]:
@@ -277,10 +283,9 @@ def addition(task_id: str, sigs: Sequence[Wire]) -> Wire:
 def plan_addition(added: Wire, member: Member) -> Iterator[Step | Opening]:
     """Yield what is to be sent for an addition; its own join ends the member's place when all of it is done."""
     place = Member(id_of(added), 0, leaves([added]))
-    members = members_of(added)
     if place.size:
-        yield Opening(place.id, place.size, (), member, dict(_own_ids(members, 0)))
-    yield from _plan_members(members, added, (), None, place)
+        yield Opening(place.id, place.size, (), member, dict(_own_ids(members_of(added), 0)))
+    yield from _plan_members(added, (), None, place)
 
 
 def ids_of_addition(added: Wire) -> list[str]:
@@ -303,14 +308,8 @@ def waiting_calls(steps: Sequence[Wire], member: Member | None = None) -> Iterat
             continue
         last = position == len(steps) - 1
         place = member if last and member is not None else Member(id_of(step), 0)
-        index = place.leaf
-        for sig in members_of(step):
-            inner = steps_of(sig)
-            if not inner:
-                continue
-            there = place._replace(leaf=index)
-            yield from waiting_calls(identify(inner, leaf_id(place.id, index)), there)
-            index += leaves(inner)
+        for inner, there in members_at(step, place):
+            yield from waiting_calls(inner, there)
 
 
 def as_tuple(step: Wire, place: Member | None = None) -> tuple[Any, Any]:
@@ -319,11 +318,8 @@ def as_tuple(step: Wire, place: Member | None = None) -> tuple[Any, Any]:
         return (id_of(step), None), None
     place = place if place is not None else Member(id_of(step), 0)
     members: list[Any] = []
-    index = place.leaf
-    for sig in members_of(step):
-        steps = steps_of(sig)
-        if size := leaves(steps):
-            last = as_tuple(identify(steps, leaf_id(place.id, index))[-1], place._replace(leaf=index))
+    for steps, there in members_at(step, place):
+        if there is not None:
+            last = as_tuple(steps[-1], there)
             members += [last] if last[1] is None else last[1]
-            index += size
     return (id_of(step), None), members

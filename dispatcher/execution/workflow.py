@@ -93,12 +93,15 @@ def follow(env: Environment, message: Message, status: str, meta: ResultMeta) ->
     if status == states.SUCCESS:
         go_on(env, message, meta)
         return
-    error = meta.error if meta.error is not None else _why_stopped(status, message)
+    error = meta.error if meta.error is not None else why_stopped(status, message)
     propagated = states.REVOKED if status == states.REVOKED else states.FAILURE
+    if status != states.FAILURE:
+        message = message.replace(link_error=())  # it did not fail: none was called
     give_up(env, Failure(message, message.id, propagated, error, meta.traceback))
 
 
-def _why_stopped(status: str, message: Message) -> BaseException:
+def why_stopped(status: str, message: Message) -> BaseException:
+    """Return the error of what follows a task that has none itself."""
     return TaskError(f"{message.task}[{message.id}] ended as {status}, so nothing follows it")
 
 

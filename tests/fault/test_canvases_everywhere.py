@@ -22,7 +22,7 @@ from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from tests.emulation.redis_server import RedisServer
 from tests.fault.simulated_aws import Context, SimulatedAws
-from tests.property import canvases
+from tests.property import canvases, failures
 from tests.property.canvases import canvas_of, evaluate, grow
 from tests.property.test_canvas import Crash, CrashingTransport, leaves_of
 from tests.unit.bench import Globals
@@ -111,6 +111,7 @@ def check(world: Any, rng: random.Random) -> None:
             assert flow.finished, tree
             assert flow.error is None, tree
     _check_failure(world, rng)
+    _check_failures(world, rng)
 
 
 def _check_failure(world: Any, rng: random.Random) -> None:
@@ -128,10 +129,25 @@ def _check_failure(world: Any, rng: random.Random) -> None:
     assert world.notes == {sent.id}
 
 
+def _check_failures(world: Any, rng: random.Random) -> None:
+    """Let any calls of any canvas fail, be retried, ignored or expire."""
+    for _ in range(CANVASES):
+        world.seen.ran.clear()
+        world.seen.told.clear()
+        tree = failures.grow(rng, 3)
+        expected = failures.Expected(tree)
+        result = failures.canvas_of(tree, world.app).apply_async()
+        world.work()
+        assert failures.ends_of(result, world.app.AsyncResult) == expected.results, tree
+        assert (world.seen.ran, world.seen.told) == (expected.ran, expected.told), tree
+
+
 def add_tasks(world: Any) -> None:
     """Register the tasks; an error callback notes for which task it is called."""
     world.notes = set()
     canvases.add_tasks(world.app)
+    world.seen = failures.Seen()
+    world.seen.add_tasks(world.app)
     world.app.task(name="fails")(_fail)
     world.app.task(name="note")(lambda request, error, traceback: world.notes.add(request.id))
 

@@ -81,7 +81,7 @@ def test_a_canvas_comes_to_its_value(seed: int) -> None:
     rng = random.Random(seed)
     bench, task = bench_with_tasks()
     for _ in range(5):
-        tree = ("chain", [grow(rng, 3, 0.15)])
+        tree = ("chain", [grow(rng, rng.choice([3, 3, 4]), 0.15)])
         result = canvas_of(tree, task).apply_async()
         run_out(bench, rng, 0.2)
         assert leaves_of(result) == evaluate(tree), tree
@@ -93,7 +93,7 @@ def test_eager_mode_comes_to_the_same(seed: int) -> None:
     rng = random.Random(seed)
     _, task = bench_with_tasks()
     for _ in range(10):
-        tree = ("chain", [grow(rng, 3, 0.15)])
+        tree = ("chain", [grow(rng, rng.choice([3, 3, 4]), 0.15)])
         assert leaves_of(canvas_of(tree, task).apply()) == evaluate(tree), tree
 
 

@@ -226,7 +226,26 @@ def test_a_body_that_is_retried_gets_the_results_once(way: str, tmp_path: Path) 
     assert seen == [([1, 2], 2_000, tries) for tries in (1, 2, 3)]
 
 
+def test_groups_in_line_have_steps_of_their_own(shop: Shop) -> None:
+    """A chord in a group at the end of a member has other ids than the steps before that group."""
+    inner = group(
+        chord([shop.add.s(3)], shop.total.s(4)), chain(shop.add.s(5), group(chain(shop.add.s(6), shop.add.s(7))))
+    )
+    canvas = group(chain(chord([shop.add.s(1)], shop.total.s(2)), inner))
+    assert shop.value(canvas) == [1 + 2 + 3 + 4, 1 + 2 + 5 + 6 + 7]
+    assert canvas.apply().get() == [10, 21]
+
+
 # Failures
+
+
+def test_an_error_callback_of_all_steps_is_called_for_what_a_revocation_stops(shop: Shop) -> None:
+    """The revoked step calls none, as in Celery; what does not run because of it does, once."""
+    chain(shop.add.s(1).set(expires="2001-01-01T00:00:00Z"), shop.add.s(2), shop.add.s(3)).on_error(
+        shop.note.s()
+    ).apply_async()
+    shop.work()
+    assert shop.calls == ["expired"]
 
 
 def test_a_failed_step_ends_its_chain(shop: Shop) -> None:
