@@ -155,7 +155,8 @@ class Plan:
     """Everything that an app needs in AWS. ``app`` is how functions find it: ``module:attribute``.
 
     Resources are named after their stack; a plan for a ``stage`` names them ``<name>-<stage>-…``. ``notes`` are
-    sentences for whoever reads the plan.
+    sentences for whoever reads the plan. ``reader`` is the function that decides on lost messages. With the
+    ``scheduler``, tasks are delayed beyond 15 minutes by EventBridge Scheduler.
     """
 
     app: str
@@ -163,11 +164,12 @@ class Plan:
     stage: str | None
     tasks: tuple[PlannedTask, ...]
     queues: tuple[PlannedQueue, ...]
+    reader: PlannedFunction
     schedules: tuple[PlannedSchedule, ...] = ()
     bucket: PlannedBucket | None = None
     kms_key: str | None = None
     producers: tuple[str, ...] = ()
-    reader: PlannedFunction | None = None
+    scheduler: bool = False
     record_retention: int = LOST_RETENTION
     notes: tuple[str, ...] = ()
 
@@ -209,10 +211,10 @@ def plan(app: Any, *, spec: str | None = None, stage: str | None = None) -> Plan
         stage=stage,
         tasks=tasks,
         queues=queues,
+        reader=_reader(wanted.defaults),
         bucket=_bucket(conf.payload_bucket, wanted.payload_days),
         kms_key=wanted.kms_key,
         producers=wanted.producers,
-        reader=_reader(wanted.defaults),
         record_retention=max(LOST_RETENTION, math.ceil(conf.record_retention)),
         notes=tuple(_notes(conf, queues)),
     )
