@@ -15,8 +15,8 @@ WORKER_HANDLER: Final = "dispatcher.lambda_runtime.worker.handler"
 READER_HANDLER: Final = "dispatcher.lambda_runtime.dead_letter.handler"
 #: The parameters of the plain template that say where the package is; SAM knows it by itself.
 CODE: Final = (
-    Parameter("CodeBucket", {"Type": "String", "Default": "", "Description": "The bucket of the package."}),
-    Parameter("CodeKey", {"Type": "String", "Default": "", "Description": "The package's key, a ZIP archive."}),
+    Parameter("CodeBucket", {"Type": "String", "Description": "The bucket of the package."}),
+    Parameter("CodeKey", {"Type": "String", "Description": "The package's key, a ZIP archive."}),
 )
 #: What a reference in a variable comes to at most: the URL of a queue of the longest name.
 _REFERENCE_BYTES: Final = 130

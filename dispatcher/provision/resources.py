@@ -63,7 +63,7 @@ def resources(plan: Plan) -> tuple[Resource, ...]:
     for resource in made:
         if resource.id in taken:
             raise ImproperlyConfigured(
-                f"two resources would be {resource.id} in the template; rename the queue or entry that it is called after"
+                f"two resources would be {resource.id} in the template; rename the queue or entry behind it"
             )
         taken.add(resource.id)
     return made
