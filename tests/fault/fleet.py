@@ -26,11 +26,11 @@ PATIENCE = 60.0
 LEASE = 2.0
 
 
-def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Return the first true value of a condition; fail if there is none in time."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str], patience: float = PATIENCE) -> Any:
+    """Return the first true value of a condition; fail if there is none in time, with ``what`` as it is then."""
     limit = time.monotonic() + patience
     while not (found := condition()):
-        assert time.monotonic() < limit, f"it never happened: {what}"
+        assert time.monotonic() < limit, f"it never happened: {what if isinstance(what, str) else what()}"
         time.sleep(0.02)
     return found
 
@@ -75,7 +75,7 @@ class WorkerProcess:
 
     def ready(self) -> Self:
         """Wait until it is ready."""
-        until(lambda: " ready: " in self.log() or self.process.poll() is not None, f"ready\n{self.log()}")
+        until(lambda: " ready: " in self.log() or self.process.poll() is not None, lambda: f"ready\n{self.log()}")
         assert self.process.poll() is None, self.log()
         return self
 
@@ -155,7 +155,7 @@ class Fleet:
             found = self.effects.read("start", task_id)
             return found if len(found) >= times else None
 
-        found: list[dict[str, Any]] = until(enough, f"{times} starts of {task_id}\n{self.logs()}")
+        found: list[dict[str, Any]] = until(enough, lambda: f"{times} starts of {task_id}\n{self.logs()}")
         return found
 
     def starts(self, task_id: str) -> int:
@@ -164,7 +164,7 @@ class Fleet:
 
     def drained(self, queue: str = "default") -> None:
         """Wait until a queue holds nothing but dead letters."""
-        until(lambda: self.app.broker.counts(queue)[:3] == (0, 0, 0), f"an empty queue\n{self.logs()}")
+        until(lambda: self.app.broker.counts(queue)[:3] == (0, 0, 0), lambda: f"an empty queue\n{self.logs()}")
 
     def logs(self) -> str:
         """The ends of the workers' logs."""

@@ -43,7 +43,7 @@ class SqsFleet(Fleet):
             self.rested = found or []
             return found is not None
 
-        until(all_else_done, f"a queue of which nothing but failures at rest is left\n{self.logs()}")
+        until(all_else_done, lambda: f"only failures at rest\n{self._aws.messages(url)}\n{self.logs()}")
         for worker in self.workers:
             worker.close()
         self._aws.end_waits(url)
@@ -64,7 +64,7 @@ class SqsFleet(Fleet):
             return app.broker.counts(queue)[:3] == (0, 0, 0)
 
         try:
-            until(emptied, f"an empty queue after the rest of {self.rested}\n{self.logs()}")
+            until(emptied, lambda: f"an empty queue after the rest of {self.rested}\n{self.logs()}")
         finally:
             executor.close()
             app.close()
