@@ -110,7 +110,7 @@ def test_a_worker_that_stood_still_starts_nothing_that_others_did(fleet: Fleet) 
 
 def check(fleet: Fleet, ids: list[str], watch: Watch) -> None:
     """All are done, right and final, and nothing was started after it was seen done."""
-    until(watch.look, f"the end of all tasks\n{fleet.logs()}")
+    until(watch.look, lambda: f"the end of all tasks\n{fleet.logs()}")
     assert [fleet.get(task_id) for task_id in ids] == list(range(len(ids)))
     fleet.drained()
     watch.look()
@@ -168,7 +168,7 @@ def test_redis_that_refuses_to_write(
     until(lambda: watch.look() or len(watch.seen_final) > 10, "some progress")
     with redis.Redis(port=server.port) as operator:
         operator.execute_command(*begin)
-        until(lambda: noticed in fleet.logs(), f"{noticed}\n{fleet.logs()}")
+        until(lambda: noticed in fleet.logs(), lambda: f"{noticed}\n{fleet.logs()}")
         operator.execute_command(*end)
     check(fleet, ids, watch)
     assert all(worker.process.poll() is None for worker in fleet.workers)
@@ -243,7 +243,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with Fleet(tmp_path, f"sqlite:///{tmp_path / 'store.db'}") as fleet:
         ids = [fleet.send("work", number) for number in range(20)]
         poor = fleet.start("prefork", 1, largest_file=16_384)
-        until(lambda: poor.log().count("out of reach") > 1, f"the full disk to be noticed\n{poor.log()}")
+        until(lambda: poor.log().count("out of reach") > 1, lambda: f"the full disk to be noticed\n{poor.log()}")
         assert poor.process.poll() is None
         fleet.start("solo")
         check(fleet, ids, Watch(fleet, ids))
