@@ -101,6 +101,17 @@ def number(low: float, high: float) -> Expected:
     return Expected(f"a number from {low:g} to {high:g}", convert)
 
 
+def matching(pattern: str, words: str) -> Expected:
+    """Expect a text that a regular expression matches, in words."""
+
+    def convert(value: Any) -> str:
+        if re.fullmatch(pattern, _text(value)) is None:
+            raise ValueError
+        return str(value)
+
+    return Expected(words, convert)
+
+
 #: Options of every AWS adapter.
 COMMON: Final[dict[str, Expected]] = {
     "region": TEXT,

@@ -90,3 +90,18 @@ DYNAMODB_MAX_BATCH_WRITE: Final = 25
 #: Statements of one BatchExecuteStatement.
 #: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchExecuteStatement.html
 DYNAMODB_MAX_BATCH_STATEMENTS: Final = 25
+
+# EventBridge Scheduler: https://docs.aws.amazon.com/scheduler/latest/UserGuide/scheduler-quotas.html
+
+#: ``Input`` of a schedule's target.
+#: https://docs.aws.amazon.com/scheduler/latest/APIReference/API_Target.html
+SCHEDULER_MAX_INPUT_BYTES: Final = 262_144
+#: Seconds after its time within which a schedule fires.
+#: https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html
+SCHEDULER_PRECISION: Final = 60
+#: ``MaximumRetryAttempts`` of a schedule.
+#: https://docs.aws.amazon.com/scheduler/latest/APIReference/API_RetryPolicy.html
+SCHEDULER_MAX_RETRIES: Final = 185
+#: Schedules of one page of ListSchedules.
+#: https://docs.aws.amazon.com/scheduler/latest/APIReference/API_ListSchedules.html
+SCHEDULER_MAX_PAGE: Final = 100

@@ -166,6 +166,16 @@ class Broker(ABC):
         """
         return self.features.max_delay
 
+    def largest_body(self, queue: str, delay: float) -> int | None:
+        """Return the largest body that a message may have that is sent to a queue with a delay, in bytes."""
+        return self.features.max_body
+
+    def bring_forward(self, task_ids: Sequence[str]) -> None:  # noqa: B027 - most keep every message in its queue
+        """Put the messages of tasks on their queues now that wait for their time elsewhere, as far as they are found.
+
+        They are not due yet, and wait for their ETA in the queue unless their task is revoked.
+        """
+
     def retention_of(self, queue: str) -> float | None:
         """Return how long a queue keeps a message, in seconds; `None` for ever."""
         return self.features.retention
@@ -206,10 +216,12 @@ class Broker(ABC):
                 f"MessageGroupId={message.group_id!r} cannot work: {self.describe()} has no message groups; SQS has"
             )
         # Counting bytes costs; a body is ASCII JSON, so its length is its size.
-        if limits.max_body is not None and len(message.body) > limits.max_body:
+        largest = limits.max_body if message.delay <= 0 else self.largest_body(message.queue, message.delay)
+        if largest is not None and len(message.body) > largest:
+            delayed = "" if largest == limits.max_body else " with this delay"
             raise MessageTooLarge(
-                f"the message of task {message.id} has {len(message.body):,} bytes, over the {limits.max_body:,} that "
-                f"{self.describe()} takes; pass a reference to the data instead"
+                f"the message of task {message.id} has {len(message.body):,} bytes, over the {largest:,} that "
+                f"{self.describe()} takes{delayed}; pass a reference to the data instead"
             )
 
     def describe(self) -> str:

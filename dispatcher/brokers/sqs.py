@@ -9,31 +9,41 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dispatcher import aws
 from dispatcher.aws_options import parse_url, read
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
-from dispatcher.brokers.sqs_batches import Calls, Entry, Job, delivery_of, entry_of, failure_of, jobs_of, letter_of
+from dispatcher.brokers.sqs_batches import (
+    Calls,
+    Entry,
+    Job,
+    check,
+    delivery_of,
+    entry_of,
+    failure_of,
+    jobs_of,
+    letter_of,
+)
 from dispatcher.brokers.sqs_budget import Budgets
 from dispatcher.brokers.sqs_dead import COUNTERS, SYSTEM_ATTRIBUTES, Walk, message_of
-from dispatcher.brokers.sqs_letters import is_legal_body, size_of
-from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, OPTIONS, REFUSED, Queues, is_fifo, is_lost, is_missing
+from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, OPTIONS, REFUSED, Queues, is_lost, is_missing, own_delay
 from dispatcher.clock import SYSTEM, Clock
-from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, SendError, UnsupportedOption
+from dispatcher.exceptions import ImproperlyConfigured, OperationalError, SendError
 from dispatcher.quotas import (
     SQS_DEFAULT_RETENTION,
     SQS_MAX_BATCH,
     SQS_MAX_DELAY,
-    SQS_MAX_GROUP_ID_CHARS,
     SQS_MAX_MESSAGE_BYTES,
     SQS_MAX_VISIBILITY,
     SQS_MAX_WAIT,
     SQS_PURGE_INTERVAL,
 )
 from dispatcher.security import home_queue
+
+if TYPE_CHECKING:
+    from dispatcher.brokers.sqs_delays import Delays
 
 #: Of the 12 hours a message may stay invisible, what is left for clocks that differ and calls under way.
 VISIBILITY_MARGIN: Final = 30
@@ -44,7 +54,6 @@ _MAX_PEEK: Final = 1_000
 #: Times in a row that a queue may be left out because those before it filled the receive.
 _MAX_SKIPS: Final = 4
 
-_GROUP_ID: Final = re.compile(rf"[!-~]{{1,{SQS_MAX_GROUP_ID_CHARS}}}")
 #: How SQS says, depending on queue and call, that a receipt is no longer good.
 _STALE: Final = ("ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue")
 #: A visibility that is refused although it is no longer than this is not refused for its length.
@@ -83,6 +92,7 @@ class SQSBroker(Broker):
         self._queues = Queues(checked)
         self._calls = Calls(self._queues, clock)
         self._budgets = Budgets(self._calls, checked)
+        self.delays = _delays(self._queues, clock, checked)
         self._skips: dict[tuple[str, ...], int] = {}
 
     def describe(self) -> str:
@@ -96,10 +106,21 @@ class SQSBroker(Broker):
     def close(self) -> None:
         """Drop the clients; the broker takes new ones when it is used again."""
         self._queues.release()
+        if self.delays is not None:
+            self.delays.release()
 
     def longest_delay(self, queue: str) -> float | None:
-        """Return the longest delay of a message: none on a FIFO queue, where only the queue can have one."""
-        return 0.0 if is_fifo(queue) else self.features.max_delay
+        """Return the longest delay of a message: any with ``scheduler_role``, else 900 s, and none on a FIFO queue."""
+        return own_delay(queue) if self.delays is None else None
+
+    def largest_body(self, queue: str, delay: float) -> int:
+        """Return the largest body with a delay, in bytes: less where EventBridge Scheduler keeps it meanwhile."""
+        return SQS_MAX_MESSAGE_BYTES if self.delays is None else self.delays.largest(queue, delay)
+
+    def bring_forward(self, task_ids: Sequence[str]) -> None:
+        """Send scheduled messages now; see `Broker.bring_forward`."""
+        if self.delays is not None:
+            self.delays.bring_forward(task_ids, self.send)
 
     def budget_spent(self, delivery: Delivery) -> float:
         """Return the share of its receipts or its retention that a message has used up; see `Broker.budget_spent`."""
@@ -122,35 +143,22 @@ class SQSBroker(Broker):
 
     def _check(self, message: Outgoing) -> None:
         super()._check(message)
-        for name, value in (("MessageGroupId", message.group_id), ("MessageDeduplicationId", message.deduplication_id)):
-            if value is not None and not _GROUP_ID.fullmatch(value):
-                raise UnsupportedOption(
-                    f"{name}={value[:200]!r} cannot work: SQS takes 1 to {SQS_MAX_GROUP_ID_CHARS} ASCII letters, "
-                    "digits and punctuation"
-                )
-        if message.body.isascii() and message.body.isprintable() and message.body:
-            return
-        if not is_legal_body(message.body):
-            raise UnsupportedOption(
-                f"the body of task {message.id} is empty or has control characters or lone surrogates, "
-                "which SQS does not take"
-            )
-        if size_of(message.body) > SQS_MAX_MESSAGE_BYTES:
-            raise MessageTooLarge(
-                f"the message of task {message.id} has {size_of(message.body):,} bytes, over the "
-                f"{SQS_MAX_MESSAGE_BYTES:,} that SQS takes; pass a reference to the data instead"
-            )
+        check(message)
 
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        jobs = jobs_of(
-            "send_message_batch", [(message.queue, entry_of(str(n), message)) for n, message in enumerate(messages)]
-        )
         failures: dict[str, str] = {}
         error: OperationalError | None = None
+        sent = messages
+        if self.delays is not None and any(message.delay > 0 for message in messages):
+            sent, scheduled = self.delays.part(messages)
+            failures, error = self.delays.schedule(scheduled)
+        jobs = jobs_of(
+            "send_message_batch", [(message.queue, entry_of(str(n), message)) for n, message in enumerate(sent)]
+        )
         for outcome in aws.together(self._calls.run, jobs):
             error = error or outcome.error
-            failures |= {messages[int(entry["Id"])].id: failure_of(failed) for entry, failed in outcome.failed}
-            failures |= {messages[int(entry["Id"])].id: str(outcome.error) for entry in outcome.unsent}
+            failures |= {sent[int(entry["Id"])].id: failure_of(failed) for entry, failed in outcome.failed}
+            failures |= {sent[int(entry["Id"])].id: str(outcome.error) for entry in outcome.unsent}
         if error is not None and len(failures) == len({message.id for message in messages}):
             raise error
         return failures
@@ -431,3 +439,14 @@ class SQSBroker(Broker):
     def queues(self) -> list[str]:
         """Name the predefined queues, or all queues of the account and region that have the prefix."""
         return self._queues.listed()
+
+
+def _delays(queues: Queues, clock: Clock, options: Mapping[str, Any]) -> Delays | None:
+    """Return what keeps long delays, where the options have a role for that."""
+    if "scheduler_role" not in options:
+        if "scheduler_group" in options:
+            raise ImproperlyConfigured("the sqs option 'scheduler_group' needs 'scheduler_role'")
+        return None
+    from dispatcher.brokers.sqs_delays import Delays
+
+    return Delays(queues, clock, options["scheduler_role"], options.get("scheduler_group", "default"))

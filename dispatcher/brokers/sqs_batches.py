@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from dispatcher import aws, aws_bounds
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
-from dispatcher.brokers.sqs_letters import attributes_of, size_of, size_of_attributes
+from dispatcher.brokers.sqs_letters import attributes_of, is_legal_body, size_of, size_of_attributes
 from dispatcher.brokers.sqs_queues import Queues, is_fifo, is_missing
 from dispatcher.clock import Clock
-from dispatcher.exceptions import OperationalError
-from dispatcher.quotas import SQS_MAX_BATCH, SQS_MAX_MESSAGE_BYTES
+from dispatcher.exceptions import MessageTooLarge, OperationalError, UnsupportedOption
+from dispatcher.quotas import SQS_MAX_BATCH, SQS_MAX_GROUP_ID_CHARS, SQS_MAX_MESSAGE_BYTES
 
 #: Tries of the entries of a batch that failed through no fault of theirs.
 BATCH_ATTEMPTS: Final = 5
 #: The group of messages on a FIFO queue that name none, as in Celery: they all keep one order.
 DEFAULT_GROUP: Final = "default"
+_GROUP_ID: Final = re.compile(rf"[!-~]{{1,{SQS_MAX_GROUP_ID_CHARS}}}")
 #: Failures that may pass although SQS calls them the sender's.
 _PASSING: Final = ("Throttl", "OverLimit", "Unavailable", "InternalError")
 
@@ -89,6 +91,28 @@ class Calls:
             batch = again
             self._clock.sleep(pause)
         return lost
+
+
+def check(message: Outgoing) -> None:
+    """Raise `UnsupportedOption` or `MessageTooLarge` for a message that SQS does not take."""
+    for name, value in (("MessageGroupId", message.group_id), ("MessageDeduplicationId", message.deduplication_id)):
+        if value is not None and not _GROUP_ID.fullmatch(value):
+            raise UnsupportedOption(
+                f"{name}={value[:200]!r} cannot work: SQS takes 1 to {SQS_MAX_GROUP_ID_CHARS} ASCII letters, "
+                "digits and punctuation"
+            )
+    if message.body.isascii() and message.body.isprintable() and message.body:
+        return
+    if not is_legal_body(message.body):
+        raise UnsupportedOption(
+            f"the body of task {message.id} is empty or has control characters or lone surrogates, "
+            "which SQS does not take"
+        )
+    if size_of(message.body) > SQS_MAX_MESSAGE_BYTES:
+        raise MessageTooLarge(
+            f"the message of task {message.id} has {size_of(message.body):,} bytes, over the "
+            f"{SQS_MAX_MESSAGE_BYTES:,} that SQS takes; pass a reference to the data instead"
+        )
 
 
 def entry_of(number: str, message: Outgoing) -> Entry:

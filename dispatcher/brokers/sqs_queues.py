@@ -23,6 +23,7 @@ from dispatcher.aws_options import (
     ClientSettings,
     Expected,
     client_settings,
+    matching,
     number,
     read,
 )
@@ -31,6 +32,7 @@ from dispatcher.quotas import (
     LAMBDA_MAX_TIMEOUT,
     LAMBDA_VISIBILITY_FACTOR,
     SQS_DEFAULT_RETENTION,
+    SQS_MAX_DELAY,
     SQS_MAX_QUEUE_NAME_CHARS,
     SQS_MAX_RECEIVE_COUNT,
     SQS_MAX_RETENTION,
@@ -81,6 +83,13 @@ OPTIONS: Final[dict[str, Expected]] = {
     "queue_tags": TEXTS,
     "max_receive_count": number(2, SQS_MAX_RECEIVE_COUNT),
     "message_retention": number(60, SQS_MAX_RETENTION),
+    "scheduler_role": matching(
+        r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+",
+        "the ARN of a role, such as arn:aws:iam::123456789012:role/later",
+    ),
+    "scheduler_group": matching(
+        r"[0-9A-Za-z_.-]{1,64}", "the name of a schedule group: letters, digits, '_', '-', '.'"
+    ),
 }
 _ADDRESS: Final = "name the address by the option endpoint_url, or in the URL: sqs://host:port"
 _PUBLISH: Final = "the setting task_publish_retry_policy says how sends are repeated"
@@ -142,12 +151,19 @@ class Queues:
 
     def client(self, queue: str) -> Any:
         """Return the client whose keys and region are meant for a queue, and for its lost and dead letters."""
-        settings = self._own_settings.get(queue) or self._own_settings.get(home_queue(queue), self.settings)
-        return aws.client("sqs", settings)
+        return aws.client("sqs", self.settings_of(queue))
+
+    def settings_of(self, queue: str) -> ClientSettings:
+        """Return the settings of that client."""
+        return self._own_settings.get(queue) or self._own_settings.get(home_queue(queue), self.settings)
+
+    def all_settings(self) -> list[ClientSettings]:
+        """Return the settings of every client, each once."""
+        return [self.settings, *(own for own in self._own_settings.values() if own != self.settings)]
 
     def release(self) -> None:
         """Drop every client."""
-        for settings in (self.settings, *self._own_settings.values()):
+        for settings in self.all_settings():
             aws.release("sqs", settings)
 
     @staticmethod
@@ -231,6 +247,12 @@ class Queues:
             )
         url = self._urls[queue] = self._make(client, queue)
         return url
+
+    def arn(self, queue: str) -> str:
+        """Return a queue's ARN, as its URL and its client tell it; raises as `url` does."""
+        account, name = self.url(queue).rsplit("/", 2)[1:]
+        meta = self.client(queue).meta
+        return f"arn:{meta.partition}:sqs:{meta.region_name}:{account}:{name}"
 
     def find(self, queue: str) -> str | None:
         """Return a queue's URL, or `None` where it does not exist."""
@@ -318,6 +340,11 @@ class Queues:
             answer = aws.call(client, "get_queue_url", f"queue {name}", QueueName=name)
         url: str = answer["QueueUrl"]
         return url
+
+
+def own_delay(queue: str) -> float:
+    """Return the longest delay that a message to a queue has of its own: none on FIFO, where only the queue has one."""
+    return 0.0 if is_fifo(queue) else SQS_MAX_DELAY
 
 
 def is_fifo(queue: str) -> bool:

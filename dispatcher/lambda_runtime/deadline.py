@@ -66,14 +66,14 @@ def call_bounds(seconds: float | None, settle_margin: float) -> dict[str, Callab
         return {}
     settling = margin(seconds, settle_margin)
     records, queues = _until(seconds - RECORDS_UNTIL * settling), _until(seconds - QUEUES_UNTIL * settling)
-    return {"dynamodb": records, "s3": records, "sqs": queues}
+    return {"dynamodb": records, "s3": records, "sqs": queues, "scheduler": queues}
 
 
 def rescue_bounds(seconds: float | None) -> dict[str, Callable[[], float]]:
     """Return how long calls may take that settle for a runtime, in an invocation that ends in ``seconds``."""
     ends = MAX_RESCUE if seconds is None else min(seconds, MAX_RESCUE)
     records, queues = _until(RESCUE_RECORDS * ends), _until(ends)
-    return {"dynamodb": records, "s3": records, "sqs": queues}
+    return {"dynamodb": records, "s3": records, "sqs": queues, "scheduler": queues}
 
 
 def check_limits(tasks: Iterable[Task[Any, Any]], timeout: float) -> list[str]:
