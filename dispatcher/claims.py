@@ -17,7 +17,8 @@ from dispatcher.backends.locks import Lock
 from dispatcher.clock import Clock
 from dispatcher.exceptions import BackendError, ImproperlyConfigured, OperationalError, SendError
 from dispatcher.message import Message
-from dispatcher.sending import Call, Sender
+from dispatcher.packing import Call
+from dispatcher.sending import Sender
 from dispatcher.sensitive import Secrets
 from dispatcher.unique import Scope, Uniqueness
 

@@ -320,16 +320,20 @@ class Parcels:
         self._waiting: dict[str, tuple[Mapping[str, Any], bytes]] = {}
         self._known: set[str] = set()
 
-    def body_of(self, message: Message) -> str:
+    def body_of(self, message: Message, limit: int | None = None) -> str:
         """Return the body of a message, unsigned; `store` must be called before it is sent.
 
+        ``limit`` is the transport's for this message, where it is below that for all.
         What is sent anew keeps its reference, whose lifetime begins anew. Raises `MessageTooLarge`, `PayloadMissing`.
         """
         body = encode(message)
         if message.payload is not None:
             self._store.refresh(message.payload)
             return body
-        if self._inline is None or len(body) <= self._inline:
+        inline = self._inline
+        if limit is not None and (inline is None or limit - _RESERVED < inline):
+            inline = limit - _RESERVED
+        if inline is None or len(body) <= inline:
             return body
         form, content = _arguments_of(message)
         if len(content) < _TOO_SMALL:  # something else is large

@@ -24,8 +24,8 @@ from dispatcher.exceptions import ImproperlyConfigured, SecurityError, UnsignedM
 MIN_KEY_BYTES: Final = 32
 #: How far, in seconds, the clocks of producers and workers may disagree.
 CLOCK_SKEW: Final = 300.0
-#: Long enough, in seconds, for a task that was sent with an eta a year away.
-DEFAULT_MAX_AGE: Final = 366 * 86_400.0
+#: Long enough, in seconds, for a task that was sent with an eta a year away, and for its time in queues after that.
+DEFAULT_MAX_AGE: Final = 400 * 86_400.0
 
 _KEY_ID_LENGTH: Final = 8
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,8}", re.ASCII)

@@ -5,36 +5,28 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dispatcher import signals
-from dispatcher.brokers.base import Broker, Outgoing
+from dispatcher.brokers.base import Broker
 from dispatcher.clock import Clock, timestamp
 from dispatcher.config.structures import PublishPolicy
 from dispatcher.exceptions import (
     EncodeError,
     ImproperlyConfigured,
-    MessageTooLarge,
     UnsupportedOption,
 )
-from dispatcher.message import Message, check_option, encode
+from dispatcher.message import Message, check_option
+from dispatcher.packing import Call, Packer
 from dispatcher.publishing import publish
+from dispatcher.quotas import SQS_MAX_DELAY
 from dispatcher.routing import Routes
 from dispatcher.sensitive import Marks, both, marks_of_call, raise_discreetly
 from dispatcher.serialization import pack
 from dispatcher.state import current_frame
 
 if TYPE_CHECKING:
-    from dispatcher.payloads import Parcels, PayloadStore
-
-
-class Call(NamedTuple):
-    """A message ready to go, its queue, how many seconds it is held back; whether another task stands for its call."""
-
-    message: Message
-    queue: str
-    delay: float
-    duplicate: bool = False
+    from dispatcher.payloads import PayloadStore
 
 
 #: Options of Celery's `apply_async` that cannot work here, with the reason and the alternative.
@@ -103,8 +95,7 @@ class Sender:
         self._broker = broker
         self._routes = routes
         self._clock = clock
-        self._seal = seal
-        self._payloads = payloads if conf.payload_bucket is not None else None
+        self._packer = Packer(conf, seal, payloads)
         self._priority = conf.task_default_priority
         self._publish_policy = conf.task_publish_retry_policy if conf.task_publish_retry else None
 
@@ -151,6 +142,8 @@ class Sender:
         if self._priority is not None:
             fields.setdefault("priority", self._priority)
         queue = self._routes.queue(options.get("queue"))
+        if delay > SQS_MAX_DELAY and queue.endswith(".fifo"):
+            _check_order(self._broker(), queue, delay)
         return Call(Message.make(fields), queue, delay)
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -213,58 +206,10 @@ class Sender:
         broker = self._broker()
         if signals.before_task_publish.receivers:
             calls = [_announced(call) for call in calls]
-        parcels = self._parcels(broker) if self._payloads is not None else None
-        outgoing = [self._outgoing(broker, call, parcels) for call in calls]
-        if parcels is not None:
-            parcels.store()
-        publish(broker, outgoing, publishing, self._clock)
+        publish(broker, self._packer.pack(broker, calls), publishing, self._clock)
         if signals.after_task_publish.receivers:
             for call in calls:
                 _signal(signals.after_task_publish, call)
-
-    def _parcels(self, broker: Broker) -> Parcels | None:
-        from dispatcher.payloads import Parcels
-
-        store = self._payloads() if self._payloads is not None else None
-        conf, limit = self._conf, broker.features.max_body
-        return None if store is None else Parcels(store, limit, conf.payload_threshold, conf.max_message_bytes)
-
-    def _outgoing(self, broker: Broker, call: Call, parcels: Parcels | None) -> Outgoing:
-        message, queue, delay = call.message, call.queue, call.delay
-        try:
-            body = self.seal(encode(message) if parcels is None else parcels.body_of(message), queue)
-        except EncodeError as error:
-            raise_discreetly(error, message.args, message.kwargs, message.sensitive)
-        limit = broker.features.max_body
-        if limit is not None and len(body) > limit:
-            remedy = (
-                "set payload_bucket to keep arguments in S3, or pass a reference to the data instead"
-                if parcels is None
-                else "links and headers travel in the message itself; pass a reference to their data instead"
-            )
-            raise MessageTooLarge(
-                f"the message of task {message.id} has {len(body):,} bytes, over the {limit:,} that "
-                f"{broker.describe()} takes; {remedy}"
-            )
-        if delay > 0:
-            if self._seal is not None and delay > self._conf.signing_max_age and broker.features.retention is None:
-                raise UnsupportedOption(
-                    f"a delay of {delay:,.0f} s cannot work: the message would be older than a signature may be; "
-                    f"raise signing_max_age, now {self._conf.signing_max_age:,.0f} s, where messages are read"
-                )
-            longest = broker.longest_delay(queue)
-            if longest is not None and delay > longest:
-                delay = longest
-        deduplication = message.deduplication_id
-        if queue.endswith(".fifo"):
-            deduplication = f"{deduplication or message.id}:{message.gen}"
-            if message.handover is not None:  # of two attempts that publish, the record chooses, not the queue
-                deduplication += f":{message.handover}"
-        return Outgoing(queue, body, message.id, delay, message.priority, message.group_id, deduplication)
-
-    def seal(self, body: str, queue: str) -> str:
-        """Sign a body for a queue, where signing keys are configured."""
-        return body if self._seal is None else self._seal(body, queue)
 
     def _policy(self, retry: bool | None, changes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Return how sending is repeated for a call, `None` for not at all; its ``retry_policy`` changes the app's."""
@@ -386,6 +331,15 @@ def _set_links(fields: dict[str, Any], options: Mapping[str, Any]) -> None:
         if linked:
             signatures = linked if isinstance(linked, list | tuple) else [linked]
             fields[option] = tuple(_wire_signature(option, sig) for sig in signatures)
+
+
+def _check_order(broker: Broker, queue: str, delay: float) -> None:
+    """Refuse a long delay on a FIFO queue where only the whole group can wait for it."""
+    if broker.longest_delay(queue) == 0:
+        raise UnsupportedOption(
+            f"a delay of {delay:,.0f} s cannot work on {queue!r}: on a FIFO queue a message that waits holds up its "
+            "whole group; let EventBridge Scheduler keep it (option scheduler_role), or use a standard queue"
+        )
 
 
 def _check_limits(fields: Mapping[str, Any], task: Any) -> None:

@@ -26,9 +26,10 @@ from dispatcher.config import Config
 from dispatcher.decorators import BoundDecorator, Decorator
 from dispatcher.exceptions import AlwaysEagerIgnored
 from dispatcher.message import Message
+from dispatcher.packing import Call
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
-from dispatcher.sending import Call, Sender, positional
+from dispatcher.sending import Sender, positional
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dispatcher.brokers.base import Outgoing
 from dispatcher.canvas.signature import beat_entry, maybe_signature
 from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.packing import Call
 from dispatcher.publishing import publish
-from dispatcher.sending import Call
 from dispatcher.task import Task
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from dispatcher.exceptions import ChordError, EncodeError
 from dispatcher.execution import launching, workflow
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
+from dispatcher.packing import Call
 from dispatcher.result import AsyncResult, EagerResult, GroupResult
-from dispatcher.sending import Call, Sender
+from dispatcher.sending import Sender
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.serialization import json_encode
 from dispatcher.utils import uuid

@@ -16,8 +16,8 @@ from dispatcher.clock import zone_of
 from dispatcher.config.names import nearest
 from dispatcher.exceptions import DispatcherError, ImproperlyConfigured, UnsupportedOption
 from dispatcher.message import MAX_ID_LENGTH, encode
+from dispatcher.packing import Call
 from dispatcher.schedules import BaseSchedule, crontab, schedule
-from dispatcher.sending import Call
 
 #: How late a firing still counts as on time where late ones are skipped, in seconds: EventBridge takes up to a minute
 #: by itself, and so may another beat to notice that the one before it has died.

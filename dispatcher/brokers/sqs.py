@@ -149,9 +149,8 @@ class SQSBroker(Broker):
         failures: dict[str, str] = {}
         error: OperationalError | None = None
         sent = messages
-        if self.delays is not None and any(message.delay > 0 for message in messages):
-            sent, scheduled = self.delays.part(messages)
-            failures, error = self.delays.schedule(scheduled)
+        if self.delays is not None:
+            sent, failures, error = self.delays.schedule(messages)
         jobs = jobs_of(
             "send_message_batch", [(message.queue, entry_of(str(n), message)) for n, message in enumerate(sent)]
         )
@@ -442,10 +441,8 @@ class SQSBroker(Broker):
 
 
 def _delays(queues: Queues, clock: Clock, options: Mapping[str, Any]) -> Delays | None:
-    """Return what keeps long delays, where the options have a role for that."""
+    """Return what keeps long delays, where there is a role for that."""
     if "scheduler_role" not in options:
-        if "scheduler_group" in options:
-            raise ImproperlyConfigured("the sqs option 'scheduler_group' needs 'scheduler_role'")
         return None
     from dispatcher.brokers.sqs_delays import Delays
 

@@ -39,6 +39,7 @@ class Delays:
         self._role = role
         self._group = group
         self._schedulers: dict[str, Scheduler] = {}
+        self._dead: dict[str, str | None] = {}
 
     def scheduler(self, queue: str) -> Scheduler:
         """Return the Scheduler that sends to a queue, with its keys and in its region."""
@@ -64,27 +65,29 @@ class Delays:
             return SQS_MAX_MESSAGE_BYTES
         return (SCHEDULER_MAX_INPUT_BYTES - _CALL_BYTES) // 2 if is_fifo(queue) else SCHEDULER_MAX_INPUT_BYTES
 
-    def part(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], Sequence[Outgoing]]:
-        """Part messages into those to be sent, with the delay that a message can have, and those to be scheduled."""
-        sent, scheduled = [], []
-        for message in messages:
-            if _is_scheduled(message.queue, message.delay):
-                scheduled.append(message)
-            else:
-                sent.append(message._replace(delay=min(message.delay, own_delay(message.queue))))
-        return sent, scheduled
+    def schedule(
+        self, messages: Sequence[Outgoing]
+    ) -> tuple[Sequence[Outgoing], dict[str, str], OperationalError | None]:
+        """Schedule those messages that are due late enough.
 
-    def schedule(self, messages: Sequence[Outgoing]) -> tuple[dict[str, str], OperationalError | None]:
-        """Schedule messages; return the reasons of those that were not, by task id, and the first error."""
+        Return the others, to be sent with the delay that a message can have; the reasons of those that could not be
+        scheduled, by task id; and the first error.
+        """
         failures: dict[str, str] = {}
         first: OperationalError | None = None
-        now = self._clock.time()
-        made = [(message, self._schedule_of(message, now)) for message in messages]
-        for message, error in zip(messages, aws.together(self._try, made), strict=True):
+        if not any(message.delay > 0 for message in messages):
+            return messages, failures, first
+        now, sent, made = self._clock.time(), list[Outgoing](), list[tuple[Outgoing, Schedule]]()
+        for message in messages:
+            if _is_scheduled(message.queue, message.delay):
+                made.append((message, self._schedule_of(message, now)))
+            else:
+                sent.append(message._replace(delay=min(message.delay, own_delay(message.queue))))
+        for (message, _), error in zip(made, aws.together(self._try, made), strict=True):
             if error is not None:
                 failures[message.id] = str(error)
                 first = first or error
-        return failures, first
+        return sent, failures, first
 
     def _try(self, made: tuple[Outgoing, Schedule]) -> OperationalError | None:
         message, schedule = made
@@ -103,10 +106,13 @@ class Delays:
     def target(self, message: Outgoing) -> QueueTarget:
         """Return a message's queue as the target of a schedule."""
         queue, entry = message.queue, entry_of("0", message)
-        lost = None if is_fifo(queue) else self._queues.find_lost(queue)
+        if queue not in self._dead:
+            # Whoever reads what SQS gave up sends it home. A FIFO queue cannot be a schedule's.
+            lost = None if is_fifo(queue) else self._queues.find_lost(queue)
+            self._dead[queue] = None if lost is None else self._queues.arn(lost)
         return QueueTarget(
             self._queues.arn(queue), self._queues.url(queue), entry.get("MessageGroupId"),
-            entry.get("MessageDeduplicationId"), None if lost is None else self._queues.arn(lost),
+            entry.get("MessageDeduplicationId"), self._dead[queue],
         )  # fmt: skip
 
     def bring_forward(self, ids: Sequence[str], send: Callable[[Sequence[Outgoing]], None]) -> None:

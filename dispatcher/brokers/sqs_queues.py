@@ -122,6 +122,8 @@ class Queues:
     """The queues of one broker, by name; safe to use from several threads."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        if "scheduler_group" in options and "scheduler_role" not in options:
+            raise ImproperlyConfigured("the sqs option 'scheduler_group' needs 'scheduler_role'")
         self.settings = client_settings("sqs", options)
         self._prefix: str = options.get("queue_name_prefix", "")
         self._given: Callable[[str], str | None] = options.get("queue_urls", {}.get)

@@ -20,10 +20,6 @@ from dispatcher.quotas import SCHEDULER_MAX_INPUT_BYTES, SCHEDULER_MAX_PAGE, SCH
 
 #: The group that every account has.
 DEFAULT_GROUP: Final = "default"
-#: What Scheduler replaces in what it delivers, and how JSON spells it so that it stays:
-#: https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-schedule-context-attributes.html
-PLACEHOLDER: Final = "<aws.scheduler."
-SPELT_OUT: Final = r"\u003caws.scheduler."
 
 _NAME: Final = re.compile(r"[0-9A-Za-z_.-]{1,64}")
 #: The API call as a target, which takes what the target "queue" cannot: a deduplication id.

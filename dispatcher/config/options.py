@@ -138,7 +138,7 @@ _BROKER: Final = (
     _option(
         "signing_max_age",
         Seconds(above=0),
-        366 * 86_400.0,
+        400 * 86_400.0,
         "How old a signature may be, in seconds; more than the longest delay and retention of a message.",
     ),
 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dispatcher.beat.entries import Entry
-    from dispatcher.sending import Call
+    from dispatcher.packing import Call
     from dispatcher.task import Task
 
 logger = logging.getLogger("dispatcher.worker")

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from dispatcher.brokers.base import Delivery
-from dispatcher.exceptions import DispatcherError
+from dispatcher.exceptions import DispatcherError, MessageTooLarge
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.recording import goes_back
 from dispatcher.execution.run import ROUNDS_HEADER, Kind, Run
@@ -28,6 +28,9 @@ RENEW_AT, RENEW_ORDERED_AT = 0.5, 0.8
 #: in flight than the limit lets start in this time. On FIFO queues, where a message has no delay of its own, it waits.
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
 LONG_DEFERRAL = 60.0
+
+#: A delay, in seconds, for which no message is kept outside of its queue.
+_NEVER_SCHEDULED = 60.0
 
 
 def longest_wait(env: Environment, delivery: Delivery) -> float | None:
@@ -95,4 +98,14 @@ def send_on(env: Environment, run: Run, message: Message, queue: str, delay: flo
     if run.delivery.order is not None:
         # A FIFO queue swallows what it has seen within five minutes.
         following = following.replace(deduplication_id=f"{message.id}~{int(now * 1000)}")
-    env.app.publish(following, queue, delay)
+    publish_later(env, following, queue, delay)
+
+
+def publish_later(env: Environment, message: Message, queue: str, delay: float) -> None:
+    """Publish the message of a task that has begun; one that is too large to be kept elsewhere waits in its queue."""
+    try:
+        env.app.publish(message, queue, delay)
+    except MessageTooLarge:
+        if delay <= _NEVER_SCHEDULED:
+            raise
+        env.app.publish(message, queue, _NEVER_SCHEDULED)

@@ -8,6 +8,7 @@ from typing import Any
 from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
 from dispatcher.execution import handover
 from dispatcher.execution.environment import Environment
+from dispatcher.execution.renewal import publish_later
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message, own_args
 from dispatcher.routing import queue_name
@@ -41,7 +42,7 @@ def publish_retry(env: Environment, run: Run) -> None:
     assert outcome is not None and message is not None
     try:
         queue, following = next_generation(env, run, message, outcome)
-        env.app.publish(following, queue, outcome.delay)
+        publish_later(env, following, queue, outcome.delay)
     except OperationalError as error:
         logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))

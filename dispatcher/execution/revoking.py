@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,16 @@ from typing import Any, Final, Protocol
 from dispatcher import states
 from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta
+from dispatcher.brokers.base import Broker
 from dispatcher.clock import Clock
-from dispatcher.exceptions import TaskRevokedError, UnsupportedOption
+from dispatcher.exceptions import OperationalError, TaskRevokedError, UnsupportedOption
 from dispatcher.execution import handover
 from dispatcher.message import check_option
 
+logger = logging.getLogger("dispatcher.worker")
+
 #: A flag's life, in seconds: it has to outlive the message, whose ETA is not known where the task is revoked by its id.
-KEPT: Final = 366 * 86_400.0
+KEPT: Final = 400 * 86_400.0
 #: A task due within so many seconds may be running on a worker whose clock is ahead.
 _SURELY_WAITING: Final = 5.0
 
@@ -36,6 +40,11 @@ class RevokingApp(Protocol):
     @property
     def backend(self) -> ResultBackend:
         """The result backend."""
+        ...
+
+    @property
+    def broker(self) -> Broker:
+        """The broker."""
         ...
 
 
@@ -71,15 +80,31 @@ def revoke(app: RevokingApp, ids: Sequence[str], revocation: Revocation, etas: M
     """Flag tasks, and record those as REVOKED that surely wait: for a retry, or for an ETA in ``etas`` (by id).
 
     Others become REVOKED when their messages are next delivered, since they may be running: a run that is not ended
-    keeps its outcome. Raises `TypeError` or `ValueError` for what cannot be a task's id.
+    keeps its outcome. A message that waits outside of its queue is brought there at once, where that can be done.
+    Raises `TypeError` or `ValueError` for what cannot be a task's id.
     """
     for task_id in ids:
         check_option("task_id", "id", task_id)
     now = app.clock.time()
-    app.backend.revoke(ids, now + max(KEPT, app.conf.record_retention), revocation)
+    latest = max(etas.values(), default=now)
+    app.backend.revoke(ids, max(now + KEPT, max(now, latest) + app.conf.record_retention), revocation)
     records = app.backend.read(ids)
     writes = [_end_of_wait(app, record, now) for record in records.values() if _waits(record, etas, now)]
     app.backend.write(writes)  # one that meanwhile runs after all, or is final, stands against its write
+    if app.conf.broker_url:  # the embedded one keeps every message in its queue
+        _bring_forward(app.broker, [task_id for task_id in ids if not _is_over(records.get(task_id))])
+
+
+def _bring_forward(broker: Broker, ids: Sequence[str]) -> None:
+    """Let the messages of revoked tasks end now what waits for these tasks; the flag ends them later in any case."""
+    try:
+        broker.bring_forward(ids)
+    except OperationalError as error:
+        logger.warning("revoked tasks that wait for their ETA end only when they are due: %s", error)
+
+
+def _is_over(record: TaskRecord | None) -> bool:
+    return record is not None and record.final
 
 
 def _waits(record: TaskRecord, etas: Mapping[str, float], now: float) -> bool:

@@ -1,13 +1,14 @@
-"""SQS and DynamoDB inside this process (moto) at the time of a clock that the test moves: weeks pass in seconds.
+"""SQS, DynamoDB and Scheduler inside this process (moto) at the time of a clock that the test moves.
 
 The real adapters and the Lambda handler run above it. Where moto is milder or stricter than AWS it is corrected: what
 is older than the retention is gone, rows past their TTL are gone at once, the 12 hours of visibility count from the
-receipt, a FIFO queue remembers deduplication ids of deleted messages for five minutes, and PartiQL is understood as far
-as the result backend speaks it.
+receipt, a FIFO queue remembers deduplication ids of deleted messages for five minutes, PartiQL is understood as far
+as the result backend speaks it, and one-time schedules fire, at any moment of the minute after their time.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -15,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
 
@@ -22,6 +24,7 @@ import boto3
 import moto
 from botocore.exceptions import EndpointConnectionError
 from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
+from moto.scheduler.models import scheduler_backends
 from moto.sqs import models as sqs
 
 from dispatcher import Dispatcher, aws
@@ -29,6 +32,7 @@ from dispatcher.clock import ManualClock
 from dispatcher.lambda_runtime.batches import Worker
 
 REGION, ACCOUNT, TABLE = "us-east-1", "123456789012", "records"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/schedules"
 DAY = 86_400.0
 VISIBILITY = 5_400
 DEDUPLICATION = 300.0
@@ -51,7 +55,10 @@ class Context:
 class SimulatedAws:
     """A queue with its dead letters, a table, and an app with its Lambda worker, fed one batch at a time."""
 
-    def __init__(self, *, fifo: bool = False, receives: int = 100, retention: float = 4 * DAY, **settings: Any) -> None:
+    def __init__(
+        self, *, fifo: bool = False, receives: int = 100, retention: float = 4 * DAY, scheduler: bool = False,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         self.clock = ManualClock(float(int(time.time())))
         self.suffix = ".fifo" if fifo else ""
         self.queue = f"default{self.suffix}"
@@ -62,10 +69,16 @@ class SimulatedAws:
         self.database_away = False
         #: how often each batch is delivered
         self.deliveries = 1
+        #: how often each schedule fires, and how late, in seconds
+        self.firings = 1
+        self.lateness: Callable[[], float] = lambda: random.uniform(0, 59.9)
+        self.fired: list[str] = []
+        self._due: dict[str, float] = {}
         self._remembered: dict[str, float] = {}
         self._stack = ExitStack()
         self._patch()
         self.sqs = boto3.client("sqs", REGION)
+        self.scheduler = boto3.client("scheduler", REGION)
         self.dead_url = self._make_queue(f"default-dead{self.suffix}", 14 * DAY)
         arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:default-dead{self.suffix}"
         self.url = self._make_queue(
@@ -75,10 +88,11 @@ class SimulatedAws:
         config = {
             "client-config": {"retries": {"total_max_attempts": 1}}, "access_key_id": "a", "secret_access_key": "b",
         }  # fmt: skip
+        role = {"scheduler_role": ROLE if scheduler else None}
         urls = {"predefined_queues": {f"default{kind}{self.suffix}": {"url": url} for kind, url in self._urls()}}
         self.app = Dispatcher(
             f"simulated-{uuid.uuid4().hex[:6]}", clock=self.clock, broker=f"sqs://{REGION}",
-            backend=f"dynamodb://{REGION}/{TABLE}", broker_transport_options={**urls, **config},
+            backend=f"dynamodb://{REGION}/{TABLE}", broker_transport_options={**urls, **config, **role},
             result_backend_transport_options={**config, "create_table": True, "retry_timeout": 0},
             task_default_queue=self.queue, set_as_current=False, metrics_namespace=None, task_publish_retry=False,
             **settings,
@@ -176,10 +190,35 @@ class SimulatedAws:
                 self.messages.remove(message)
                 self.dropped.append(message.body)
 
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """The schedules there are, by name."""
+        found: dict[str, Any] = scheduler_backends[ACCOUNT][REGION].schedule_groups["default"].schedules
+        return found
+
+    def fire(self) -> None:
+        """Let the schedules fire that are due, and be gone."""
+        for name, schedule in list(self.schedules.items()):
+            at = datetime.fromisoformat(schedule.schedule_expression[3:-1]).replace(tzinfo=UTC).timestamp()
+            if self._due.setdefault(name, at + self.lateness()) <= self.clock.time():
+                self._deliver(schedule.target)
+                self.fired.append(name)
+                del self.schedules[name], self._due[name]
+
+    def _deliver(self, target: Any) -> None:
+        if target["Arn"].endswith("aws-sdk:sqs:sendMessage"):
+            sent = json.loads(target["Input"])
+        else:
+            assert target["Arn"] == f"arn:aws:sqs:{REGION}:{ACCOUNT}:{self.queue}"
+            sent = {"QueueUrl": self.url, "MessageBody": target["Input"], **target.get("SqsParameters", {})}
+        for _ in range(self.firings):
+            self.sqs.send_message(**sent)
+
     def wait(self) -> None:
-        """Let time pass until a message is visible."""
+        """Let time pass until a message is visible, or a schedule fires."""
         now = self.clock.time()
         times = [max(message.visible_at, message.delayed_until) / 1000 for message in self.messages]
+        times += self._due.values()
         later = [due for due in times if due >= now]  # those before wait behind others of their group
         self.clock.advance(min(later, default=now + 1) - now + 0.002)
 
@@ -212,10 +251,11 @@ class SimulatedAws:
     def step(self) -> None:
         """Hand the next batch to the worker, as soon as there is one."""
         self.expire()
+        self.fire()
         records = self.take()
         if records:
             self.invoke(records)
-        elif self.messages:
+        elif self.messages or self.schedules:
             self.wait()
 
     def work(self, until: Callable[[], bool] | None = None, steps: int = 5_000) -> None:
@@ -223,7 +263,7 @@ class SimulatedAws:
         for _ in range(steps):
             if until is not None and until():
                 return
-            if not self.messages:
+            if not self.messages and not self.schedules:
                 assert until is None, "the queue is empty, and it never came to that"
                 return
             self.step()

@@ -64,6 +64,7 @@ LAYERS = {
     "registry": 7,
     "sending": 7,
     "claims": 7,
+    "packing": 7,
     "publishing": 7,
     "connections": 7,
     "execution": 7,
