@@ -269,10 +269,11 @@ def test_a_task_that_runs_once_is_lost_with_its_worker(fleet: Fleet) -> None:
 
 def test_a_rolling_deploy(fleet: Fleet) -> None:
     """An old worker leaves a task it does not know to a new one; after the grace it is dead, with the reason."""
-    fleet.start("solo", unknown_grace=600.0)
+    older = fleet.start("solo", unknown_grace=600.0)
     sent = fleet.app.send_task("brand_new", (1,))
     until(lambda: "handing back" in fleet.logs(), "the hand-back")
-    newer = fleet.start("threads", 8, new_release=True)
+    newer = fleet.start("threads", 8, new_release=True).ready()
+    older.signal(signal.SIGTERM)  # else it may get the message again, and each time hands it back for longer
     assert sent.get(timeout=60) == 1
     newer.signal(signal.SIGTERM)
     assert newer.wait() == 0
