@@ -28,8 +28,8 @@ Examples:
 
 \b
 What --set knows: duration (seconds of a run), together (messages of a send), retries, failures, joined (members of
-chords), payloads (arguments in the bucket), scheduled (by EventBridge Scheduler), reads (polls of a result), body and
-record (bytes). All are means of one call. TASK may be a pattern: 'shop.*'. Later options win.
+chords), payloads (arguments in the bucket), scheduled (by EventBridge Scheduler), fired (by the beat), reads (polls
+of a result), body and record (bytes). All are means of one call. TASK may be a pattern: 'shop.*'. Later options win.
 """
 
 
@@ -72,7 +72,9 @@ def cost(
     app = session.app_with_modules()
     planned = plan(app, spec=session.spec, stage=stage)
     queues = {task.name: task.queue for task in planned.tasks}
-    known = usage.of_entries(entries(app).values(), datetime.now(UTC))
+    timed, now = [entry for entry in entries(app).values() if entry.enabled], datetime.now(UTC)
+    firings = {entry.name: usage.firings(entry.schedule, now) for entry in timed}
+    known = usage.of_entries(timed, firings)
     filled: dict[str, float] = {}
     if measured is not None:
         seen = logs.read(measured, queues)
@@ -87,6 +89,7 @@ def cost(
         usage.traffic(list(queues), given, known),
         Prices.of(region) if prices is None else Prices.read(prices, region),
         {name: size for name, size in filled.items() if name in {queue.name for queue in planned.queues}},
+        firings,
         FreeTier() if free_tier else None,
         metrics=app.conf.metrics_namespace is not None,
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dispatcher.provision.demand import MONTH, Demand, Traffic, fill, of_call
+from dispatcher.provision.monitoring import alarms
 from dispatcher.provision.plan import Plan, PlannedQueue, PlannedTask
 from dispatcher.provision.prices import MILLION, FreeTier, Prices
 from dispatcher.quotas import SQS_MAX_BATCH, SQS_MAX_WAIT
@@ -77,13 +78,15 @@ class Use:
     """A plan and how it is used, at which prices.
 
     ``traffic`` is that of tasks by name; those that are left out have no calls. ``filled`` is the messages of a batch
-    by queue, where they were measured. ``free`` is what the account has free, ``metrics`` whether workers write them.
+    by queue, where they were measured, ``firings`` how often entries of the beat are due in a month. ``free`` is what
+    the account has free, ``metrics`` whether workers write them.
     """
 
     plan: Plan
     traffic: Mapping[str, Traffic]
     prices: Prices
     filled: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    firings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     free: FreeTier | None = None
     metrics: bool = True
 
@@ -130,7 +133,7 @@ class Estimate:
 def estimate(use: Use) -> Estimate:
     """Return what a plan costs."""
     lines = tuple(_line(use, task, queue) for queue in use.plan.queues for task in use.tasks(queue))
-    fixed = [each for queue in use.plan.queues if queue.function for each in _fixed(use, queue)]
+    fixed = [*(each for queue in use.plan.queues for each in _fixed(use, queue)), *_watched(use), *_fired(use)]
     if use.free is not None:
         fixed.append(Fixed("free tier", -_discount(use, use.free, lines)))
     return Estimate(lines, tuple(fixed))
@@ -142,28 +145,45 @@ def _line(use: Use, task: PlannedTask, queue: PlannedQueue) -> Line:
     return Line(task.name, queue.name, traffic, batch, demand, dollars_of(demand, use.prices, queue) * MILLION)
 
 
-def _idle(use: Use, queue: PlannedQueue) -> tuple[float, float]:
+def _idle(use: Use, queue: PlannedQueue) -> dict[str, float]:
     """Return how many polls of a queue and of its lost queue find nothing in a month."""
     polls = POLLERS * MONTH / SQS_MAX_WAIT
+    if queue.function is None:  # workers of somebody else's read it; the lost queue has a function all the same
+        return {queue.lost: polls}
     busy = use.deliveries(queue) / min(use.batch(queue), SQS_MAX_BATCH)
-    return max(0.0, polls - busy), polls
+    return {queue.name: max(0.0, polls - busy), queue.lost: polls}
 
 
 def _fixed(use: Use, queue: PlannedQueue) -> Iterator[Fixed]:
     prices = use.prices
     request = (prices.sqs_fifo if queue.fifo else prices.sqs_standard) / MILLION
-    for name, polls in zip((queue.name, queue.lost), _idle(use, queue), strict=True):
+    for name, polls in _idle(use, queue).items():
         yield Fixed(f"polls of {name} that find nothing", polls * request)
     if metrics := use.kept_metrics(queue):
         yield Fixed(f"{metrics} metrics of {queue.name}", metrics * prices.metric)
+
+
+def _watched(use: Use) -> Iterator[Fixed]:
+    count = len(tuple(alarms(use.plan)))
+    yield Fixed(f"{count} alarms", count * use.prices.alarm)
+    yield Fixed("the dashboard", use.prices.dashboard)
+
+
+def _fired(use: Use) -> Iterator[Fixed]:
+    """Yield what firings of EventBridge Scheduler cost; those of rules cost nothing."""
+    for schedule in use.plan.schedules:
+        if schedule.kind == "scheduler":
+            count = use.firings.get(schedule.entry, 0.0)
+            yield Fixed(f"{count:,.0f} firings of {schedule.entry}", count * use.prices.scheduler / MILLION)
 
 
 def _discount(use: Use, free: FreeTier, lines: tuple[Line, ...]) -> float:
     """Return what an account saves that has nothing else in it."""
     prices, queues = use.prices, [queue for queue in use.plan.queues if queue.function]
     total = sum((line.demand * line.traffic.calls for line in lines), Demand())
-    idle = sum(sum(_idle(use, queue)) for queue in queues)
+    idle = sum(sum(_idle(use, queue).values()) for queue in use.plan.queues)
     metrics = sum(use.kept_metrics(queue) for queue in queues)
+    scheduled = total.schedules * prices.scheduler / MILLION + sum(each.dollars for each in _fired(use))
     # Of different prices the least, so that it never promises too much.
     second = min((_second(prices, queue) for queue in queues), default=0.0)
     return (
@@ -171,9 +191,11 @@ def _discount(use: Use, free: FreeTier, lines: tuple[Line, ...]) -> float:
         + min(free.invocations, total.invocations) * prices.lambda_requests / MILLION
         + min(free.gb_seconds, total.gb_seconds) * second
         + min(free.stored, total.stored) * prices.dynamodb_storage
-        + min(free.schedules, total.schedules) * prices.scheduler / MILLION
+        + min(free.schedules * prices.scheduler / MILLION, scheduled)
         + min(free.logs, total.logs) * prices.logs
         + min(free.metrics, metrics) * prices.metric
+        + min(free.alarms, len(tuple(alarms(use.plan)))) * prices.alarm
+        + min(free.dashboards, 1) * prices.dashboard
     )
 
 

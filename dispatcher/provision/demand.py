@@ -42,8 +42,9 @@ class Traffic:
 
     ``calls`` a month, ``duration`` of a run in seconds, messages that are sent ``together``, ``retries``; the share of
     ``failures``, of calls that are ``joined`` (members of a chord, or of a group that something follows), of
-    ``payloads`` (arguments in the bucket) and of calls ``scheduled`` by EventBridge Scheduler; ``reads`` of the result,
-    each poll of ``get()`` being one; bytes of a message ``body``, of its ``record``.
+    ``payloads`` (arguments in the bucket), of calls ``scheduled`` by EventBridge Scheduler (delays) and of those that
+    the beat has ``fired``; ``reads`` of the result, each poll of ``get()`` being one; bytes of a message ``body``, of
+    its ``record``.
     """
 
     calls: float = 0.0
@@ -54,6 +55,7 @@ class Traffic:
     joined: float = 0.0
     payloads: float = 0.0
     scheduled: float = 0.0
+    fired: float = 0.0
     reads: float = 0.0
     body: int = 300
     record: int = 400
@@ -165,15 +167,16 @@ def _any(share: float, batch: float) -> float:
     return float(1.0 - (1.0 - min(1.0, share)) ** batch)
 
 
-def _always(task: PlannedTask, traffic: Traffic) -> bool:
-    """Say whether every call has a record; of a lean task those have that did not succeed at once."""
-    return not task.lean or task.rate_limit is not None or traffic.joined > 0
+def _looked_up(task: PlannedTask, traffic: Traffic) -> float:
+    """Return the share of calls whose record is looked for at once; of a lean task that of those the beat fires."""
+    if not task.lean or task.rate_limit is not None or traffic.joined > 0:
+        return 1.0
+    return traffic.fired
 
 
 def _records(task: PlannedTask, traffic: Traffic) -> float:
-    if _always(task, traffic):
-        return 1.0
-    return min(1.0, traffic.retries + traffic.failures + traffic.scheduled)
+    """Return the share of calls that have a record; of a lean task those too that did not succeed at once."""
+    return min(1.0, _looked_up(task, traffic) + traffic.retries + traffic.failures + traffic.scheduled)
 
 
 def _units(task: PlannedTask, traffic: Traffic, filled: float) -> tuple[float, float]:
@@ -186,7 +189,7 @@ def _units(task: PlannedTask, traffic: Traffic, filled: float) -> tuple[float, f
     records = _records(task, traffic)
     again = traffic.retries + traffic.scheduled
     writes = (records + traffic.retries + again) * size
-    reads = (1.0 if _always(task, traffic) else 0.0) + again * look
+    reads = _looked_up(task, traffic) + again * look
     if task.counts_starts:
         writes += size
     if task.unique:

@@ -8,13 +8,15 @@ from typing import Any, Final, NamedTuple
 
 from dispatcher.provision.cost import Estimate, Use, estimate
 from dispatcher.provision.demand import MONTH, fill
-from dispatcher.provision.plan import PlannedQueue, PlannedTask
+from dispatcher.provision.plan import PlannedFunction, PlannedQueue, PlannedTask
 from dispatcher.quotas import SQS_MAX_BATCH
 
 #: A batching window that is suggested is no longer than this, in seconds.
 LONGEST_WINDOW: Final = 20
 #: Less memory than this is not suggested, in MiB: the package and botocore need some 60 of it.
 LEAST_MEMORY: Final = 256
+#: Nor batches over this size: a hundred messages of 60 KB are all that an invocation takes.
+LARGEST_BATCH: Final = 100
 #: Savings below this share of the whole are not worth a line.
 WORTH: Final = 0.01
 
@@ -120,6 +122,21 @@ def _changes_of_queue(use: Use, queue: PlannedQueue) -> Iterator[_Change]:
                 f"batching_window {window} s", queue.name, "if its tasks may start that much later",
                 _with(use, queue, batching_window=window),
             )  # fmt: skip
+    most = _largest_batch(use, queue, function)
+    if most >= 2 * function.batch_size and rate * (window := max(1, function.batching_window)) >= most:
+        yield _Change(
+            f"batch_size {most}, batching_window {window} s", queue.name,
+            "if its tasks may start that much later, and no single one holds up the others of its batch",
+            _with(use, queue, batch_size=most, batching_window=window),
+        )  # fmt: skip
+
+
+def _largest_batch(use: Use, queue: PlannedQueue, function: PlannedFunction) -> int:
+    """Return how many messages a queue's batches may have: so many runs as fit half its timeout, a hundred at most."""
+    longest = max((use.of(task).duration for task in use.tasks(queue)), default=0.0)
+    if queue.fifo or longest <= 0.0:
+        return 0
+    return min(LARGEST_BATCH, int(function.timeout / 2 / longest))
 
 
 def _with(use: Use, queue: PlannedQueue, **settings: Any) -> Use:

@@ -16,7 +16,7 @@ from dispatcher.provision.demand import MONTH, Traffic
 _PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "month": MONTH}
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)/(s|m|h|d|month)")
 #: Shares are no more than 1, and there is no less than one message in a send.
-_SHARES: Final = ("failures", "joined", "payloads", "scheduled")
+_SHARES: Final = ("failures", "joined", "payloads", "scheduled", "fired")
 #: Firings of an entry that are looked at, and how far ahead.
 _FIRINGS: Final = 500
 _AHEAD: Final = timedelta(days=366)
@@ -92,6 +92,9 @@ def traffic(
                 f"no task is called {pattern!r}{_near(pattern, tasks)}; `dispatcher list tasks` has all"
             )
         for name in meant:
+            if field == "calls" and values[name].get("fired"):
+                # So many in all, of which the beat's are a part.
+                values[name]["fired"] *= min(1.0, values[name]["calls"] / value) if value else 0.0
             values[name][field] = int(value) if field in ("body", "record") else value
     return {name: Traffic(**given) for name, given in values.items()}
 
@@ -110,11 +113,10 @@ def firings(schedule: Any, now: datetime) -> float:
     return count / span.total_seconds() * MONTH
 
 
-def of_entries(entries: Iterable[Any], now: datetime) -> dict[str, dict[str, float]]:
-    """Return how often the beat calls each task in a month: its entries have ``task``, ``schedule`` and ``enabled``."""
+def of_entries(entries: Iterable[Any], firing: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return how often the beat calls each task in a month; ``firing`` is how often each entry is due."""
     calls: dict[str, dict[str, float]] = {}
     for entry in entries:
-        if entry.enabled:
-            of_task = calls.setdefault(entry.task, {"calls": 0.0})
-            of_task["calls"] += firings(entry.schedule, now)
+        of_task = calls.setdefault(entry.task, {"calls": 0.0, "fired": 1.0})
+        of_task["calls"] += firing[entry.name]
     return calls

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision import measured, usage
 from dispatcher.provision.cost import Use, estimate
 from dispatcher.provision.demand import MONTH, Traffic
-from dispatcher.provision.plan import Plan, plan
+from dispatcher.provision.plan import Plan, PlannedSchedule, plan
 from dispatcher.provision.prices import FreeTier, Prices
 from dispatcher.provision.savings import savings
 from dispatcher.schedules import crontab, schedule
@@ -56,7 +57,7 @@ def test_months_add_up() -> None:
     result = estimate(Use(shop(), {"shop.charge": Traffic(calls=1e6)}, US))
     assert [each.what for each in result.fixed] == [
         "polls of default that find nothing", "polls of default-lost that find nothing", "5 metrics of default",
-        "polls of mail that find nothing", "polls of mail-lost that find nothing",
+        "polls of mail that find nothing", "polls of mail-lost that find nothing", "10 alarms", "the dashboard",
     ]  # fmt: skip
     assert result.fixed[1].dollars == pytest.approx(5 * MONTH / 20 * 0.40 / 1e6)
     assert result.per_month == pytest.approx(result.lines[0].per_million.total + sum(f.dollars for f in result.fixed))
@@ -95,6 +96,7 @@ def test_savings_are_differences_of_estimates() -> None:
     )
     assert ("memory 512 MiB", "default") in found
     assert ("batching_window 1 s", "default") in found
+    assert ("batch_size 100, batching_window 2 s", "default") not in found
     assert ("metrics_namespace=None", "the app") in found
     lean = found[("ignore_result=True, revocable=False", "shop.charge")]
     assert lean.per_million is not None
@@ -168,6 +170,46 @@ def test_what_cannot_be_meant_is_refused(read: Any, text: str, why: str) -> None
     """With what is wrong and what there is."""
     with pytest.raises(ImproperlyConfigured, match=why):
         read(text)
+
+
+def test_the_beat_s_calls_of_lean_tasks_have_records() -> None:
+    """A firing is known by its record, whatever its task keeps; calls beside the beat's are lean."""
+    entry = SimpleNamespace(name="hourly", task="shop.mail")
+    known = usage.of_entries([entry], {"hourly": 730.0})
+    alone = usage.traffic(["shop.mail"], [], known)
+    (_, line) = estimate(Use(shop(), alone, US)).lines
+    assert (line.demand.writes, line.demand.reads) == (1.0, 1.0)
+    among = usage.traffic(["shop.mail"], [usage.rate("2/h")], known)
+    (_, line) = estimate(Use(shop(), among, US)).lines
+    assert (line.demand.writes, line.demand.reads) == (0.5, 0.5)
+
+
+def test_schedules_of_eventbridge_scheduler_are_paid_for_each_firing() -> None:
+    """Those of rules are not."""
+    timers = [
+        PlannedSchedule(entry, "shop.mail", "mail", kind, "rate(1 minute)")
+        for entry, kind in (("a", "rule"), ("b", "scheduler"))
+    ]
+    use = Use(dataclasses.replace(shop(), schedules=tuple(timers)), {}, US, firings={"a": 1e6, "b": 1e6})
+    assert [each.dollars for each in estimate(use).fixed if "firings" in each.what] == [1.0]
+
+
+def test_a_queue_of_other_people_s_workers_costs_no_lambda() -> None:
+    """Its lost messages have a function all the same."""
+    use = Use(shop(queues={"mail": {"function": False}}), {"shop.mail": Traffic(calls=1e6)}, US)
+    result = estimate(use)
+    assert result.lines[1].per_million.compute == 0.0
+    assert [each.what for each in result.fixed if "mail" in each.what] == ["polls of mail-lost that find nothing"]
+    assert all(each.where != "mail" for each in savings(use))
+
+
+def test_busy_queues_may_have_larger_batches() -> None:
+    """Where so many arrive in a second, and fit half the timeout."""
+    use = Use(shop(), {"shop.mail": Traffic(calls=200 * MONTH, duration=0.01)}, US, {"mail": 10.0})
+    whats = {each.what for each in savings(use) if each.where == "mail"}
+    assert "batch_size 100, batching_window 1 s" in whats
+    slow = dataclasses.replace(use, traffic={"shop.mail": Traffic(calls=200 * MONTH, duration=2.0)})
+    assert not any(each.what.startswith("batch_size") for each in savings(slow))
 
 
 @pytest.mark.parametrize(
