@@ -1,6 +1,10 @@
 """Stores that die at a chosen point: before a call, or after it took effect, and with them whatever called."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import itertools
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dispatcher.backends.base import TaskRecord, Write
@@ -45,91 +49,86 @@ class Fuse:
             raise OperationalError(f"out of reach {name}")
 
 
-class MortalBroker(MemoryBroker):
-    """A memory broker whose calls pass the fuse."""
+class _FusedBroker:
+    """What makes a broker of any kind pass the fuse."""
 
     fuse = Fuse()
 
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        failures: Mapping[str, str] = self.fuse.around("send", lambda: super(MortalBroker, self)._send(messages))
+        send: Any = super()._send  # type: ignore[misc]
+        failures: Mapping[str, str] = self.fuse.around("send", lambda: send(messages))
         return failures
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        self.fuse.around("settle", lambda: super(MortalBroker, self).settle(settlements))
+        settle: Any = super().settle  # type: ignore[misc]
+        self.fuse.around("settle", lambda: settle(settlements))
 
 
-class MortalBackend(MemoryBackend):
-    """A memory backend whose calls pass the fuse."""
+class _FusedBackend:
+    """What makes a backend of any kind pass the fuse."""
 
     fuse = Fuse()
 
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        records: dict[str, TaskRecord] = self.fuse.around("read", lambda: super(MortalBackend, self)._read(ids))
+        read: Any = super()._read  # type: ignore[misc]
+        records: dict[str, TaskRecord] = self.fuse.around("read", lambda: read(ids))
         return records
 
     def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        stood: list[TaskRecord | None] = self.fuse.around("write", lambda: super(MortalBackend, self)._write(writes))
+        write: Any = super()._write  # type: ignore[misc]
+        stood: list[TaskRecord | None] = self.fuse.around("write", lambda: write(writes))
         return stood
 
     def open_join(self, join: Join, expires_at: float) -> None:
-        self.fuse.around("open_join", lambda: super(MortalBackend, self).open_join(join, expires_at))
+        open_join: Any = super().open_join  # type: ignore[misc]
+        self.fuse.around("open_join", lambda: open_join(join, expires_at))
 
     def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        def mark() -> Join | None:
-            return super(MortalBackend, self).mark_joined(join_id, index, size, expires_at)
-
-        join: Join | None = self.fuse.around("mark_joined", mark)
+        mark: Any = super().mark_joined  # type: ignore[misc]
+        join: Join | None = self.fuse.around("mark_joined", lambda: mark(join_id, index, size, expires_at))
         return join
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
-        def close() -> Join:
-            return super(MortalBackend, self).close_join(join_id, fired=fired, failed=failed)
-
-        join: Join = self.fuse.around("close_join", close)
+        close: Any = super().close_join  # type: ignore[misc]
+        join: Join = self.fuse.around("close_join", lambda: close(join_id, fired=fired, failed=failed))
         return join
 
 
-class MortalSQLiteBroker(SQLiteBroker):
-    """An SQLite broker whose calls pass the fuse."""
-
-    fuse = Fuse()
-
-    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        failures: Mapping[str, str] = self.fuse.around("send", lambda: super(MortalSQLiteBroker, self)._send(messages))
-        return failures
-
-    def settle(self, settlements: Sequence[Settlement]) -> None:
-        self.fuse.around("settle", lambda: super(MortalSQLiteBroker, self).settle(settlements))
+class _MemoryBroker(_FusedBroker, MemoryBroker):
+    pass
 
 
-class MortalSQLiteBackend(SQLiteBackend):
-    """An SQLite backend whose calls pass the fuse."""
+class _MemoryBackend(_FusedBackend, MemoryBackend):
+    pass
 
-    fuse = Fuse()
 
-    def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        records: dict[str, TaskRecord] = self.fuse.around("read", lambda: super(MortalSQLiteBackend, self)._read(ids))
-        return records
+class _SQLiteBroker(_FusedBroker, SQLiteBroker):
+    pass
 
-    def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        stood: list[TaskRecord | None] = self.fuse.around(
-            "write", lambda: super(MortalSQLiteBackend, self)._write(writes)
-        )
-        return stood
 
-    def open_join(self, join: Join, expires_at: float) -> None:
-        self.fuse.around("open_join", lambda: super(MortalSQLiteBackend, self).open_join(join, expires_at))
+class _SQLiteBackend(_FusedBackend, SQLiteBackend):
+    pass
 
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        def mark() -> Join | None:
-            return super(MortalSQLiteBackend, self).mark_joined(join_id, index, size, expires_at)
 
-        join: Join | None = self.fuse.around("mark_joined", mark)
-        return join
+@dataclasses.dataclass(frozen=True)
+class MortalStores:
+    """The classes of a broker and a backend that pass a fuse, and addresses for them: each a store of its own."""
 
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
-        def close() -> Join:
-            return super(MortalSQLiteBackend, self).close_join(join_id, fired=fired, failed=failed)
+    broker: type[Any]
+    backend: type[Any]
+    stem: str
+    _numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
-        join: Join = self.fuse.around("close_join", close)
-        return join
+    def new_url(self) -> str:
+        """Return the address of a store that is still empty."""
+        return f"{self.stem}{next(self._numbers)}"
+
+
+def memory_stores() -> MortalStores:
+    """Return stores in memory."""
+    return MortalStores(_MemoryBroker, _MemoryBackend, f"memory://{uuid.uuid4()}-")
+
+
+def sqlite_stores(directory: Path) -> MortalStores:
+    """Return stores in files of a directory."""
+    return MortalStores(_SQLiteBroker, _SQLiteBackend, f"sqlite:///{directory}/store")

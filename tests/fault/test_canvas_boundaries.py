@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher import Dispatcher, chain, chord, group
-from dispatcher.backends.base import ResultBackend
-from dispatcher.brokers.base import Broker, BrokerFeatures
+from dispatcher.brokers.base import BrokerFeatures
 from dispatcher.canvas.plan import leaf_id
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport
@@ -19,19 +16,8 @@ from dispatcher.exceptions import OperationalError
 from dispatcher.execution import launching
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
-from tests.fault.fuse import Fuse, Killed, MortalBackend, MortalBroker, MortalSQLiteBackend, MortalSQLiteBroker
+from tests.fault.fuse import Fuse, Killed, MortalStores
 from tests.unit.bench import Globals
-
-_numbers = itertools.count()
-Pair = tuple[type[Broker], type[ResultBackend], str]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
-    """The classes of a broker and a backend, and how their URLs begin."""
-    if request.param == "memory":
-        return MortalBroker, MortalBackend, "memory://canvas"
-    return MortalSQLiteBroker, MortalSQLiteBackend, f"sqlite:///{tmp_path}/world"
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +30,9 @@ def process_state() -> Iterator[None]:
 class World:
     """A store, an app, and workers that come one after the other."""
 
-    def __init__(self, pair: Pair) -> None:
-        self.broker_class, self.backend_class, stem = pair
-        self.url = f"{stem}{next(_numbers)}.db" if stem.startswith("sqlite") else f"{stem}{next(_numbers)}"
+    def __init__(self, stores: MortalStores) -> None:
+        self.stores = stores
+        self.url = stores.new_url()
         self.clock = ManualClock()
         self.ended: list[str] = []
         self.app = Dispatcher("world", broker=self.url, backend=self.url, clock=self.clock, task_publish_retry=False,
@@ -91,9 +77,9 @@ class World:
         raise AssertionError(f"still not done: {fuse.where}")
 
     def _stores(self, fuse: Fuse) -> tuple[Any, Any]:
-        broker = self.broker_class(self.url, {}, self.clock)
-        backend = self.backend_class(self.url, {}, self.clock)
-        broker.fuse = backend.fuse = fuse  # type: ignore[attr-defined]
+        broker = self.stores.broker(self.url, {}, self.clock)
+        backend = self.stores.backend(self.url, {}, self.clock)
+        broker.fuse = backend.fuse = fuse
         return broker, backend
 
     def _step(self, broker: Any, backend: Any) -> None:
@@ -158,27 +144,27 @@ CANVASES: dict[str, Callable[[Dispatcher], Any]] = {
 
 @pytest.mark.parametrize("kills", [True, False], ids=["killed", "out of reach"])
 @pytest.mark.parametrize("name", CANVASES)
-def test_a_canvas_ends_the_same_wherever_it_is_stopped(pair: Pair, name: str, kills: bool) -> None:
+def test_a_canvas_ends_the_same_wherever_it_is_stopped(stores: MortalStores, name: str, kills: bool) -> None:
     """At every call of a store, before it and after: the same states, values and dead letters in the end."""
     whole = Fuse()
-    expected = World(pair).outcome(CANVASES[name], whole)
+    expected = World(stores).outcome(CANVASES[name], whole)
     assert whole.points > 5
     for point in range(whole.points):
         fuse = Fuse(point, kills)
-        assert World(pair).outcome(CANVASES[name], fuse) == expected, f"{name}: stopped {fuse.where}"
+        assert World(stores).outcome(CANVASES[name], fuse) == expected, f"{name}: stopped {fuse.where}"
 
 
 @pytest.mark.parametrize("max_body", [None, 9 * 1024], ids=["in the message", "in parts"])
 def test_a_producer_that_dies_has_sent_all_or_nothing(
-    pair: Pair, max_body: int | None, monkeypatch: pytest.MonkeyPatch
+    stores: MortalStores, max_body: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every call of a store, while it sends a chord that the broker does not take at once."""
     monkeypatch.setattr(launching, "PART", 500)
     counter, ends = Fuse(), set()
-    _produce(pair, max_body, counter)
+    _produce(stores, max_body, counter)
     for point in range(counter.points):
         fuse = Fuse(point, True)
-        world = _produce(pair, max_body, fuse)
+        world = _produce(stores, max_body, fuse)
         world.work(Fuse())
         world.app._broker, world.app._backend = world._stores(Fuse())
         members = world.app.backend.read([leaf_id("header", number) for number in range(60)])
@@ -190,8 +176,8 @@ def test_a_producer_that_dies_has_sent_all_or_nothing(
     assert (counter.points > 6) == (max_body is not None)
 
 
-def _produce(pair: Pair, max_body: int | None, fuse: Fuse) -> World:
-    world = World(pair)
+def _produce(stores: MortalStores, max_body: int | None, fuse: Fuse) -> World:
+    world = World(stores)
     world.app._broker, world.app._backend = world._stores(fuse)
     world.app.broker.features = BrokerFeatures(at_once=10, max_body=max_body)
     members = [_sig(world.app, "add", n) for n in range(60)]

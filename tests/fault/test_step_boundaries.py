@@ -8,39 +8,26 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher import Dispatcher
-from dispatcher.backends.base import ResultBackend, TaskRecord
+from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import Broker, Delivery, Outgoing, Settlement
+from dispatcher.canvas.plan import derived_id
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport
 from dispatcher.exceptions import Ignore, OperationalError, Reject
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import Run
-from dispatcher.execution.settling import derived_id
 from dispatcher.message import decode
-from tests.fault.fuse import Fuse, Killed, MortalBackend, MortalBroker, MortalSQLiteBackend, MortalSQLiteBroker
+from tests.fault.fuse import Fuse, Killed, MortalStores
 
 QUEUE = "default"
 LEASE = 60.0
 SEED = 20_260_726
-
-
-_numbers = itertools.count()
-Pair = tuple[type[Broker], type[ResultBackend], str]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
-    """The classes of a broker and a backend, and how their URLs begin; each world gets a store of its own."""
-    if request.param == "memory":
-        return MortalBroker, MortalBackend, "memory://boundaries"
-    return MortalSQLiteBroker, MortalSQLiteBackend, f"sqlite:///{tmp_path}/world"
 
 
 def _add_plain_tasks(app: Dispatcher, started: Callable[[Any], int]) -> None:
@@ -120,9 +107,9 @@ def _add_further_tasks(app: Dispatcher, started: Callable[[Any], int]) -> None:
 class World:
     """A store that outlives workers, tasks whose runs are counted, and workers that may be killed."""
 
-    def __init__(self, pair: Pair) -> None:
-        self.broker_class, self.backend_class, url = pair
-        self.url = f"{url}{next(_numbers)}"
+    def __init__(self, stores: MortalStores) -> None:
+        self.stores = stores
+        self.url = stores.new_url()
         self.clock = ManualClock()
         self.runs: Counter[str] = Counter()
         self.late: list[str] = []
@@ -130,7 +117,7 @@ class World:
         self.shuffle: random.Random | None = None
         self._opened: list[Any] = []
         self.app = self._make_app()
-        self.watch = self._open(self.backend_class, Fuse())
+        self.watch = self._open(self.stores.backend, Fuse())
 
     def _open(self, adapter: type[Any], fuse: Fuse) -> Any:
         opened = adapter(self.url, {}, self.clock)
@@ -164,13 +151,13 @@ class World:
 
     def send(self, plan: Callable[[Any], Any]) -> str:
         """Send what a plan asks for, undisturbed."""
-        self.app._broker, self.app._backend = self._open(self.broker_class, Fuse()), self.watch
+        self.app._broker, self.app._backend = self._open(self.stores.broker, Fuse()), self.watch
         result = plan(self.app)
         return str(result.id)
 
     def duplicate(self, copies: int = 1) -> None:
         """Put every waiting message on the queue again, as an at-least-once transport may."""
-        broker = self._open(self.broker_class, Fuse())
+        broker = self._open(self.stores.broker, Fuse())
         taken = broker.receive([QUEUE], 100)
         broker.settle([Settlement(delivery, "release") for delivery in taken])
         for delivery in taken:
@@ -181,8 +168,8 @@ class World:
     def work(self, fuse: Fuse, limit: int = 60) -> None:
         """Run a worker until nothing is left, or until it is killed."""
         self.fuse = fuse
-        self.app._broker = broker = self._open(self.broker_class, fuse)
-        self.app._backend = backend = self._open(self.backend_class, fuse)
+        self.app._broker = broker = self._open(self.stores.broker, fuse)
+        self.app._backend = backend = self._open(self.stores.backend, fuse)
         env = Environment(
             app=self.app, backend=backend, transport=BrokerTransport(broker), clock=self.clock, hostname="w",
             random=random.Random(SEED),
@@ -223,7 +210,7 @@ class World:
             task_id: (record.status, record.gen, record.retries, record.final, self._value(record))
             for task_id, record in records.items()
         }
-        dead = self._open(self.broker_class, Fuse()).dead_letters(QUEUE)
+        dead = self._open(self.stores.broker, Fuse()).dead_letters(QUEUE)
         return {"records": readable, "dead": {(letter.reason["reason"], letter.body) for letter in dead}}
 
     def _value(self, record: TaskRecord) -> Any:
@@ -232,12 +219,12 @@ class World:
 
 
 @pytest.fixture
-def worlds(pair: Pair) -> Iterator[Callable[[], World]]:
-    """Make worlds of the pair under test; they are closed after the test."""
+def worlds(stores: MortalStores) -> Iterator[Callable[[], World]]:
+    """Make worlds of the stores under test; they are closed after the test."""
     made: list[World] = []
 
     def make() -> World:
-        made.append(World(pair))
+        made.append(World(stores))
         return made[-1]
 
     yield make
