@@ -16,7 +16,7 @@ NOT_YET = {
     "ResultSet": "use app.send_many and a list of results",
     "Worker": "use dispatcher.consumer.worker.Worker, or `dispatcher worker`",
     "WorkController": "use dispatcher.consumer.worker.Worker, or `dispatcher worker`",
-    "Beat": "there is no beat yet",
+    "Beat": "use dispatcher.beat.service.Beat, or `dispatcher beat`",
     "worker_main": "use dispatcher.consumer.worker.Worker(app).start(), or `dispatcher worker`",
     "start": "use the `dispatcher` command",
     "bugreport": "use `dispatcher report`",

@@ -81,22 +81,21 @@ class Periodic:
         given = (self._app.conf.beat_schedule or {}).get(name)
         return None if given is None else entry_of(self, name, given)
 
-    def send_firings(self, entry: Entry, firings: Sequence[Firing], queue: str | None = None) -> None:
-        """Send firings of an entry, to its queue unless another is named, each held back until its time.
+    def send_firings(self, firings: Sequence[tuple[Entry, Firing]], queue: str | None = None) -> None:
+        """Send firings of entries, to their queues unless another is named, each held back until its time.
 
         Raises `OperationalError` where the broker cannot be reached.
         """
         app = self._app
         app.finalize(auto=True)
-        queue, now = queue or entry.queue, app.clock.time()
-        longest, fifo = app.broker.longest_delay(queue), queue.endswith(".fifo")
-        outgoing = []
-        for firing in firings:
-            delay = max(0.0, firing.at - now)
+        now, outgoing = app.clock.time(), []
+        for entry, firing in firings:
+            name = queue or entry.queue
+            delay, longest = max(0.0, firing.at - now), app.broker.longest_delay(name)
             delay = delay if longest is None else min(delay, longest)
-            once = f"{firing.id}:0" if fifo else None
-            body = app.wire.seal(firing.body(), queue)
-            outgoing.append(Outgoing(queue, body, firing.id, delay, entry.priority, entry.group_id, once))
+            once = f"{firing.id}:0" if name.endswith(".fifo") else None
+            body = app.wire.seal(firing.body(), name)
+            outgoing.append(Outgoing(name, body, firing.id, delay, entry.priority, entry.group_id, once))
+        policy = app.conf.task_publish_retry_policy if app.conf.task_publish_retry else None
         if outgoing:
-            publish(app.broker, outgoing, app.conf.task_publish_retry_policy if app.conf.task_publish_retry else None,
-                    app.clock)  # fmt: skip
+            publish(app.broker, outgoing, policy, app.clock)

@@ -23,6 +23,8 @@ _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "dispatcher/beat")
 _MINUTE: Final = 60
 #: How far ahead of our clock a firing's time may be, in seconds: the longest that SQS delays a message.
 AHEAD: Final = 900.0
+#: A firing that is less late than this is on time, in seconds, whatever was due since: it was fired, and is on its way.
+PUNCTUAL: Final = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def kept(entry: Entry, at: float, now: float) -> float | None:
     All in epoch seconds. It is another one where a later one makes up for it.
     """
     late = now - at
-    if entry.catch_up is CatchUp.LAST and late > 0:
+    if entry.catch_up is CatchUp.LAST and late > PUNCTUAL:
         at = entry.latest_due(at, now)
         late = now - at
     return None if entry.within is not None and late > entry.within else at

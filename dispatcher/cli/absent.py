@@ -11,7 +11,6 @@ from dispatcher.cli.errors import MISUSED, CommandError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "there is no AMQP here; dispatcher status, list queues and purge look after queues",
-    "beat": "periodic tasks come with a later release; until then start tasks from cron or EventBridge",
     "control": "workers take no remote commands; stop them by SIGTERM, revoke tasks with `dispatcher revoke`",
     "events": "there is no event stream; dispatcher status counts, and workers log as JSON with --log-format json",
     "flower": "there is no event stream to watch; dispatcher status counts, and workers log as JSON",
@@ -21,6 +20,10 @@ COMMANDS: Final[Mapping[str, str]] = {
     "multi": "start several workers with a process supervisor such as systemd, or with -c",
     "upgrade": "it rewrites settings of Celery 3, whose names are understood here as they are",
 }
+
+_STATE: Final = "the beat keeps its state in the result backend, where all beats of the app find it"
+_SCHEDULER: Final = "entries are those of beat_schedule, add_periodic_task and app.schedules"
+_FOREGROUND: Final = "a beat stays in the foreground; run it under a supervisor such as systemd, or with nohup"
 
 #: Options of Celery's worker that change nothing here: (flags, takes a value, why)
 IGNORED: Final[tuple[tuple[tuple[str, ...], bool, str], ...]] = (
@@ -36,9 +39,8 @@ IGNORED: Final[tuple[tuple[tuple[str, ...], bool, str], ...]] = (
 #: Options of Celery's worker that would be dangerous to ignore: (flags, takes a value, why and what instead)
 REFUSED: Final[tuple[tuple[tuple[str, ...], bool, str], ...]] = (
     (("--autoscale",), True, "a worker has a fixed size; start more workers, or let Lambda scale"),
-    (("-B", "--beat"), False, "there is no beat in this release; start tasks from cron or EventBridge"),
-    (("-s", "--schedule-filename", "--schedule"), True, "there is no beat in this release"),
-    (("--scheduler",), True, "there is no beat in this release"),
+    (("-s", "--schedule-filename", "--schedule"), True, _STATE),
+    (("--scheduler",), True, _SCHEDULER),
     (("--purge", "--discard"), False, "run `dispatcher -A … purge` before the worker"),
     (("--disable-prefetch",), False, "use --prefetch-multiplier 1, which is the least"),
     (
@@ -53,6 +55,18 @@ REFUSED: Final[tuple[tuple[tuple[str, ...], bool, str], ...]] = (
     (("--executable",), True, "start the worker with that interpreter: /path/to/python -m dispatcher"),
 )
 
+#: Options of Celery's beat that would be dangerous to ignore
+REFUSED_BY_BEAT: Final[tuple[tuple[tuple[str, ...], bool, str], ...]] = (
+    (("-s", "--schedule"), True, _STATE),
+    (("-S", "--scheduler"), True, _SCHEDULER),
+    (("--detach",), False, _FOREGROUND),
+    (("--pidfile",), True, "a beat stays in the foreground, and several may run: none needs the pid of another"),
+    (("--uid",), True, "start the beat as that user: its supervisor can"),
+    (("--gid",), True, "start the beat as that group: its supervisor can"),
+    (("--umask",), True, "set it in the beat's supervisor or shell"),
+    (("--executable",), True, "start the beat with that interpreter: /path/to/python -m dispatcher"),
+)
+
 
 def refuse_command(name: str) -> CommandError:
     """Return the error for a command of Celery's."""
@@ -64,6 +78,13 @@ def accept_celery_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for flags, takes_value, reason in IGNORED:
         command = _hidden(flags, takes_value, _ignoring(flags, reason))(command)
     for flags, takes_value, reason in REFUSED:
+        command = _hidden(flags, takes_value, _refusing(flags, reason))(command)
+    return command
+
+
+def accept_options_of_beat(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a command refuse the options of Celery's beat, each with the reason; none is shown."""
+    for flags, takes_value, reason in REFUSED_BY_BEAT:
         command = _hidden(flags, takes_value, _refusing(flags, reason))(command)
     return command
 

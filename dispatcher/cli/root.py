@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dispatcher import _version
-from dispatcher.cli import absent, calling, completion, cost, demo, dlq, graph, inspecting, queues, worker
+from dispatcher.cli import absent, beat, calling, completion, cost, demo, dlq, graph, inspecting, queues, worker
 from dispatcher.cli.errors import FAILED, INTERRUPTED, OK, CommandError, explain, say_error
 from dispatcher.cli.session import Session
 from dispatcher.exceptions import DispatcherWarning
@@ -74,6 +74,7 @@ def cli(
 
 for _command in (
     worker.worker,
+    beat.beat,
     calling.call,
     calling.result,
     calling.revoke,

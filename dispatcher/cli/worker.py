@@ -60,6 +60,7 @@ def _ignore_case(names: list[str]) -> click.Choice[str]:
 @click.option("--time-limit", type=float, metavar="SECONDS", help="Hard limit of tasks that have none.")
 @click.option("--soft-time-limit", type=float, metavar="SECONDS", help="Soft limit of tasks that have none.")
 @click.option("--allow-unkept-limits", is_flag=True, help="Start though the pool cannot keep a task's time limit.")
+@click.option("-B", "--beat", is_flag=True, help="Fire the app's periodic tasks as well; several workers may.")
 @absent.accept_celery_options
 @click.pass_obj
 def worker(
@@ -79,6 +80,7 @@ def worker(
     time_limit: float | None,
     soft_time_limit: float | None,
     allow_unkept_limits: bool,
+    beat: bool,
 ) -> int:
     """Run tasks until stopped by a signal."""
     from dispatcher.consumer import logs
@@ -100,7 +102,8 @@ def worker(
         file = conf.worker_log_file
         logs.set_up(conf, logfile=expand(file, node, "worker_log_file") if file else None)
 
-    made = Worker(app, queues=_without(app, queues, exclude_queues), hostname=hostname, set_up_logging=set_up_logging)
+    chosen = _without(app, queues, exclude_queues)
+    made = Worker(app, queues=chosen, hostname=hostname, beat=beat, set_up_logging=set_up_logging)
     if not session.quiet and conf.worker_log_format != "json":
         click.echo(banner(made, session.spec or ""))
     return made.start()

@@ -118,7 +118,10 @@ class _Child:
 
 
 class PreforkPool:
-    """Runs ``concurrency`` children; ``make_loop(limits, number)`` builds the loop inside a child."""
+    """Runs ``concurrency`` children; ``make_loop(limits, number)`` builds the loop inside a child.
+
+    ``beside`` is called about once a second, to look after another process.
+    """
 
     def __init__(
         self,
@@ -126,6 +129,7 @@ class PreforkPool:
         concurrency: int,
         make_loop: Callable[[Any, int, Callable[[], None], Terminate], ConsumerLoop],
         hostname: str,
+        beside: Callable[[], None] | None = None,
     ) -> None:
         if not hasattr(os, "fork"):
             raise ImproperlyConfigured("the prefork pool needs fork(), which this system lacks; use --pool=threads")
@@ -133,6 +137,7 @@ class PreforkPool:
         self.concurrency = concurrency
         self.hostname = hostname
         self._make_loop = make_loop
+        self._beside = beside
         self._context = multiprocessing.get_context("fork")
         self._children: dict[int, _Child] = {}
         self._stopping = False
@@ -148,6 +153,8 @@ class PreforkPool:
             self._spawn(number)
         while self._children:
             self._watch()
+            if self._beside is not None and not self._stopping:
+                self._beside()
             if self._failed_starts >= _TOO_OFTEN and not self._gave_up:
                 logger.critical("%d children in a row ended before they were ready; giving up", self._failed_starts)
                 self._gave_up = True

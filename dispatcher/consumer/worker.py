@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher import signals
+from dispatcher.consumer.embedded import embedded_beat
 from dispatcher.consumer.loop import ConsumerLoop
 from dispatcher.consumer.names import node_name
 from dispatcher.consumer.pools import AsyncioPool, Pool, SoloPool, ThreadPool
@@ -41,7 +42,8 @@ class Worker:
     """A local worker for an app; `start` runs it until a signal ends it.
 
     Options left `None` come from the configuration. ``set_up_logging`` is called with the worker's name once the app's
-    modules are imported, so that their receivers of the logging signals are there. Raises `UnsupportedOption` for what
+    modules are imported, so that their receivers of the logging signals are there. ``beat`` fires the app's periodic
+    tasks as well. Raises `UnsupportedOption` for what
     the pool cannot do, naming the option, the reason and the alternative.
     """
 
@@ -57,6 +59,7 @@ class Worker:
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         handle_signals: bool = True,
+        beat: bool = False,
         set_up_logging: Callable[[str], None] | None = None,
     ) -> None:
         app.conf.override(
@@ -83,6 +86,7 @@ class Worker:
         self._stop_asked_at: float | None = None
         self._pool: Pool | None = None
         self._check_shared()
+        self._beat = embedded_beat(app, self.pool_name == "prefork") if beat else None
         signals.celeryd_after_setup.send(self.hostname, instance=self, conf=conf)
         signals.worker_init.send(self)
 
@@ -96,9 +100,13 @@ class Worker:
             self.app.broker.describe(), ", ".join(self.queues), len(self.app.tasks),
         )  # fmt: skip
         signals.worker_ready.send(self)
+        if self._beat is not None:
+            self._beat.start()
         try:
             return pool.run()
         finally:
+            if self._beat is not None:
+                self._beat.stop()
             signals.worker_shutdown.send(self)
             self.app.close()
             logger.info("%s stopped", self.hostname)
@@ -175,7 +183,8 @@ class Worker:
 
     def _make_pool(self) -> Pool:
         if self.pool_name == "prefork":
-            return PreforkPool(self.app, self.concurrency, self._make_loop, self.hostname)
+            beside = self._beat.look if self._beat is not None else None
+            return PreforkPool(self.app, self.concurrency, self._make_loop, self.hostname, beside)
         if self.pool_name == "threads":
             return ThreadPool(self._make_loop, self.concurrency)
         if self.pool_name == "asyncio":

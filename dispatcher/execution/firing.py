@@ -55,8 +55,8 @@ class BeatApp(Protocol):
         """Send a call that is built, unless it is of a unique task and another stands for it."""
         ...
 
-    def send_firings(self, entry: Entry, firings: Sequence[Firing], queue: str) -> None:
-        """Send firings of an entry to a queue, each held back until its time."""
+    def send_firings(self, firings: Sequence[tuple[Entry, Firing]], queue: str) -> None:
+        """Send firings to a queue, each held back until its time."""
         ...
 
 
@@ -147,9 +147,8 @@ def _fan_out(env: Environment, run: Run, entry: Entry, times: list[float]) -> No
     if not entry.enabled:
         wanted = []
     queue = home_queue(run.delivery.queue)
-    _pass_on(
-        env, run, lambda: _beat(env).send_firings(entry, [Firing(entry.name, at, exact=True) for at in wanted], queue)
-    )
+    sent = [(entry, Firing(entry.name, at, exact=True)) for at in wanted]
+    _pass_on(env, run, lambda: _beat(env).send_firings(sent, queue))
 
 
 def decide(env: Environment, run: Run) -> Outcome | None:

@@ -311,7 +311,7 @@ def test_a_signed_firing_counts_and_an_altered_one_does_not() -> None:
     beat.app.finalize()
     entry = beat.app.beat_entry("nightly")
     assert entry is not None
-    beat.app.send_firings(entry, [Firing("nightly", START.timestamp())])
+    beat.app.send_firings([(entry, Firing("nightly", START.timestamp()))])
     [delivery] = beat.receive()
     beat.put(delivery.body.replace("08:00", "07:59"))
     beat.put(delivery.body)
