@@ -27,6 +27,8 @@ from dispatcher.exceptions import Ignore, SoftTimeLimitExceeded
 from dispatcher.utils.log import get_task_logger
 
 app = Dispatcher("shop")
+# What `sam build` runs for the functions' package: handlers/Makefile.
+app.conf.infra = {"code": "handlers/", "build": "makefile"}
 logger = get_task_logger(__name__)
 
 

@@ -108,7 +108,8 @@ def dashboard(plan: Plan) -> Resource:
                 },
             })  # fmt: skip
     name = {"Fn::Sub": "${AWS::StackName}"} if plan.prefix is None else plan.prefix.rstrip("-")
-    body = {"Fn::Sub": json.dumps({"widgets": widgets})}
+    rows = ",\n".join(json.dumps(widget) for widget in widgets)
+    body = {"Fn::Sub": f'{{"widgets": [\n{rows}\n]}}'}
     return Resource("Dashboard", "AWS::CloudWatch::Dashboard", {"DashboardName": name, "DashboardBody": body})
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dispatcher.beat.entries import Entry, entries
 from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, Queues
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision import settings
+from dispatcher.provision.eventbridge import Untranslatable, translate
 from dispatcher.provision.settings import FunctionSettings, Infrastructure, Vpc
 from dispatcher.quotas import (
     LAMBDA_MAX_TIMEOUT,
@@ -128,7 +130,7 @@ class PlannedSchedule:
 
     ``expression`` is ``rate(…)`` or ``cron(…)`` in ``timezone`` (`None`: UTC, the only one a rule knows). Where it is
     not ``exact`` it fires more often than the entry is due, and the worker decides. ``every`` is the seconds between
-    the runs of an entry that one firing a minute fans out to.
+    the runs of an entry that one firing a minute fans out to. ``reason`` says why it is not exact.
     """
 
     entry: str
@@ -139,6 +141,8 @@ class PlannedSchedule:
     timezone: str | None = None
     exact: bool = True
     every: float | None = None
+    reason: str = ""
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,8 @@ class PlannedBucket:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that an app needs in AWS. ``app`` is how functions find it: ``module:attribute``.
+    """Everything that an app needs in AWS. ``app`` is how functions find it: ``module:attribute``. ``code`` is the
+    directory that `sam build` packs, ``build`` how.
 
     Resources are named after their stack; a plan for a ``stage`` names them ``<name>-<stage>-…``. ``notes`` are
     sentences for whoever reads the plan. ``reader`` is the function that decides on lost messages. With the
@@ -167,6 +172,8 @@ class Plan:
     reader: PlannedFunction
     schedules: tuple[PlannedSchedule, ...] = ()
     bucket: PlannedBucket | None = None
+    code: str = "."
+    build: str | None = None
     kms_key: str | None = None
     producers: tuple[str, ...] = ()
     scheduler: bool = False
@@ -202,7 +209,8 @@ def plan(app: Any, *, spec: str | None = None, stage: str | None = None) -> Plan
     wanted = settings.read(conf.infra, stage)
     routes = Routes(conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues))
     tasks = tuple(_task(task, routes, conf.worker_disable_rate_limits) for _, task in sorted(app.tasks.items()))
-    names = _queue_names(tasks, conf, wanted)
+    fired = entries(app)
+    names = _queue_names({*(task.queue for task in tasks), *(entry.queue for entry in fired.values())}, conf, wanted)
     queues = tuple(_queue(name, [task for task in tasks if task.queue == name], wanted, conf) for name in names)
     name = wanted.name or _name(app, spec)
     return Plan(
@@ -212,7 +220,11 @@ def plan(app: Any, *, spec: str | None = None, stage: str | None = None) -> Plan
         tasks=tasks,
         queues=queues,
         reader=_reader(wanted.defaults),
+        schedules=tuple(_schedule(entry) for _, entry in sorted(fired.items())),
         bucket=_bucket(conf.payload_bucket, wanted.payload_days),
+        code=wanted.code,
+        build=wanted.build,
+        scheduler=wanted.scheduler,
         kms_key=wanted.kms_key,
         producers=wanted.producers,
         record_retention=max(LOST_RETENTION, math.ceil(conf.record_retention)),
@@ -244,9 +256,28 @@ def _task(task: Any, routes: Routes, unlimited: bool) -> PlannedTask:
     )
 
 
-def _queue_names(tasks: Iterable[PlannedTask], conf: Any, wanted: Infrastructure) -> list[str]:
-    """Return the queues that tasks go to and those that are declared; the default queue if there is no other."""
-    used = {task.queue for task in tasks} | set(conf.task_queues or ())
+def _schedule(entry: Entry) -> PlannedSchedule:
+    try:
+        found = translate(entry.schedule, entry.timezone)
+    except Untranslatable as error:
+        raise Untranslatable(f"the entry {entry.name!r} of the beat: {error.reason}") from error
+    return PlannedSchedule(
+        entry=entry.name,
+        task=entry.task,
+        queue=entry.queue,
+        kind=found.kind,
+        expression=found.expression,
+        timezone=found.timezone,
+        exact=found.exact,
+        every=found.every,
+        reason=found.reason,
+        enabled=entry.enabled,
+    )
+
+
+def _queue_names(used: set[str], conf: Any, wanted: Infrastructure) -> list[str]:
+    """Return the queues that are sent to and those that are declared; the default queue if there is no other."""
+    used = used | set(conf.task_queues or ())
     for name in wanted.queues:
         if name not in used:
             raise ImproperlyConfigured(
@@ -285,7 +316,7 @@ def _function(name: str, tasks: list[PlannedTask], given: FunctionSettings, conf
     batch, why = given.batch_size, "As configured."
     if batch is None:
         batch, why = SQS_MAX_BATCH, "Ten messages are one receive. Tasks of a batch run one after the other."
-        if longest is not None and longest.limit and SQS_MAX_BATCH * longest.limit + margins > timeout:
+        if longest is not None and longest.limit and longest.limit > DEFAULT_TIMEOUT:
             batch = max(1, int((timeout - margins) / longest.limit))
             why = f"As many runs of {longest.name}, {longest.limit:g} s each, as fit the function's timeout."
     return PlannedFunction(

@@ -27,14 +27,19 @@ from dispatcher.quotas import SQS_MAX_RECEIVE_COUNT, SQS_MAX_WAIT
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
 KEY_REUSE: Final = 3_600
 
-LOG_LEVEL: Final = Parameter("LogLevel", {
-    "Type": "String",
-    "Default": "INFO",
-    # No higher ones: Lambda takes a line without a level, such as those of the metrics, for INFO.
-    # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html
-    "AllowedValues": ["DEBUG", "INFO"],
-    "Description": "The least level of the lines that tasks log.",
-})  # fmt: skip
+LOG_LEVEL: Final = Parameter(
+    "LogLevel",
+    {
+        "Type": "String",
+        "Default": "INFO",
+        "AllowedValues": ["DEBUG", "INFO"],
+        "Description": "The least level of the lines that tasks log.",
+    },
+    {
+        "AllowedValues": "No higher ones: Lambda takes a line without a level, such as those of the metrics, for INFO. "
+        "https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html"
+    },
+)
 ALARM_TOPIC: Final = Parameter("AlarmTopic", {
     "Type": "String",
     "Default": "",

@@ -64,8 +64,10 @@ class Infrastructure:
 
     ``defaults`` holds for every function, ``queues`` has the functions that differ; `None` there means that no function
     reads the queue, but workers that somebody else runs. ``producers`` are account numbers or ARNs of roles in other
-    accounts that may send. ``kms_key`` is the ARN of a customer's key for queues, table, bucket, topic and logs of
-    variables. ``payload_days`` is how long large payloads are kept in a bucket of the stack's own.
+    accounts that may send. ``kms_key`` is the ARN of a customer's key for queues, table, bucket and the functions'
+    variables. ``payload_days`` is how long large payloads are kept in a bucket of the stack's own. ``code`` is the
+    directory that `sam build` packs, and ``build`` how, if not by its ``requirements.txt``: ``makefile``.
+    Without ``scheduler`` delays of more than 15 minutes wait by visibility, and not in EventBridge Scheduler.
     """
 
     name: str | None = None
@@ -74,6 +76,9 @@ class Infrastructure:
     kms_key: str | None = None
     producers: tuple[str, ...] = ()
     payload_days: int | None = None
+    code: str = "."
+    build: str | None = None
+    scheduler: bool = True
 
     def function(self, queue: str) -> FunctionSettings | None:
         """Return the settings of a queue's function, `None` where it has none."""
@@ -81,7 +86,7 @@ class Infrastructure:
 
 
 _FUNCTION: Final = tuple(each.name for each in dataclasses.fields(FunctionSettings))
-_OWN: Final = ("name", "kms_key", "producers", "payload_days")
+_OWN: Final = ("name", "kms_key", "producers", "payload_days", "code", "build", "scheduler")
 _KNOWN: Final = (*_OWN, *_FUNCTION, "queues", "stages")
 
 
@@ -111,6 +116,9 @@ def read(given: Mapping[str, Any] | None, stage: str | None = None) -> Infrastru
         defaults=defaults,
         queues={name: _of_queue(name, entry, defaults) for name, entry in queues.items()},
         kms_key=_key(values.get("kms_key")),
+        scheduler=_flag("infra['scheduler']", values.get("scheduler", True)),
+        code=_text("infra['code']", values.get("code", ".")),
+        build=_build(values.get("build")),
         producers=_producers(values.get("producers", ())),
         payload_days=_number("infra['payload_days']", values["payload_days"], 1, 3650)
         if "payload_days" in values
@@ -238,6 +246,18 @@ def _key(value: Any) -> str | None:
             f"it, not {value!r}"
         )
     return value
+
+
+def _flag(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"{where} must be True or False, not {value!r}")
+    return value
+
+
+def _build(value: Any) -> str | None:
+    if value not in (None, "makefile"):
+        raise ImproperlyConfigured(f"infra['build'] must be 'makefile' or left out, not {value!r}")
+    return None if value is None else str(value)
 
 
 def _producers(value: Any) -> tuple[str, ...]:

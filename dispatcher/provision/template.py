@@ -36,6 +36,7 @@ class Parameter:
 
     id: str
     properties: Properties
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def _rule(plan: Plan, timer: PlannedSchedule) -> Resource:
         "Name": rule_name(plan, timer.entry),
         "Description": f"Fires {timer.entry}: {timer.task}."[:512],
         "ScheduleExpression": timer.expression,
-        "State": "ENABLED",
+        "State": "ENABLED" if timer.enabled else "DISABLED",
         "Targets": [target],
     }
     return Resource(timer_id(timer), "AWS::Events::Rule", properties, {
@@ -82,7 +82,7 @@ def _schedule(plan: Plan, timer: PlannedSchedule) -> Resource:
         "ScheduleExpression": timer.expression,
         **({"ScheduleExpressionTimezone": timer.timezone} if timer.timezone else {}),
         "FlexibleTimeWindow": {"Mode": "OFF"},
-        "State": "ENABLED",
+        "State": "ENABLED" if timer.enabled else "DISABLED",
         "Target": {
             "Arn": arn(queue_id(plan.queue(timer.queue))),
             "RoleArn": arn("SchedulerRole"),
@@ -101,7 +101,9 @@ def _schedule(plan: Plan, timer: PlannedSchedule) -> Resource:
 def _why(timer: PlannedSchedule) -> str:
     if timer.every is not None:
         return f"Once a minute; the worker fans out to a run every {timer.every:g} s."
-    return "As the entry." if timer.exact else "The nearest that there is: it fires more often, and the worker decides."
+    return (
+        "As the entry." if timer.exact else f"The nearest that there is, of which the worker chooses: {timer.reason}."
+    )
 
 
 def _group(plan: Plan, timer: PlannedSchedule) -> dict[str, Any]:

@@ -111,7 +111,7 @@ RESTRICTED = {
     "redis": ("redis_connection", "brokers.redis", "backends.redis"),
     "sqlite3": ("brokers.sqlite", "backends.sqlite", "backends.sqlite_joins", "sqlite_store"),
     "msgpack": ("serialization",),
-    "yaml": ("serialization",),
+    "yaml": ("serialization", "provision.reading"),
     "pickle": ("serialization",),
     "click": ("cli",),
     "rich": ("cli",),
