@@ -9,27 +9,21 @@ import signal
 from collections import Counter
 from typing import Any
 
-from dispatcher.execution.settling import derived_id
+from dispatcher.canvas.plan import derived_id
 from tests.emulation.redis_server import RedisServer
 from tests.fault.fleet import Fleet, Watch, WorkerProcess, until
+from tests.fault.violations import Violations
 
 
 @dataclasses.dataclass
-class Report:
-    """What a storm did; all but ``kills``, ``reruns`` and ``in_flight`` ought to be empty."""
+class Report(Violations):
+    """What a storm did, and what must not have happened in it."""
 
-    kills: int
+    kills: int = 0
     #: deliveries that were leased when processes were killed
-    in_flight: int
+    in_flight: int = 0
     #: starts beyond one for each attempt
     reruns: int = 0
-    lost: list[str] = dataclasses.field(default_factory=list)
-    hung: list[str] = dataclasses.field(default_factory=list)
-    regressed: list[str] = dataclasses.field(default_factory=list)
-    wrong: list[str] = dataclasses.field(default_factory=list)
-    late_starts: list[str] = dataclasses.field(default_factory=list)
-    unburied: list[str] = dataclasses.field(default_factory=list)
-    continuations: list[str] = dataclasses.field(default_factory=list)
 
 
 class Storm:
@@ -45,7 +39,7 @@ class Storm:
         self.random = random.Random(seed)
         self.tasks = tasks
         self.kills = kills
-        self.report = Report(0, 0)
+        self.report = Report()
         self._server = server
         self._workers = [fleet.start("prefork", 2) for _ in range(workers)]
 
@@ -131,7 +125,7 @@ class Storm:
             if line["event"] == "start":
                 starts[line["id"], line["retries"]] += 1
                 if line["at"] > watch.seen_final.get(line["id"], float("inf")):
-                    report.late_starts.append(line["id"])
+                    report.late.append(line["id"])
         report.reruns = sum(count - 1 for count in starts.values())
         report.lost = [task_id for task_id in (*followed, *plain) if task_id not in ended]
         for task_id, number in {**followed, **plain}.items():
@@ -147,4 +141,4 @@ class Storm:
         for line in effects:
             if line["event"] == "start" and line["task"] == "follow":
                 children[line["parent"]].add(line["id"])
-        report.continuations = [task_id for task_id, found in children.items() if len(found) != 1]
+        report.doubled = [task_id for task_id, found in children.items() if len(found) != 1]

@@ -12,26 +12,13 @@ from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import DeadLetter
 from tests.fault.harness.ledger import Ledger
 from tests.fault.harness.plan import ANY, Call, End
+from tests.fault.violations import Violations
 
 
 @dataclasses.dataclass
-class Verdict:
+class Verdict(Violations):
     """The counts of a run."""
 
-    #: never final or never run, although no message is left
-    lost: list[str] = dataclasses.field(default_factory=list)
-    #: messages left, or never an end to the run
-    hung: list[str] = dataclasses.field(default_factory=list)
-    #: a final record that changed
-    regressed: list[str] = dataclasses.field(default_factory=list)
-    #: a run that began after its outcome had been recorded, before its batch was taken
-    late: list[str] = dataclasses.field(default_factory=list)
-    #: a task that nobody sent: a continuation under a second id
-    doubled: list[str] = dataclasses.field(default_factory=list)
-    #: another state, value or number of attempts than planned
-    wrong: list[str] = dataclasses.field(default_factory=list)
-    #: failed or rejected without a dead letter
-    unburied: list[str] = dataclasses.field(default_factory=list)
     #: a dead letter of a task that ended well, or one without a reason: the transport gave a healthy message up
     buried: list[str] = dataclasses.field(default_factory=list)
     #: a second run of an attempt that no death, fault or duplicate explains
@@ -44,12 +31,6 @@ class Verdict:
     exposed: int = 0
     kills: int = 0
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    @property
-    def violations(self) -> dict[str, list[str]]:
-        """What went wrong, by kind."""
-        return {field.name: value for field in dataclasses.fields(self)
-                if isinstance(value := getattr(self, field.name), list) and value}  # fmt: skip
 
     def __str__(self) -> str:
         counts = ", ".join(
