@@ -172,16 +172,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
               and run.outcome.kind is Kind.UNREADABLE]  # fmt: skip
     asked = [run for run in open_runs if not is_lean(run)] + buried
     if asked:
-        try:
-            leasing.read(env, asked)
-            records = env.backend.read([run.id for run in asked])
-        except (OperationalError, BackendError) as error:
-            logger.error("the result backend cannot be read, %d messages go back: %s", len(asked), error)
-            for run in asked:
-                run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
-            records = {}
-        for run in asked:
-            run.record = records.get(run.id)
+        read_records(env, asked)
         for run in buried:
             catch_up(run)
     now = env.clock.time()
@@ -197,6 +188,21 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
             run.ours = False
         seen.add(run.id)
+
+
+def read_records(env: Environment, runs: Sequence[Run]) -> bool:
+    """Read the records and the leases that runs are decided by, in one batch; where that fails, hand them back."""
+    try:
+        leasing.read(env, runs)
+        records = env.backend.read([run.id for run in runs])
+    except (OperationalError, BackendError) as error:
+        logger.error("the result backend cannot be read, %d messages go back: %s", len(runs), error)
+        for run in runs:
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        return False
+    for run in runs:
+        run.record = records.get(run.id)
+    return True
 
 
 def catch_up(run: Run) -> None:

@@ -14,8 +14,8 @@ from typing import Final
 
 from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import Delivery
-from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, WorkerLostError
-from dispatcher.execution import admission, invocation, leasing, renewal
+from dispatcher.exceptions import DispatcherError, WorkerLostError
+from dispatcher.execution import admission, invocation, renewal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import ROUNDS_HEADER, Kind, Outcome, Run
@@ -51,17 +51,10 @@ def process(env: Environment, deliveries: Sequence[Delivery]) -> list[Run]:
 def _decide_all(env: Environment, runs: Sequence[Run]) -> list[Run]:
     """Give each run its outcome; return those that have nothing to wait for here and go back to their own queue."""
     known = [run for run in runs if run.message is not None]
-    try:
-        leasing.read(env, known)
-        records = env.backend.read([run.id for run in known])
-    except (OperationalError, BackendError) as error:
-        logger.error("the result backend cannot be read, %d lost messages wait: %s", len(known), error)
-        for run in known:
-            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    if not admission.read_records(env, known):
         return []
     now, seen, homeward = env.clock.time(), set[str](), list[Run]()
     for run in known:
-        run.record = records.get(run.id)
         if run.outcome is not None and run.outcome.kind is Kind.UNREADABLE:
             admission.catch_up(run)
         elif run.id in seen:
