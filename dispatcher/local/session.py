@@ -1,0 +1,227 @@
+"""``dispatcher local`` from its start to its end: endpoint, deployment, functions, reloads, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from dispatcher import aws
+from dispatcher.aws_options import ClientSettings, Credentials
+from dispatcher.config.environment import inherited
+from dispatcher.local import endpoint, environments, processes, reaper
+from dispatcher.local.console import Console
+from dispatcher.local.deploying import AppBroken, AppRefused, Deployed, deploy
+from dispatcher.local.functions import Place
+from dispatcher.local.stack import Stack
+from dispatcher.local.watching import LOOK_SECONDS, Watcher
+
+#: How many batches of a queue run at once: an event source mapping begins with five.
+#: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
+CONCURRENCY: Final = 5
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_KILL_AFTER_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says. ``environment`` goes to all functions; ``command`` is run beside them."""
+
+    spec: str
+    directory: Path
+    endpoint: str | None = None
+    port: int | None = None
+    state: Path | None = None
+    install: bool = True
+    reload: bool = True
+    concurrency: int = CONCURRENCY
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str] = ()
+
+
+class Stopped(BaseException):
+    """A signal asks for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def run(options: Options, console: Console) -> int:
+    """Run the app until a signal comes or the command ends; return the exit code.
+
+    Raises `ImproperlyConfigured`, `EnvironmentUnavailable`, `EmulatorFailed`, and `AppRefused` at the first deployment.
+    """
+    with contextlib.ExitStack() as stack:
+        # First in, last out: while things end, no signal may interrupt that.
+        stack.enter_context(_signals())
+        stack.callback(_ignore_signals)
+        try:
+            return _Session(options, console, stack).run()
+        except Stopped as stopped:
+            return 130 if stopped.number == signal.SIGINT else 128 + stopped.number
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Session:
+    def __init__(self, options: Options, console: Console, stack: contextlib.ExitStack) -> None:
+        self.options = options
+        self.console = console
+        self._stack = stack
+        self._owner = f"{inherited().get(processes.TAG_VARIABLE, '')}/local-{uuid.uuid4().hex}"
+        self._began = time.monotonic()
+
+    def run(self) -> int:
+        options, console = self.options, self.console
+        given = endpoint.chosen_endpoint(options.endpoint, options.port)
+        client = endpoint.installed(environments.RUNTIME_CLIENT, install=options.install, announce=console.say)
+        scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="dispatcher-local-"))
+        self._stack.callback(_end, reaper.start(self._owner, scratch))
+        variables = self._endpoint(given)
+        watcher = Watcher(options.directory)
+        deployed = self._deploy(variables)
+        if deployed is not None:
+            watcher.add(deployed.files)
+        place = Place(
+            code=options.directory,
+            python=sys.executable,
+            client=environments.site_packages(client),
+            region=variables["AWS_REGION"],
+            environment={**_FOR_FUNCTIONS, **variables, **options.environment},
+            owner=self._owner,
+        )
+        stack = Stack(_sqs(variables), place, console)
+        self._stack.callback(stack.close)
+        command: subprocess.Popen[bytes] | None = None
+        while True:
+            if deployed is not None:
+                stack.update(deployed)
+                if command is None:
+                    self._tell(deployed, variables)
+                    command = self._start_command(deployed, variables)
+            changed = self._wait(watcher, command)
+            if changed is None:
+                assert command is not None
+                return command.returncode
+            console.say(f"changed: {_names(changed, options.directory)}")
+            deployed = self._deploy(variables)
+            if deployed is None:
+                stack.pause()
+            else:
+                watcher.add(deployed.files)
+                console.say("running the new code")
+
+    def _endpoint(self, given: str | None) -> dict[str, str]:
+        if given is not None:
+            return endpoint.variables_of(given)
+        options = self.options
+        emulator = endpoint.emulator(
+            options.port, install=options.install, state=options.state, owner=self._owner, announce=self.console.say
+        )
+        self._stack.callback(emulator.close)
+        return emulator.environment()
+
+    def _deploy(self, variables: Mapping[str, str]) -> Deployed | None:
+        """Deploy the app as its code is now; `None`, with its traceback shown, where the code is broken."""
+        try:
+            deployed = deploy(self.options.spec, self.options.directory, variables, self._owner)
+        except (AppBroken, AppRefused) as error:
+            if not self.options.reload:
+                raise
+            self.console.say(f"{error}\nnothing runs until this is mended; waiting for a change", "ERROR")
+            return None
+        most = self.options.concurrency
+        functions = tuple(replace(each, concurrency=min(each.concurrency, most)) for each in deployed.functions)
+        return replace(deployed, functions=functions)
+
+    def _tell(self, deployed: Deployed, variables: Mapping[str, str]) -> None:
+        console = self.console
+        for note in deployed.notes:
+            console.say(note, "WARNING")
+        for schedule in deployed.schedules:
+            console.say(f"schedule {schedule}")
+        for function in deployed.functions:
+            console.say(
+                f"function {function.name}: {function.timeout} s, {function.memory} MB, "
+                f"batches of {function.batch_size}, {function.concurrency} at once"
+            )
+        console.say(f"ready after {time.monotonic() - self._began:.1f} s; for producers, in another terminal:")
+        if not self.options.command:
+            exports = {**variables, **deployed.producer}
+            lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
+            console.plain("\n" + "\n".join(lines) + "\n")
+
+    def _start_command(self, deployed: Deployed, variables: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+        if not self.options.command:
+            return None
+        process = subprocess.Popen(
+            self.options.command,
+            cwd=self.options.directory,
+            env={**inherited(), **variables, **deployed.producer, processes.TAG_VARIABLE: self._owner},
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def _wait(self, watcher: Watcher, command: subprocess.Popen[bytes] | None) -> list[Path] | None:
+        """Return the files that changed, or `None` once the command has ended."""
+        while True:
+            time.sleep(LOOK_SECONDS)
+            if command is not None and command.poll() is not None:
+                return None
+            changed = watcher.changed() if self.options.reload else []
+            if changed:
+                return changed
+
+
+#: One line for each task, as long as the app does not say otherwise.
+_FOR_FUNCTIONS: Final = {"DISPATCHER_WORKER_LOG_LEVEL": "INFO"}
+
+
+def _sqs(variables: Mapping[str, str]) -> object:
+    keys = Credentials(
+        variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"], variables.get("AWS_SESSION_TOKEN")
+    )
+    url = variables["AWS_ENDPOINT_URL"]
+    return aws.client("sqs", ClientSettings(variables["AWS_REGION"], url, url.startswith("https"), keys))
+
+
+def _names(files: Sequence[Path], directory: Path) -> str:
+    names = [str(each.relative_to(directory)) if each.is_relative_to(directory) else str(each) for each in files]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process of ours: politely, then for good."""
+    process.terminate()
+    try:
+        process.wait(_KILL_AFTER_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
