@@ -247,6 +247,18 @@ def _config(service: str, session: Any) -> dict[str, Any]:
 
 
 def _localstack(service: str, settings: ClientSettings) -> ClientSettings:
+    return settings._replace(
+        endpoint_url=localstack_endpoint(service),
+        region=settings.region or "us-east-1",
+        credentials=settings.credentials or Credentials("test", "test"),
+    )
+
+
+def localstack_endpoint(service: str) -> str:
+    """Return the address that the localstack-client package has for a service.
+
+    Raises `ImproperlyConfigured` where the package is not installed.
+    """
     try:
         from localstack_client.config import get_service_endpoint
     except ImportError as error:
@@ -254,11 +266,7 @@ def _localstack(service: str, settings: ClientSettings) -> ClientSettings:
             "endpoint 'localstack' needs the localstack-client package: pip install localstack-client, "
             "or name the endpoint itself: endpoint_url='http://127.0.0.1:4566'"
         ) from error
-    return settings._replace(
-        endpoint_url=get_service_endpoint(service),
-        region=settings.region or "us-east-1",
-        credentials=settings.credentials or Credentials("test", "test"),
-    )
+    return str(get_service_endpoint(service))
 
 
 class _RoleProvider:

@@ -10,7 +10,20 @@ from typing import Any
 import click
 
 from dispatcher import _version
-from dispatcher.cli import absent, beat, calling, completion, cost, demo, dlq, graph, inspecting, queues, worker
+from dispatcher.cli import (
+    absent,
+    beat,
+    calling,
+    completion,
+    cost,
+    demo,
+    dlq,
+    graph,
+    inspecting,
+    local,
+    queues,
+    worker,
+)
 from dispatcher.cli.errors import FAILED, INTERRUPTED, OK, CommandError, explain, say_error
 from dispatcher.cli.session import Session
 from dispatcher.exceptions import DispatcherWarning
@@ -87,6 +100,7 @@ for _command in (
     dlq.dlq,
     cost.cost,
     demo.demo,
+    local.local,
     completion.completion,
 ):
     cli.add_command(_command)

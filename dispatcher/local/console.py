@@ -78,18 +78,23 @@ def _colour_of(name: str) -> int:
 
 
 def readable(line: str) -> tuple[str, str] | None:
-    """Return a logged line as text and level; `None` for one that is for machines (metrics)."""
+    """Return a logged line as text and level; `None` for one that tells people nothing (metrics)."""
     if not line.startswith("{"):
         return (line, "INFO") if line.strip() else None
     try:
         fields = json.loads(line)
     except ValueError:
         return line, "INFO"
-    if "_aws" in fields:
-        return None  # embedded metrics
+    if "_aws" in fields or _is_chatter(fields):
+        return None
     if "message" not in fields:
         return line, "INFO"
     return _text_of(fields), str(fields.get("level", "INFO"))
+
+
+def _is_chatter(fields: Mapping[str, Any]) -> bool:
+    """Say whether it is one of the SDK's lines on where its settings come from."""
+    return fields.get("level") == "INFO" and str(fields.get("logger", "")).startswith("botocore")
 
 
 def _text_of(fields: Mapping[str, Any]) -> str:

@@ -38,8 +38,8 @@ class Emulator:
     """SQS, DynamoDB, EventBridge, Scheduler, S3, CloudFormation … on one loopback URL.
 
     ``python`` has MiniStack; ``port`` 0 takes any that is free; ``state`` is a directory that resources and messages
-    are kept in from one start to the next. ``command`` and ``arguments`` run another launcher than this package's.
-    Use as a context manager, or call `start` and `close`.
+    are kept in from one start to the next. ``owner`` tags its processes, for a reaper. ``command`` and ``arguments``
+    run another launcher than this package's. Use as a context manager, or call `start` and `close`.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Emulator:
         command: Sequence[str] = (),
         arguments: Sequence[str] = (),
         directory: Path | None = None,
+        owner: str | None = None,
     ) -> None:
         self._command = [*(command or starting.command(python, "dispatcher.local.ministack")), *arguments]
         self._directory = directory
@@ -61,7 +62,8 @@ class Emulator:
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: Path | None = None
-        self.tag = f"{inherited().get(processes.TAG_VARIABLE, '')}/emulator-{uuid.uuid4().hex}"
+        owner = inherited().get(processes.TAG_VARIABLE, "") if owner is None else owner
+        self._tag = f"{owner}/emulator-{uuid.uuid4().hex}"
 
     def __enter__(self) -> Self:
         return self.start()
@@ -116,7 +118,7 @@ class Emulator:
             except subprocess.TimeoutExpired:
                 pass
             processes.kill_tree(process)
-            processes.kill(processes.tagged(self.tag))
+            processes.kill(processes.tagged(self._tag))
             assert process.stdin is not None
             process.stdin.close()
         scratch, self._scratch = self._scratch, None
@@ -158,7 +160,7 @@ class Emulator:
             "PERSIST_STATE": "1" if self._state else "0",
             "S3_PERSIST": "1" if self._state else "0",
             "TMPDIR": str(scratch),
-            processes.TAG_VARIABLE: self.tag,
+            processes.TAG_VARIABLE: self._tag,
         }
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:

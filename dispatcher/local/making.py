@@ -1,95 +1,169 @@
-"""Making a plan's resources on the endpoint of the environment."""
+"""Making a plan's resources on the endpoint of the environment: those that functions need, but not the functions.
+
+CloudFormation does it, with the plan's own template: what is no longer planned goes, and references are its concern.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from dispatcher import aws
-from dispatcher.config import queue_variable
+from dispatcher.aws import ServiceError
+from dispatcher.exceptions import DispatcherError
 from dispatcher.local.functions import MappedFunction
+from dispatcher.provision.plan import Plan
+from dispatcher.provision.resources import template
+from dispatcher.provision.template import Resource, Template
+
+#: What runs elsewhere is left out, and so are the permissions of it: an emulator on loopback asks for none, and plain
+#: HTTP, which the queues' policies refuse, is all it speaks.
+_MADE: Final = frozenset({
+    "AWS::SQS::Queue", "AWS::DynamoDB::Table", "AWS::S3::Bucket", "AWS::Events::Rule", "AWS::Scheduler::Schedule",
+    "AWS::Scheduler::ScheduleGroup",
+})  # fmt: skip
+#: Schedules cannot be made without theirs.
+_MADE_ROLE: Final = "SchedulerRole"
+_FUNCTION: Final = "AWS::Lambda::Function"
+_MAPPING: Final = "AWS::Lambda::EventSourceMapping"
+#: Variables of functions that producers have no use for.
+_NOT_FOR_PRODUCERS: Final = frozenset({"DISPATCHER_APP", "DISPATCHER_LOST_AFTER", "DISPATCHER_RECORD_RETENTION"})
+
+_LOOK_SECONDS: Final = 0.05
+_TIMEOUT_SECONDS: Final = 60.0
 
 
-def make(plan: Any) -> tuple[list[MappedFunction], dict[str, str]]:
-    """Temporary."""
-    sqs, dynamodb = aws.client("sqs"), aws.client("dynamodb")
-    table = f"{plan.prefix}results"
-    try:
-        dynamodb.create_table(
-            TableName=table,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],
-        )
-    except Exception:
-        pass
-    producer = {
-        "DISPATCHER_BROKER_URL": "sqs://",
-        "DISPATCHER_RESULT_BACKEND": "dynamodb://",
-        "DISPATCHER_TABLE": table,
+class StackFailed(DispatcherError):
+    """CloudFormation could not make the resources; the message has its reasons."""
+
+
+def make(plan: Plan) -> tuple[list[MappedFunction], dict[str, str]]:
+    """Make or update what the plan needs; return its functions, and the environment of producers.
+
+    Raises `StackFailed`, or `ServiceError` where the endpoint cannot be reached.
+    """
+    planned = template(plan)
+    wanted = _Wanted()
+    mappings = [each for each in planned.resources if each.type == _MAPPING]
+    for mapping in mappings:
+        wanted.add(mapping.properties["EventSourceArn"])
+        wanted.add({"Ref": mapping.properties["EventSourceArn"]["Fn::GetAtt"][0]})
+        for value in _variables(_function_of(planned, mapping)).values():
+            wanted.add(value)
+    _deploy(f"{plan.name}-{plan.stage}", _reduced(planned, wanted), wanted)
+    functions = [_mapped(planned, mapping, wanted) for mapping in mappings]
+    return functions, _producer(functions)
+
+
+class _Wanted:
+    """Values that CloudFormation is to work out, each as an output of the stack."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._found: Mapping[str, str] = {}
+
+    def add(self, value: Any) -> None:
+        if not isinstance(value, str):
+            self._values.setdefault(json.dumps(value, sort_keys=True), value)
+
+    def outputs(self) -> dict[str, Any]:
+        return {f"Value{n}": {"Value": value} for n, value in enumerate(self._values.values())}
+
+    def found(self, outputs: Mapping[str, str]) -> None:
+        self._found = {key: outputs[f"Value{n}"] for n, key in enumerate(self._values)}
+
+    def __getitem__(self, value: Any) -> str:
+        return value if isinstance(value, str) else self._found[json.dumps(value, sort_keys=True)]
+
+
+def _reduced(planned: Template, wanted: _Wanted) -> dict[str, Any]:
+    whole = planned.cloudformation()
+    # Parameters and conditions are the functions' and the alarms'.
+    whole = {name: part for name, part in whole.items() if name not in ("Parameters", "Conditions")}
+    kept = {
+        resource.id: whole["Resources"][resource.id]
+        for resource in planned.resources
+        if resource.type in _MADE or resource.id == _MADE_ROLE
     }
-    functions = []
-    variables = dict(producer)
+    return {**whole, "Resources": kept, "Outputs": wanted.outputs()}
 
-    def create(name, attributes):
-        url = sqs.create_queue(QueueName=plan.prefix + name, Attributes=attributes)["QueueUrl"]
-        return url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
-    found = []
-    for queue in plan.queues:
-        fifo = {"FifoQueue": "true"} if queue.fifo else {}
-        dead, dead_arn = create(queue.dead, fifo)
-        lost, lost_arn = create(
-            queue.lost,
-            {**fifo, "RedrivePolicy": json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": 1000})},
-        )
-        url, arn = create(
-            queue.name,
-            {
-                **fifo,
-                "VisibilityTimeout": str(queue.visibility_timeout),
-                "RedrivePolicy": json.dumps(
-                    {"deadLetterTargetArn": lost_arn, "maxReceiveCount": queue.max_receive_count}
-                ),
-            },
-        )
-        producer[queue_variable(queue.name)] = url
-        variables |= {
-            queue_variable(queue.name): url,
-            queue_variable(queue.lost): lost,
-            queue_variable(queue.dead): dead,
-        }
-        found.append((queue, url, arn, lost, lost_arn))
-    for queue, url, arn, lost, lost_arn in found:
-        f = queue.function
-        env = {**variables, "DISPATCHER_APP": plan.app, **f.environment}
-        functions.append(
-            MappedFunction(
-                queue.name,
-                "dispatcher.lambda_runtime.worker.handler",
-                env,
-                f.timeout,
-                f.memory,
-                url,
-                arn,
-                f.batch_size,
-                f.batching_window,
-                f.maximum_concurrency,
-            )
-        )
-        r = plan.reader
-        functions.append(
-            MappedFunction(
-                queue.name + "-lost",
-                "dispatcher.lambda_runtime.dead_letter.handler",
-                env,
-                r.timeout,
-                r.memory,
-                lost,
-                lost_arn,
-                r.batch_size,
-                r.batching_window,
-                r.maximum_concurrency,
-            )
-        )
-    return functions, producer
+def _function_of(planned: Template, mapping: Resource) -> Resource:
+    return planned[mapping.properties["FunctionName"]["Ref"]]
+
+
+def _variables(function: Resource) -> Mapping[str, Any]:
+    variables: Mapping[str, Any] = function.properties.get("Environment", {}).get("Variables", {})
+    return variables
+
+
+def _deploy(name: str, body: Mapping[str, Any], wanted: _Wanted) -> None:
+    client = aws.client("cloudformation")
+    parameters = {"StackName": name, "TemplateBody": json.dumps(body), "Capabilities": ["CAPABILITY_NAMED_IAM"]}
+    known = _described(client, name)
+    if known is None:
+        aws.call(client, "create_stack", name, **parameters)
+    else:
+        try:
+            aws.call(client, "update_stack", name, **parameters)
+        except ServiceError as error:
+            if "No updates are to be performed" not in str(error):
+                raise
+    limit = time.monotonic() + _TIMEOUT_SECONDS
+    while (now := _described(client, name)) is not None and now["StackStatus"].endswith("IN_PROGRESS"):
+        if time.monotonic() > limit:
+            raise StackFailed(f"the stack {name} is still {now['StackStatus']} after {_TIMEOUT_SECONDS:g} s")
+        time.sleep(_LOOK_SECONDS)
+    if now is None or now["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+        raise StackFailed("\n".join([f"the stack {name} could not be made:", *_reasons(client, name)]))
+    wanted.found({each["OutputKey"]: each["OutputValue"] for each in now.get("Outputs", ())})
+
+
+def _described(client: Any, name: str) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = aws.call(client, "describe_stacks", name, StackName=name)["Stacks"][0]
+    except ServiceError as error:
+        if error.code == "ValidationError":  # the service's word for a stack that does not exist
+            return None
+        raise
+    return None if found["StackStatus"] == "DELETE_COMPLETE" else found
+
+
+def _reasons(client: Any, name: str) -> Iterator[str]:
+    for event in aws.call(client, "describe_stack_events", name, StackName=name).get("StackEvents", ()):
+        if event.get("ResourceStatus", "").endswith("FAILED") and event.get("ResourceStatusReason"):
+            yield f"{event['LogicalResourceId']} ({event['ResourceType']}): {event['ResourceStatusReason']}"
+
+
+def _mapped(planned: Template, mapping: Resource, wanted: _Wanted) -> MappedFunction:
+    function = _function_of(planned, mapping)
+    arn = mapping.properties["EventSourceArn"]
+    return MappedFunction(
+        name=_name(mapping),
+        handler=function.properties["Handler"],
+        environment={name: wanted[value] for name, value in _variables(function).items()},
+        timeout=function.properties["Timeout"],
+        memory=function.properties["MemorySize"],
+        queue_url=wanted[{"Ref": arn["Fn::GetAtt"][0]}],
+        queue_arn=wanted[arn],
+        batch_size=mapping.properties["BatchSize"],
+        window=mapping.properties.get("MaximumBatchingWindowInSeconds", 0),
+        concurrency=mapping.properties["ScalingConfig"]["MaximumConcurrency"],
+    )
+
+
+def _name(mapping: Resource) -> str:
+    """`DefaultMapping` feeds what is called `Default` here."""
+    return mapping.id.removesuffix("Mapping") or mapping.id
+
+
+def _producer(functions: list[MappedFunction]) -> dict[str, str]:
+    """What the functions have in common with whoever sends tasks, reads results or looks after dead letters."""
+    made: dict[str, str] = {}
+    for function in functions:
+        for name, value in function.environment.items():
+            if name.startswith("DISPATCHER_") and name not in _NOT_FOR_PRODUCERS:
+                made.setdefault(name, value)
+    return made

@@ -120,11 +120,20 @@ class Sandbox:
 
     A process serves invocation after invocation until it dies, is killed by a limit or the sandbox is closed; the next
     invocation then starts a new one. `freeze=False` lets it run on between invocations, which Lambda never does.
-    `output` is called with each line that the function writes, soon after it is written.
+    `output` is called with each line that the function writes, soon after it is written. `owner` tags the processes,
+    for a reaper; without one it is that of this process.
     """
 
-    def __init__(self, function: Function, *, freeze: bool = True, output: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        function: Function,
+        *,
+        freeze: bool = True,
+        output: Callable[[str], None] | None = None,
+        owner: str | None = None,
+    ) -> None:
         self.function = function
+        self._owner = inherited().get(processes.TAG_VARIABLE, "") if owner is None else owner
         self._freeze = freeze
         self._output = output
         self._runtime: _Runtime | None = None
@@ -198,7 +207,7 @@ class Sandbox:
         # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html#runtimes-lifecycle-ib
         for limit in (INIT_SECONDS, self.function.timeout):
             self._discard()
-            runtime = self._runtime = _Runtime(self.function, self._output)
+            runtime = self._runtime = _Runtime(self.function, self._owner, self._output)
             ready = runtime.wait_until_ready(limit)
             if ready is None:
                 runtime.kill()
@@ -224,13 +233,13 @@ class Sandbox:
 class _Runtime:
     """One process of the runtime client, from its start to its death."""
 
-    def __init__(self, function: Function, output: Callable[[str], None] | None) -> None:
+    def __init__(self, function: Function, owner: str, output: Callable[[str], None] | None) -> None:
         self.api = RuntimeApi()
         self.peak_mb = 0.0
         self._output = output
         self._shown = 0
         # Handlers may leave processes in sessions of their own, which belong to the environment all the same.
-        self._tag = f"{inherited().get(processes.TAG_VARIABLE, '')}/{uuid.uuid4().hex}"
+        self._tag = f"{owner}/{uuid.uuid4().hex}"
         # A file, not a pipe: what was written before an invocation ended is all there when it has ended, a chatty
         # handler never blocks, and processes that the handler left behind hold nothing open.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the runtime

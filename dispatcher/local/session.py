@@ -97,6 +97,7 @@ class _Session:
         self._stack = stack
         self._owner = f"{inherited().get(processes.TAG_VARIABLE, '')}/local-{uuid.uuid4().hex}"
         self._began = time.monotonic()
+        self._told: Deployed | None = None
 
     def run(self) -> int:
         options, console = self.options, self.console
@@ -123,9 +124,8 @@ class _Session:
         while True:
             if deployed is not None:
                 stack.update(deployed)
-                if command is None:
-                    self._tell(deployed, variables)
-                    command = self._start_command(deployed, variables)
+                self._tell(deployed, variables)
+                command = command or self._start_command(deployed, variables)
             changed = self._wait(watcher, command)
             if changed is None:
                 assert command is not None
@@ -136,7 +136,6 @@ class _Session:
                 stack.pause()
             else:
                 watcher.add(deployed.files)
-                console.say("running the new code")
 
     def _endpoint(self, given: str | None) -> dict[str, str]:
         if given is not None:
@@ -153,7 +152,9 @@ class _Session:
         try:
             deployed = deploy(self.options.spec, self.options.directory, variables, self._owner)
         except (AppBroken, AppRefused) as error:
-            if not self.options.reload:
+            # Nobody mends an app that cannot be had at all, nor one that only a command waits for.
+            waiting = self.options.reload and (self._told is not None or not self.options.command)
+            if not waiting or (self._told is None and isinstance(error, AppRefused)):
                 raise
             self.console.say(f"{error}\nnothing runs until this is mended; waiting for a change", "ERROR")
             return None
@@ -162,21 +163,25 @@ class _Session:
         return replace(deployed, functions=functions)
 
     def _tell(self, deployed: Deployed, variables: Mapping[str, str]) -> None:
-        console = self.console
-        for note in deployed.notes:
-            console.say(note, "WARNING")
-        for schedule in deployed.schedules:
-            console.say(f"schedule {schedule}")
-        for function in deployed.functions:
-            console.say(
-                f"function {function.name}: {function.timeout} s, {function.memory} MB, "
-                f"batches of {function.batch_size}, {function.concurrency} at once"
-            )
-        console.say(f"ready after {time.monotonic() - self._began:.1f} s; for producers, in another terminal:")
-        if not self.options.command:
+        """Say what runs now: everything at first, then what is new."""
+        console, before = self.console, self._told
+        lines = _facts(deployed)
+        known = _facts(before) if before is not None else []
+        for line in lines:
+            if line not in known:
+                console.say(line)
+        for line in known:
+            if line not in lines:
+                console.say(f"no more: {line}")
+        if before is not None:
+            console.say("running the new code")
+        else:
+            console.say(f"ready after {time.monotonic() - self._began:.1f} s")
+        if not self.options.command and (before is None or before.producer != deployed.producer):
             exports = {**variables, **deployed.producer}
             lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-            console.plain("\n" + "\n".join(lines) + "\n")
+            console.plain("\n# in the shell of a producer:\n" + "\n".join(lines) + "\n")
+        self._told = deployed
 
     def _start_command(self, deployed: Deployed, variables: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
         if not self.options.command:
@@ -198,6 +203,18 @@ class _Session:
             changed = watcher.changed() if self.options.reload else []
             if changed:
                 return changed
+
+
+def _facts(deployed: Deployed) -> list[str]:
+    return [
+        *(f"note: {note}" for note in deployed.notes),
+        *(f"schedule {schedule}" for schedule in deployed.schedules),
+        *(
+            f"function {each.name}: {each.timeout} s, {each.memory} MB, batches of {each.batch_size}, "
+            f"{each.concurrency} at once"
+            for each in deployed.functions
+        ),
+    ]
 
 
 #: One line for each task, as long as the app does not say otherwise.

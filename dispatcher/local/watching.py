@@ -22,7 +22,7 @@ class Watcher:
         self._directory = directory
         self._more: tuple[Path, ...] = ()
         self._seen = self._look()
-        self._unsettled = False
+        self._unsettled: Seen | None = None
 
     def add(self, files: Iterable[str]) -> None:
         """Watch these files too."""
@@ -34,11 +34,10 @@ class Watcher:
         now = self._look()
         if now == self._seen:
             return []
-        if not self._unsettled or now != self._last:
-            # An editor or a checkout may still be writing.
-            self._unsettled, self._last = True, now
+        if now != self._unsettled:
+            self._unsettled = now  # an editor or a checkout may still be writing
             return []
-        before, self._seen, self._unsettled = self._seen, now, False
+        before, self._seen, self._unsettled = self._seen, now, None
         return sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
 
     def _look(self) -> Seen:

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any
 
+from dispatcher.local.events import failed_ids as judged
+
 BACKOFF_SECONDS = 1.0
 """Pause of a mapping after a failed invocation, so that a broken function does not spin."""
 
@@ -134,23 +136,10 @@ class _PromptWake:
 
 
 def failed_ids(response: Any, mapping: Mapping, batch: list[Message]) -> set[str] | None:
-    """Message ids that a partial batch response reports as failed; None when the whole batch counts as failed.
-
-    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html#services-sqs-batchfailurereporting
-    """
-    if "ReportBatchItemFailures" not in mapping.get("FunctionResponseTypes", []) or response in (None, ""):
+    """Message ids that count as failed; None for the whole batch."""
+    if "ReportBatchItemFailures" not in mapping.get("FunctionResponseTypes", []):
         return set()
-    if not isinstance(response, dict):
-        return None
-    failures = response.get("batchItemFailures")
-    if failures is None:
-        return set()
-    known: set[str] = {message["id"] for message in batch}
-    if not isinstance(failures, list):
-        return None
-    reported: list[Any] = [failure.get("itemIdentifier") if isinstance(failure, dict) else None for failure in failures]
-    usable = all(isinstance(name, str) and name in known for name in reported)
-    return set(reported) if usable else None
+    return judged(response, {message["id"] for message in batch})
 
 
 def _window_is_over(queue: dict[str, Any], size: int, window: int) -> bool:
