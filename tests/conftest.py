@@ -7,6 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hypothesis
@@ -29,7 +30,7 @@ _SCRATCH = pytest.StashKey[str]()
 _REAPER = pytest.StashKey[Any]()
 _LEAKED = pytest.StashKey[list[str]]()
 
-_NEED_ENVIRONMENTS = frozenset({"aws_endpoint", "aws_endpoint_chaos", "lambda_python"})
+_NEED_ENVIRONMENTS = frozenset({"aws_endpoint", "aws_endpoint_chaos", "lambda_python", "local_cache"})
 
 # Part of Python's own multiprocessing; they end with the process that owns them.
 _ALLOWED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -55,6 +56,19 @@ def lambda_python() -> str:
         return str(environments.lambda_python())
     except EnvironmentUnavailable as error:
         unavailable(f"no environment for Lambda functions: {error}")
+
+
+@pytest.fixture(scope="session")
+def local_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's cache directory (`XDG_CACHE_HOME`) in which `dispatcher local` finds everything installed."""
+    try:
+        environments.ministack_python()
+        environments.runtime_python()
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for the AWS emulator: {error}")
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "dispatcher").symlink_to(environments.directory())
+    return cache
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +141,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         try:
             environments.ministack_python()
             environments.lambda_python()
+            environments.runtime_python()
         except EnvironmentUnavailable:
             pass  # the fixtures say so, for each test that cannot run
 

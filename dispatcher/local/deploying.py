@@ -54,13 +54,13 @@ class Deployed:
     files: tuple[str, ...]
 
 
-def deploy(spec: str, directory: Path, environment: Mapping[str, str], owner: str) -> Deployed:
+def deploy(spec: str, directory: Path, environment: Mapping[str, str], owner: str, scratch: Path) -> Deployed:
     """Deploy the app that ``spec`` names, found in ``directory``, to the endpoint in ``environment``.
 
     Raises `AppBroken` or `AppRefused`.
     """
-    with tempfile.TemporaryDirectory(prefix="dispatcher-deploy-") as scratch:
-        answer = Path(scratch, "answer.json")
+    with tempfile.TemporaryDirectory(dir=scratch) as own:
+        answer = Path(own, "answer.json")
         process = subprocess.run(
             starting.command(sys.executable, __name__, spec, str(answer)),
             cwd=directory,

@@ -38,8 +38,9 @@ class Emulator:
     """SQS, DynamoDB, EventBridge, Scheduler, S3, CloudFormation … on one loopback URL.
 
     ``python`` has MiniStack; ``port`` 0 takes any that is free; ``state`` is a directory that resources and messages
-    are kept in from one start to the next. ``owner`` tags its processes, for a reaper. ``command`` and ``arguments``
-    run another launcher than this package's. Use as a context manager, or call `start` and `close`.
+    are kept in from one start to the next. ``owner`` tags its processes and ``scratch`` is where its
+    files are, for a reaper. ``command`` and ``arguments`` run another launcher than this package's. Use as a context
+    manager, or call `start` and `close`.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Emulator:
         arguments: Sequence[str] = (),
         directory: Path | None = None,
         owner: str | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._command = [*(command or starting.command(python, "dispatcher.local.ministack")), *arguments]
         self._directory = directory
+        self._parent = scratch
         self._state = state
         self._auth = auth
         self._wanted = port
@@ -88,7 +91,7 @@ class Emulator:
         """
         with socket.create_server(("127.0.0.1", self._wanted)) as listener:
             self._port = listener.getsockname()[1]
-            self._scratch = Path(tempfile.mkdtemp(prefix="aws-endpoint-"))
+            self._scratch = Path(tempfile.mkdtemp(prefix="aws-endpoint-", dir=self._parent))
             listener.set_inheritable(True)
             with (self._scratch / "log").open("wb") as log:
                 self._process = subprocess.Popen(

@@ -67,7 +67,7 @@ def variables_of(url: str) -> dict[str, str]:
 
 
 def emulator(
-    port: int | None, *, install: bool, state: Path | None, owner: str, announce: Callable[[str], None]
+    port: int | None, *, install: bool, state: Path | None, owner: str, scratch: Path, announce: Callable[[str], None]
 ) -> Emulator:
     """Start an endpoint, installing it first if need be.
 
@@ -76,7 +76,7 @@ def emulator(
     python = installed(environments.MINISTACK, install=install, announce=announce)
     wanted = PORT if port is None else port
     try:
-        return Emulator(python, port=wanted, state=state, owner=owner).start()
+        return Emulator(python, port=wanted, state=state, owner=owner, scratch=scratch).start()
     except OSError as error:
         if not is_port_taken(error):
             raise

@@ -127,7 +127,8 @@ class EventSourceMapping:
             failed = None if invocation.failed else failed_ids(_answer(invocation), known)
             if failed is None:
                 self._rest_until = time.monotonic() + BACKOFF_SECONDS
-                self._failed(invocation)
+                if not self._stopping.is_set():
+                    self._failed(invocation)
             else:
                 self._delete([message for message in batch if message["MessageId"] not in failed])
         except (ServiceError, RuntimeError) as error:

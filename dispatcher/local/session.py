@@ -63,13 +63,13 @@ def run(options: Options, console: Console) -> int:
     Raises `ImproperlyConfigured`, `EnvironmentUnavailable`, `EmulatorFailed`, and `AppRefused` at the first deployment.
     """
     with contextlib.ExitStack() as stack:
-        # First in, last out: while things end, no signal may interrupt that.
         stack.enter_context(_signals())
-        stack.callback(_ignore_signals)
         try:
             return _Session(options, console, stack).run()
         except Stopped as stopped:
-            return 130 if stopped.number == signal.SIGINT else 128 + stopped.number
+            return 128 + stopped.number
+        finally:
+            _ignore_signals()  # while everything ends, which takes a moment
 
 
 @contextlib.contextmanager
@@ -104,6 +104,7 @@ class _Session:
         given = endpoint.chosen_endpoint(options.endpoint, options.port)
         client = endpoint.installed(environments.RUNTIME_CLIENT, install=options.install, announce=console.say)
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="dispatcher-local-"))
+        self._scratch = Path(scratch)
         self._stack.callback(_end, reaper.start(self._owner, scratch))
         variables = self._endpoint(given)
         watcher = Watcher(options.directory)
@@ -142,15 +143,16 @@ class _Session:
             return endpoint.variables_of(given)
         options = self.options
         emulator = endpoint.emulator(
-            options.port, install=options.install, state=options.state, owner=self._owner, announce=self.console.say
-        )
+            options.port, install=options.install, state=options.state, owner=self._owner, scratch=self._scratch,
+            announce=self.console.say,
+        )  # fmt: skip
         self._stack.callback(emulator.close)
         return emulator.environment()
 
     def _deploy(self, variables: Mapping[str, str]) -> Deployed | None:
         """Deploy the app as its code is now; `None`, with its traceback shown, where the code is broken."""
         try:
-            deployed = deploy(self.options.spec, self.options.directory, variables, self._owner)
+            deployed = deploy(self.options.spec, self.options.directory, variables, self._owner, self._scratch)
         except (AppBroken, AppRefused) as error:
             # Nobody mends an app that cannot be had at all, nor one that only a command waits for.
             waiting = self.options.reload and (self._told is not None or not self.options.command)

@@ -10,7 +10,15 @@ from pathlib import Path
 from dispatcher.local import environments
 from dispatcher.local.environments import EnvironmentUnavailable
 
-__all__ = ["DIRECTORY_VARIABLE", "ROOT", "EnvironmentUnavailable", "directory", "lambda_python", "ministack_python"]
+__all__ = [
+    "DIRECTORY_VARIABLE",
+    "ROOT",
+    "EnvironmentUnavailable",
+    "directory",
+    "lambda_python",
+    "ministack_python",
+    "runtime_python",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -28,6 +36,11 @@ def ministack_python() -> Path:
 def lambda_python() -> Path:
     """The interpreter that runs Lambda functions: the runtime client and the package's own dependencies."""
     return environments.python_of(directory(), _LAMBDA)
+
+
+def runtime_python() -> Path:
+    """An interpreter beside which Lambda's runtime client is, as `dispatcher local` installs it."""
+    return environments.python_of(directory(), environments.RUNTIME_CLIENT)
 
 
 def directory() -> Path:

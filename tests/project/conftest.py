@@ -18,6 +18,8 @@ def servers(request: pytest.FixtureRequest) -> Servers:
     def start(kind: str, directory: Path) -> Mapping[str, str]:
         if kind == "redis":
             return {"redis": request.getfixturevalue("redis_server").url}
+        if kind == "local":
+            return {"XDG_CACHE_HOME": str(request.getfixturevalue("local_cache"))}
         aws = request.getfixturevalue("aws_endpoint")
         if kind == "lambda":
             return deploy(aws, app="tasks:app", sources=[directory / "tasks.py"]).environment()
