@@ -13,6 +13,7 @@ from dispatcher.publishing import publish
 from dispatcher.task import Task
 
 if TYPE_CHECKING:
+    from dispatcher.beat.dynamic import Schedules
     from dispatcher.beat.entries import Entry
     from dispatcher.beat.firing import Firing
 
@@ -57,6 +58,13 @@ class Periodic:
         conf.beat_schedule = {**existing, entry_name: entry}
         return entry_name
 
+    @property
+    def schedules(self) -> Schedules:
+        """Entries of the beat that are made, paused and removed while the app runs."""
+        from dispatcher.beat.dynamic import Schedules
+
+        return Schedules(self)
+
     def build_call(
         self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> Call:
@@ -71,15 +79,20 @@ class Periodic:
         self._app._claims.send([call])
 
     def beat_entry(self, name: str) -> Entry | None:
-        """Return an entry of the beat by its name; `None` where there is none.
+        """Return an entry of the beat by its name, the code's own or a stored one; `None` where there is none.
 
-        Raises `ImproperlyConfigured` for one that cannot work, `OperationalError` where it cannot be read.
+        Raises `ImproperlyConfigured` for one that cannot work, `EntryGone` for one that was deleted of late,
+        `OperationalError` where it cannot be read.
         """
         self._app.finalize(auto=True)
-        from dispatcher.beat.entries import entry_of
-
         given = (self._app.conf.beat_schedule or {}).get(name)
-        return None if given is None else entry_of(self, name, given)
+        if given is not None:
+            from dispatcher.beat.entries import entry_of
+
+            return entry_of(self, name, given)
+        from dispatcher.beat.stored import Store
+
+        return Store(self).get(name)
 
     def send_firings(self, firings: Sequence[tuple[Entry, Firing]], queue: str | None = None) -> None:
         """Send firings of entries, to their queues unless another is named, each held back until its time.

@@ -14,7 +14,7 @@ from dispatcher.clock import Clock
 from dispatcher.exceptions import DecodeError, MessageTooLarge
 from dispatcher.message import Message, UnsupportedMessage, decode, encode
 from dispatcher.security import Signer
-from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, unpack_bytes
+from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, json_decode, json_encode, unpack_bytes
 
 if TYPE_CHECKING:
     from dispatcher.payloads import PayloadStore
@@ -150,6 +150,18 @@ class Wire:
         reference = store.reference({"enc": "json"}, content)
         store.put([(reference, content)])
         return meta.encode_reference(reference)
+
+    def seal_kept(self, row: str, text: str) -> str:
+        """Return what a row of the result backend is to say, sealed where messages are signed."""
+        seal = "" if self._signer is None else self._signer.seal_result(row, text)
+        return json_encode([text, seal])
+
+    def open_kept(self, row: str, data: str) -> str:
+        """Return what a row says; raises `SecurityError` where it should be sealed and is not, or is altered."""
+        text, seal = json_decode(data)
+        if self._signer is not None:
+            self._signer.verify_result(row, text, seal)
+        return str(text)
 
     def close(self) -> None:
         """Close connections; they open again when needed."""

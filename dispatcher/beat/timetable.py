@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from dispatcher.beat.entries import CatchUp, Entry, entry_of
 from dispatcher.beat.firing import PUNCTUAL, Firing
-from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.beat.stored import Store
+from dispatcher.exceptions import DecodeError, ImproperlyConfigured, SecurityError
 
 logger = logging.getLogger("dispatcher.beat")
 
@@ -22,18 +23,51 @@ class Timetable:
         self._app = app
         self._given: dict[str, Any] = {}
         self._static: dict[str, Entry] = {}
+        self._store = Store(app)
+        self._versions: dict[str, int] = {}
+        self._stored: dict[str, Entry] = {}
         self._next: dict[str, tuple[Entry, float | None]] = {}
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """The entries by name."""
-        return self._static
+        """The entries by name; the code's own go before stored ones."""
+        return {**self._stored, **self._static} if self._stored else self._static
 
     def refresh(self, *, strict: bool = False) -> None:
         """Take up entries that are new, changed or gone.
 
-        One that cannot work is left out and complained of, or raises `ImproperlyConfigured` where ``strict``.
+        One that cannot work is left out and complained of, or raises `ImproperlyConfigured` where ``strict``. Raises
+        `OperationalError` where stored ones cannot be read.
         """
+        self._refresh_static(strict)
+        if not strict:
+            self._refresh_stored()
+
+    def _refresh_stored(self) -> None:
+        versions = self._store.versions()
+        if versions == self._versions:
+            return
+        changed = [name for name, version in versions.items() if self._versions.get(name) != version]
+        for name in self._stored.keys() - versions.keys():
+            logger.info("entry %s is gone", name)
+            del self._stored[name]
+        try:
+            self._stored.update(self._store.many(changed))
+        except (ImproperlyConfigured, SecurityError, DecodeError, ValueError):
+            self._take_one_by_one(changed)
+        if changed:
+            logger.info("stored entries are new or changed: %s", ", ".join(changed))
+        self._versions = versions
+
+    def _take_one_by_one(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self._stored.update(self._store.many([name]))
+            except (ImproperlyConfigured, SecurityError, DecodeError, ValueError) as error:
+                logger.error("the stored entry %s fires no more until that is mended: %s", name, error)
+                self._stored.pop(name, None)
+
+    def _refresh_static(self, strict: bool) -> None:
         given = dict(self._app.conf.beat_schedule or {})
         if given == self._given:
             return

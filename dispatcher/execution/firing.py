@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from dispatcher.beat import firing as firings
 from dispatcher.beat.firing import Firing
+from dispatcher.beat.stored import EntryGone
 from dispatcher.exceptions import BackendError, DispatcherError, ImproperlyConfigured, OperationalError, UnsignedMessage
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Fired, Kind, Outcome, Run
@@ -41,7 +42,8 @@ class BeatApp(Protocol):
     def beat_entry(self, name: str) -> Entry | None:
         """Return an entry of the beat by its name; `None` where there is none.
 
-        Raises `ImproperlyConfigured` for one that cannot work, `OperationalError` where it cannot be read.
+        Raises `ImproperlyConfigured` for one that cannot work, `EntryGone` for one that was deleted of late,
+        `OperationalError` where it cannot be read.
         """
         ...
 
@@ -80,6 +82,10 @@ def read(env: Environment, run: Run, error: Exception) -> Message | None:
     except (OperationalError, BackendError) as trouble:
         logger.error("the entry %r of the beat cannot be read, its firing goes back: %s", fired.entry, trouble)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        return None
+    except EntryGone as gone:
+        outcomes.info("a firing starts nothing: %s", gone)
+        run.outcome = Outcome(Kind.DROPPED)
         return None
     except ImproperlyConfigured as trouble:
         raise UnsupportedMessage(str(trouble), fired.id) from trouble
