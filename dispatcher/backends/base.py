@@ -224,8 +224,11 @@ class ResultBackend(ABC):
         """
 
     @abstractmethod
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
-        """Set flags of a join, and return it as it was before; raises `JoinMissing`."""
+    def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
+        """Note that a join has fired, or because of what it failed first; return it as it was before.
+
+        Raises `JoinMissing`.
+        """
 
     @abstractmethod
     def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:

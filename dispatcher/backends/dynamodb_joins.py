@@ -64,13 +64,16 @@ class DynamoDBJoins(ResultBackend):
             raise JoinMissing(join_id)
         return item
 
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+    def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
-        flags = [name for name, wanted in (("f", fired), ("x", failed)) if wanted]
-        update = "SET " + ", ".join(f"{name} = :true" for name in flags)
-        held, item = self._update(
-            _key(join_id), update, "attribute_exists(n)", {":true": {"BOOL": True}}, {}, returned="ALL_OLD"
-        )
+        wanted: list[tuple[str, str, dict[str, Any]]] = []
+        if fired:
+            wanted.append(("f = :true", ":true", {"BOOL": True}))
+        if failed:
+            wanted.append(("x = if_not_exists(x, :failed)", ":failed", {"S": failed}))
+        update = "SET " + ", ".join(clause for clause, _, _ in wanted)
+        values = {name: value for _, name, value in wanted}
+        held, item = self._update(_key(join_id), update, "attribute_exists(n)", values, {}, returned="ALL_OLD")
         if not held:
             raise JoinMissing(join_id)
         return _join(join_id, item)
@@ -121,4 +124,4 @@ def _until(expires_at: float) -> dict[str, Any]:
 
 
 def _join(join_id: str, item: _Item) -> Join:
-    return Join(join_id, int(item["n"]["N"]), item["d"]["S"], "f" in item, "x" in item)
+    return Join(join_id, int(item["n"]["N"]), item["d"]["S"], "f" in item, item["x"]["S"] if "x" in item else "")

@@ -13,12 +13,12 @@ class JoinMissing(LookupError):
 class Join:
     """A group of ``size`` members; ``body`` is JSON text that says what follows.
 
-    ``fired`` says that what follows was sent, ``failed`` that a member failed: it is sent only if that one is brought
-    back and succeeds.
+    ``fired`` says that what follows was sent, ``failed`` because of what the first member failed, a task or a join: it
+    is sent only if all that failed are brought back and succeed.
     """
 
     id: str
     size: int
     body: str
     fired: bool = False
-    failed: bool = False
+    failed: str = ""

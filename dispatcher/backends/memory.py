@@ -163,7 +163,7 @@ class MemoryBackend(ResultBackend):
             self._store.joins[join_id] = join, done, max(life, expires_at)
             return dataclasses.replace(join) if len(done) >= size else None
 
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+    def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
         with self._store.changed:
             join, done, life = self._join(join_id)

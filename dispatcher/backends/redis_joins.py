@@ -30,7 +30,7 @@ _OPEN: Final = Script(
     _PRELUDE
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'size', ARGV[1], 'body', ARGV[2], 'fired', '0', 'failed', '0', 'done', '0')
+  redis.call('HSET', KEYS[1], 'size', ARGV[1], 'body', ARGV[2], 'fired', '0', 'failed', '', 'done', '0')
   redis.call('PEXPIREAT', KEYS[1], ARGV[3])
 end
 """
@@ -49,14 +49,16 @@ return answer()
 """
 )
 
-#: Keys: hash, bitmap. Arguments: 1 to set fired, 1 to set failed. Returns 0 for no join, else the join before.
+#: Keys: hash, bitmap. Arguments: 1 to set fired, what failed. Returns 0 for no join, else the join before.
 _CLOSE: Final = Script(
     _PRELUDE
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local before = answer()
 if ARGV[1] == '1' then redis.call('HSET', KEYS[1], 'fired', '1') end
-if ARGV[2] == '1' then redis.call('HSET', KEYS[1], 'failed', '1') end
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'failed') == '' then
+  redis.call('HSET', KEYS[1], 'failed', ARGV[2])
+end
 return before
 """
 )
@@ -77,9 +79,9 @@ class RedisJoins(ResultBackend):
         answer = self._script(_MARK, join_id, (index, size, max(1, int(expires_at * 1000))))
         return None if answer == 1 else _join(join_id, answer)
 
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+    def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
-        return _join(join_id, self._script(_CLOSE, join_id, (int(fired), int(failed))))
+        return _join(join_id, self._script(_CLOSE, join_id, (int(fired), failed)))
 
     def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
         """Return joins, asked for in one pipeline."""
@@ -100,4 +102,4 @@ def _join(join_id: str, answer: Any) -> Join:
     if answer == 0:
         raise JoinMissing(join_id)
     size, body, fired, failed = answer
-    return Join(join_id, int(size), body.decode(), fired == b"1", failed == b"1")
+    return Join(join_id, int(size), body.decode(), fired == b"1", failed.decode())

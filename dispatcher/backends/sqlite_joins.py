@@ -16,7 +16,11 @@ _OPEN: Final = """
 _READ: Final = "SELECT size, body, fired, failed, done FROM joins WHERE id = ?"
 _MARK: Final = "INSERT INTO join_members (join_id, member) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _COUNT: Final = "UPDATE joins SET done = done + ?, expires_at = max(expires_at, ?) WHERE id = ?"
-_CLOSE: Final = "UPDATE joins SET fired = max(fired, ?), failed = max(failed, ?) WHERE id = ?"
+#: The column of the failure is of whole numbers, 0 for none: a prefix keeps what it was because of a text.
+_CLOSE: Final = """
+    UPDATE joins SET fired = max(fired, ?1), failed = CASE WHEN ?2 = '' OR failed <> 0 THEN failed ELSE 'by ' || ?2 END
+    WHERE id = ?3
+"""
 _READ_MANY: Final = "SELECT id, size, body, fired, failed FROM joins WHERE expires_at > ? AND id IN"
 _CHUNK: Final = 500
 _EXPIRED: Final = "SELECT id FROM joins WHERE expires_at <= ? ORDER BY expires_at LIMIT 10"
@@ -49,7 +53,7 @@ class SQLiteJoins(ResultBackend):
 
         return self._store.write(work)
 
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+    def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
 
         def work(connection: sqlite3.Connection) -> Join:
@@ -65,7 +69,7 @@ class SQLiteJoins(ResultBackend):
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
             rows = self._store.read(f"{_READ_MANY} ({', '.join('?' * len(chunk))})", [self.clock.time(), *chunk])
-            found.update((row[0], Join(row[0], row[1], row[2], bool(row[3]), bool(row[4]))) for row in rows)
+            found.update((row[0], Join(row[0], row[1], row[2], bool(row[3]), _cause(row[4]))) for row in rows)
         return found
 
 
@@ -74,4 +78,8 @@ def _read(connection: sqlite3.Connection, join_id: str) -> tuple[Join, int]:
     if row is None:
         raise JoinMissing(join_id)
     size, body, fired, failed, done = row
-    return Join(join_id, size, body, bool(fired), bool(failed)), done
+    return Join(join_id, size, body, bool(fired), _cause(failed)), done
+
+
+def _cause(failed: int | str) -> str:
+    return failed.removeprefix("by ") if isinstance(failed, str) else ""

@@ -208,12 +208,12 @@ def give_up(env: Environment, failure: Failure) -> None:
         if member is None or not member.size:
             break
         try:
-            join = env.backend.close_join(member.id, failed=True)
+            join = env.backend.close_join(member.id, failed=failure.cause)
         except JoinMissing:
             logger.error("%s failed, but the join %s it belongs to is gone", message.id, member.id)
             break
-        if join.fired:
-            break
+        if join.fired or join.failed not in ("", failure.cause):
+            break  # whoever failed first tells of it, and tells again where it dies over that
         body = json_decode(join.body)
         if not body["then"]:
             waiting, member = (), member_of(body["place"])

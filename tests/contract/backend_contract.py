@@ -537,9 +537,10 @@ class BackendContract:
         join = Join(join_id, 1, "{}")
         backend.open_join(join, life)
         assert backend.close_join(join_id, fired=True) == join
-        assert backend.close_join(join_id, failed=True) == dataclasses.replace(join, fired=True)
-        closed = dataclasses.replace(join, fired=True, failed=True)
+        assert backend.close_join(join_id, failed="1e5") == dataclasses.replace(join, fired=True)
+        closed = dataclasses.replace(join, fired=True, failed="1e5")
         assert backend.close_join(join_id, fired=True) == closed
+        assert backend.close_join(join_id, failed="another") == closed, "the first one stays"
         assert backend.mark_joined(join_id, 0, 1, life) == closed
 
     def test_a_join_that_is_gone_is_no_join(self, harness: Harness[ResultBackend]) -> None:
@@ -559,9 +560,9 @@ class BackendContract:
         assert backend.read_joins([harness.task_id(), *joins]) == joins
         assert backend.read_joins([]) == {}
         first, second = list(joins)[:2]
-        backend.close_join(first, failed=True)
+        backend.close_join(first, failed="é")
         backend.mark_joined(second, 1, 3, life)
-        closed = dataclasses.replace(joins[first], failed=True)
+        closed = dataclasses.replace(joins[first], failed="é")
         assert backend.read_joins([first, second]) == {first: closed, second: joins[second]}
 
     def test_threads_complete_a_join(self, harness: Harness[ResultBackend]) -> None:

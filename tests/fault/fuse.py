@@ -88,7 +88,7 @@ class _FusedBackend:
         join: Join | None = self.fuse.around("mark_joined", lambda: mark(join_id, index, size, expires_at))
         return join
 
-    def close_join(self, join_id: str, *, fired: bool = False, failed: bool = False) -> Join:
+    def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         close: Any = super().close_join  # type: ignore[misc]
         join: Join = self.fuse.around("close_join", lambda: close(join_id, fired=fired, failed=failed))
         return join

@@ -270,6 +270,41 @@ def test_a_failed_member_fails_the_body(shop: Shop) -> None:
     assert [each.state for each in result.parent.parent] == ["FAILURE", "FAILURE", "SUCCESS"]
 
 
+def test_one_of_many_members_that_fail_tells_of_it(shop: Shop) -> None:
+    """The others send no error callback a second time, for another worker to run beside the first."""
+    inner = chord([shop.fail.s(), shop.fail.s()], shop.total.s())
+    chord([inner, shop.fail.s(), shop.fail.s()], shop.total.s().on_error(shop.note.s())).apply_async()
+    shop.step()
+    assert shop.left() == 1
+    shop.work()
+    assert len(shop.calls) == 1
+
+
+@pytest.mark.parametrize("call", ["close_join", "write"])
+def test_who_failed_first_tells_though_it_died_over_that(shop: Shop, call: str) -> None:
+    """The next delivery of its message goes on, also where other members have failed in the meantime."""
+    body = shop.total.s().on_error(shop.note.s())
+    result = chord([shop.fail.s(), shop.fail.s()], body).apply_async()
+    first, second = shop.receive()
+    backend = shop.app.backend
+    method, calls = getattr(backend, call), []
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        answer = method(*args, **kwargs)
+        calls.append(1)
+        if call == "close_join" or len(calls) > 1:  # the first write is the member's own
+            raise KeyboardInterrupt
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, call, die)
+        with pytest.raises(KeyboardInterrupt):
+            shop.executor().process([first])
+    shop.executor().process([second])
+    shop.work()
+    assert (shop.result(result.id).state, len(shop.calls)) == ("FAILURE", 1)
+
+
 def test_failures_reach_every_level(shop: Shop) -> None:
     """A failure in a chord in a chord's header fails both bodies; old-style error callbacks get the body's id."""
     inner = chord([shop.fail.s(), shop.add.s(1)], shop.total.s())
