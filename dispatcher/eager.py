@@ -96,6 +96,8 @@ class EagerApp:
         #: the message to run, where its arguments do not go over the wire form
         self.message: Message | None = None
         self._published: Message | None = None
+        #: the results of callbacks
+        self.linked: list[Any] = []
 
     def read_message(self, delivery: Delivery) -> Message:
         """Decode a body as the app does; it was never out of this process, so it carries no signature."""
@@ -140,7 +142,7 @@ class EagerApp:
         linked = maybe_signature(sig, self._app)
         derived = {"task_id": task_id, "parent_id": parent.id, "root_id": parent.effective_root_id}
         linked.set(**{**derived, **linked["options"]})
-        linked.apply(args)
+        self.linked.append(linked.apply(args))
 
 
 def run_eagerly(
@@ -183,7 +185,10 @@ def run_eagerly(
         executor.close()
         if not stored:
             backend.close()
-    return _result(app, task, run, app.conf.task_eager_propagates if throw is None else throw)
+    result = _result(app, task, run, app.conf.task_eager_propagates if throw is None else throw)
+    if result.successful():
+        result._offspring += eager_app.linked
+    return result
 
 
 def _run_to_the_end(
@@ -224,5 +229,7 @@ def _result(app: Any, task: Task[Any, Any], run: Run, throw: bool) -> EagerResul
     result: EagerResult[Any] = EagerResult(run.id, value, status, outcome.traceback, task.name)
     result._app, result._added = app, run.added if status == states.SUCCESS else None
     if run.context is not None:
-        result._behind = run.context.__dict__.get("_behind", [])
+        known = run.context.__dict__
+        result._behind, result._offspring = known.get("_behind", []), list(known.get("children", ()))
+    result._read()[1].date_done = round(app.clock.time(), 3)
     return result

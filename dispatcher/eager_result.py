@@ -39,11 +39,17 @@ class EagerResult(AsyncResult[R]):
         #: signatures that the task added to its chord, and the results of what they came to
         self._added: Sequence[Mapping[str, Any]] | None = None
         self._behind: list[AsyncResult[Any]] = []
+        self._offspring: list[Any] = []
 
     @property
     def supports_native_join(self) -> bool:
         """Whether groups may read it natively: never."""
         return False
+
+    @property
+    def children(self) -> list[Any] | None:
+        """The results of what it sent, of its callbacks, and of what follows it in a canvas."""
+        return self._offspring
 
     def ready(self) -> bool:
         """Return true: it ran."""

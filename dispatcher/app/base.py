@@ -320,7 +320,7 @@ class Dispatcher(Workflows, Changes, Periodic):
         if task._check_call is not None:
             task._check_call(*args, **kwargs)
         if self.conf.task_always_eager:
-            return self.run_eagerly(task, args, kwargs, options, by_value=True)
+            return self._adopted(self.run_eagerly(task, args, kwargs, options, by_value=True), options)
         return self._send(task.name, args, kwargs, options, task)
 
     def _send(
@@ -345,10 +345,7 @@ class Dispatcher(Workflows, Changes, Periodic):
         result.duplicate = call.duplicate
         ignored = call.message.ignore_result
         result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
-        frame = state.current_frame()
-        if frame is not None and options.get("add_to_parent", True) and frame.task.trail:
-            frame.request.children.append(result)
-        return result
+        return self._adopted(result, options)
 
     def send_many(self, signatures: Iterable[Any]) -> list[AsyncResult[Any]]:
         """Send many calls with as few round trips as the broker allows; return their results in order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dispatcher import registry, state, states
 from dispatcher.app.lineage import read_workflow
@@ -28,6 +28,9 @@ _PAGE = 1000
 _DIRECT = 100
 #: Bytes of a message around its steps, at most.
 _ENVELOPE = 8 * 1024
+
+
+_Result = TypeVar("_Result")
 
 
 class Lineage(NamedTuple):
@@ -116,15 +119,18 @@ class Workflows:
         """Send a canvas; return the result of the whole."""
         self._app.finalize(auto=True)
         if self._app.conf.task_always_eager:
-            return self.run_canvas(canvas)
+            return self._adopted(self.run_canvas(canvas), canvas.options)
         steps = plan.identify(plan.steps_of(to_wire(canvas)), canvas.id or uuid())
         for call in plan.calls_of(steps):
             self._ready_sender.check_options(call["options"])
         if not self._send_launcher(steps):
             self.launch(plan.plan(steps))
-        result = self.result_of_steps(steps)
+        return self._adopted(self.result_of_steps(steps), canvas.options)
+
+    def _adopted(self, result: _Result, options: Mapping[str, Any]) -> _Result:
+        """Return a result that is noted as a child of the running task, if there is one that keeps a trail."""
         frame = state.current_frame()
-        if frame is not None and result is not None and canvas.options.get("add_to_parent", True) and frame.task.trail:
+        if frame is not None and result is not None and options.get("add_to_parent", True) and frame.task.trail:
             frame.request.children.append(result)
         return result
 
@@ -240,6 +246,7 @@ class Workflows:
                 args = () if step.get("immutable") else args
                 members = self._run_members(step, args, member if last and member is not None else place, root)
                 result = GroupResult(plan.id_of(step), members, parent=parent, app=self._app)
+                _note_child(parent, result)
                 failed = next((each for each in result._leaves() if not each.successful()), None)
                 if failed is not None and not last:
                     return self._stopped(steps[position:], ChordError.of(failed.id, failed.result), result, member)
@@ -247,6 +254,7 @@ class Workflows:
             else:
                 result = self._run_call(step, args, member if last else None, parent, root)
                 result.parent = parent
+                _note_child(parent, result)
                 if not result.successful():
                     return self._stopped(steps[position:], result.result, result, member)
                 args = (result.result,)
@@ -320,6 +328,12 @@ def _replacement(canvas: Any) -> list[plan.Wire]:
     if not steps:
         raise ValueError("replace() needs a task to run instead: the canvas is empty")
     return [*steps, {"task": ACCUMULATE}] if plan.is_group(steps[-1]) else steps
+
+
+def _note_child(parent: Any, result: Any) -> None:
+    """Have the result of a call lead to that of what followed it."""
+    if isinstance(parent, EagerResult):
+        parent._offspring.append(result)
 
 
 def _leaves_of(result: Any) -> list[Any]:

@@ -345,9 +345,8 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
     children = run.context.__dict__.get("children") if run.context is not None else None
     if children:
         meta.children = [child.as_tuple() for child in children]
-    following = workflow.next_result(message) if run.outcome is not None and run.outcome.kind is Kind.SUCCESS else None
-    if following is not None:
-        meta.children = [*(meta.children or ()), following]
+    if run.outcome is not None and run.outcome.kind is Kind.SUCCESS and (message.link or message.chain):
+        meta.children = [*(meta.children or ()), *workflow.next_results(message)] or None
     if conf.result_extended:
         args, kwargs = masked(message.args, message.kwargs, marks_of(run))
         meta.args, meta.kwargs = _shown(args), _shown(kwargs)

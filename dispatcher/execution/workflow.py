@@ -105,14 +105,21 @@ def why_stopped(status: str, message: Message) -> BaseException:
     return TaskError(f"{message.task}[{message.id}] ended as {status}, so nothing follows it")
 
 
-def next_result(message: Message) -> tuple[Any, Any] | None:
-    """Return the result of the step behind a message as a tuple; `None` for none, or a group too large to list."""
-    if not message.chain:
-        return None
-    step = dict(message.chain[0])
-    if plan.is_group(step) and plan.leaves([step]) > _LISTED:
-        return None
-    return plan.as_tuple(step, member_of(message.chord) if len(message.chain) == 1 else None)
+def next_results(message: Message) -> Iterator[tuple[Any, Any]]:
+    """Yield the results of a message's callbacks and of the step behind it as tuples, but for groups too large to list.
+
+    Of a callback that is a canvas it is that of the last step.
+    """
+    for index, sig in enumerate(message.link):
+        steps = plan.identify(plan.steps_of(sig), plan.derived_id(message.id, f"link/{index}"))
+        if steps and _is_listed(steps[-1]):
+            yield plan.as_tuple(steps[-1])
+    if message.chain and _is_listed(message.chain[0]):
+        yield plan.as_tuple(message.chain[0], member_of(message.chord) if len(message.chain) == 1 else None)
+
+
+def _is_listed(step: Mapping[str, Any]) -> bool:
+    return not plan.is_group(step) or plan.leaves([step]) <= _LISTED
 
 
 def ahead(message: Message) -> list[Any] | None:

@@ -484,6 +484,31 @@ def test_what_follows_is_a_child(shop: Shop) -> None:
     assert first.graph.valency_of(first) == 5
 
 
+def test_callbacks_are_children(shop: Shop) -> None:
+    """As in Celery, of a task that succeeded: of a canvas its last step, with the members of a group."""
+    both = group(shop.add.s(10), shop.add.s(20))
+    sig = shop.add.s(1, 2).set(link=[shop.add.s(3), chain(shop.add.s(4), shop.add.s(5)), both])
+    sent = sig.apply_async()
+    failed = shop.fail.apply_async(link=shop.add.s(1))
+    shop.work()
+    for result in (sent, sig.apply()):
+        assert [child.get(timeout=0) for child in result.children] == [6, 12, [13, 23]]
+        assert [value for _, value in result.collect()][:4] == [3, 6, 12, [13, 23]]
+    assert not failed.children
+    assert not shop.fail.apply(link=shop.add.s(1)).children
+
+
+def test_eager_results_lead_to_what_followed(shop: Shop) -> None:
+    """What a task sent, and the next step of its chain, as they do when they are sent."""
+    shop.app.conf.task_always_eager = True
+    spawn = shop.app.task(name="spawn")(lambda: str(shop.add.delay(1, 2)))
+    result = chain(spawn.s(), shop.app.task(name="as_it_is")(lambda value: value).s(), shop.old.s()).apply_async()
+    first = result.parent.parent
+    assert [child.result for child in first.children] == [3, first.result]
+    assert [value for _, value in first.collect()] == [first.result, 3, first.result, None]
+    assert first.date_done is not None
+
+
 def test_group_results(shop: Shop) -> None:
     """They count, save, restore, survive a tuple, and read all states at once."""
     result = group(shop.add.s(1), shop.fail.s(), shop.add.s(3)).apply_async()
