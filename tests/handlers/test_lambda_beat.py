@@ -1,0 +1,134 @@
+"""Firings of the beat in the Lambda worker, as EventBridge sends them, and `app.schedules` there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dispatcher.beat.dynamic import timer_name
+from dispatcher.beat.firing import firing_id
+from dispatcher.schedules import crontab
+from tests.emulation.endpoint import AwsEndpoint
+from tests.handlers.lab import Lab
+
+ROLE = "arn:aws:iam::000000000000:role/scheduler"
+
+
+@pytest.fixture
+def make_lab(aws_env: AwsEndpoint) -> Iterator[Callable[..., Lab]]:
+    """Make an app with a queue of its own."""
+    made: list[Lab] = []
+
+    def make(**settings: Any) -> Lab:
+        made.append(Lab(aws_env, **settings))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.worker.close()
+
+
+def this_minute() -> datetime:
+    """Return when this minute began."""
+    return datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+def text(at: datetime) -> str:
+    """Return a time as EventBridge writes it."""
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def fire(lab: Lab, name: str, at: datetime) -> None:
+    """Send what a rule's input transformer makes of its template: the time is put in as JSON."""
+    lab.sqs.send_message(
+        QueueUrl=lab.url, MessageBody=f'{{"v":1,"beat":{json.dumps(name)},"at":{json.dumps(text(at))}}}'
+    )
+
+
+def test_a_rules_message_runs_the_entrys_task_once(make_lab: Callable[..., Lab]) -> None:
+    """Two firings of one minute, in one batch and in two, are one task with a result of its own."""
+    lab = make_lab(fifo=False)
+    calls: list[Any] = []
+    lab.task(calls.append, name="lab.note", ignore_result=True, revocable=False)
+    lab.app.conf.beat_schedule = {"each minute": {"task": "lab.note", "schedule": crontab(), "args": ["x"]}}
+    at = this_minute()
+    fire(lab, "each minute", at)
+    fire(lab, "each minute", at + timedelta(seconds=7))
+    reported = lab.invoke()
+    assert len(reported) == 1  # the second waits for what becomes of the first
+    fire(lab, "each minute", at)
+    assert lab.invoke() == []
+    assert calls == ["x"]
+    assert lab.app.AsyncResult(firing_id("each minute", at.timestamp())).state == "SUCCESS"
+
+
+def test_a_minute_fans_out(make_lab: Callable[..., Lab]) -> None:
+    """The message of a minute becomes one for each time in it, delayed, and is gone."""
+    lab = make_lab()
+    lab.task(lambda: None, name="lab.tick")
+    lab.app.conf.beat_schedule = {"tick": {"task": "lab.tick", "schedule": 20, "catch_up": "all"}}
+    fire(lab, "tick", this_minute() + timedelta(minutes=1))
+    assert lab.invoke() == []
+    depth = lab.depth()
+    assert depth["delayed"] + depth["visible"] == 3
+
+
+def test_an_unknown_entry_goes_back_and_is_dead_after_the_grace(make_lab: Callable[..., Lab]) -> None:
+    """Within the grace the function hands it back; past it the message is a dead letter that says why."""
+    lab = make_lab()
+    fire(lab, "gone", this_minute())
+    assert len(lab.invoke()) == 1
+    strict = make_lab(unknown_grace=0)
+    fire(strict, "gone", this_minute())
+    assert strict.invoke() == []
+    [letter] = strict.dead_letters()
+    assert "the beat has no entry 'gone'" in letter["MessageAttributes"]["exception"]["StringValue"]
+
+
+def test_a_stored_entry_has_a_schedule_and_is_found_by_the_worker(make_lab: Callable[..., Lab]) -> None:
+    """With a role, `app.schedules` makes, pauses and deletes a schedule at EventBridge, which names the entry."""
+    lab = make_lab()
+    app = lab.app
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "scheduler_role": ROLE}
+    app.conf.timezone = "Europe/Berlin"
+    lab.task(lambda kind: kind, name="lab.report")
+    app.schedules.put("mine", "lab.report", crontab(minute=30, hour=2), ["long"], catch_up_within=86_400 * 3)
+    scheduler = lab.aws.client("scheduler")
+    name = timer_name(app, "mine")
+    found = scheduler.get_schedule(Name=name, GroupName="default")
+    assert found["ScheduleExpression"] == "cron(30 2 * * ? *)"
+    assert found["ScheduleExpressionTimezone"] == "Europe/Berlin"
+    assert found["State"] == "ENABLED"
+    assert found["Target"]["Arn"] == lab.arn
+    body = json.loads(found["Target"]["Input"])
+    assert body == {"v": 1, "beat": "mine", "at": "<aws.scheduler.scheduled-time>"}
+
+    entry = app.schedules.get("mine")
+    assert entry is not None
+    due = entry.latest_due(entry.next_after(time.time() - 2 * 86_400) or 0.0, time.time())
+    fire(lab, "mine", datetime.fromtimestamp(due, UTC))
+    assert lab.invoke() == []
+    assert app.AsyncResult(firing_id("mine", due)).get(timeout=0) == "long"
+
+    app.schedules.pause("mine")
+    assert scheduler.get_schedule(Name=name, GroupName="default")["State"] == "DISABLED"
+    assert app.schedules.delete("mine")
+    with pytest.raises(scheduler.exceptions.ResourceNotFoundException):
+        scheduler.get_schedule(Name=name, GroupName="default")
+    fire(lab, "mine", datetime.fromtimestamp(due, UTC))
+    assert lab.invoke() == []  # dropped: it was deleted
+
+
+def test_without_a_role_it_is_said_that_a_beat_is_needed(
+    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An entry that nothing at AWS fires is stored with a warning."""
+    lab = make_lab()
+    lab.task(lambda: None, name="lab.report")
+    lab.app.schedules.put("mine", "lab.report", 60)
+    assert "fires only while `dispatcher beat` runs" in caplog.text
