@@ -55,7 +55,7 @@ def build(folder: Path) -> Path:
         text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "WorkerFunction"
+    return folder / "DefaultFunction"
 
 
 def deploy(aws: AwsEndpoint, package: Path) -> dict[str, str]:
@@ -95,14 +95,9 @@ def _template(bucket: str, key: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     template: dict[str, Any] = json.loads(done.stdout)
     resources = template["Resources"]
-    del resources["QueuesOverTlsOnly"]  # the endpoint is plain HTTP, which this policy rightly refuses
-    for resource in resources.values():
-        scaling = resource["Properties"].get("ScalingConfig")
-        if scaling and isinstance(
-            scaling["MaximumConcurrency"], dict
-        ):  # the service reads the parameter's text as a number
-            scaling["MaximumConcurrency"] = int(template["Parameters"]["MaximumConcurrency"]["Default"])
-    for role in ("WorkerRole", "DeadLetterRole"):
+    for name in [name for name, each in resources.items() if each["Type"] == "AWS::SQS::QueuePolicy"]:
+        del resources[name]  # the endpoint is plain HTTP, which these policies rightly refuse
+    for role in ("DefaultRole", "LostRole"):
         policy = resources[role]["Properties"]["Policies"][0]["PolicyDocument"]
         policy["Statement"].append({"Effect": "Allow", "Action": _EMULATOR_ONLY, "Resource": "*"})
     return template

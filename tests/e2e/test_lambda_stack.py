@@ -43,7 +43,7 @@ def shop(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPa
     """A producer configured by the stack's outputs, as their descriptions say."""
     variables = {
         "DISPATCHER_BROKER_URL": "sqs://",
-        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["QueueUrl"],
+        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
         "DISPATCHER_TABLE": outputs["Table"],
     }
     for name, value in {**aws.env(), **variables}.items():
@@ -68,7 +68,7 @@ def test_role_suffices_for_dead_letters(aws: AwsEndpoint, outputs: dict[str, str
     """A failure's copy reaches the dead-letter queue."""
     with pytest.raises(Exception, match="no funds"):
         shop.send_task("shop.decline", (1,)).get(timeout=TIMEOUT)
-    answer = aws.client("sqs").receive_message(QueueUrl=outputs["DeadLetterQueueUrl"], WaitTimeSeconds=20)
+    answer = aws.client("sqs").receive_message(QueueUrl=outputs["DefaultDeadQueueUrl"], WaitTimeSeconds=20)
     assert len(answer["Messages"]) == 1
 
 
@@ -84,7 +84,7 @@ def test_role_suffices_for_lost_messages(aws: AwsEndpoint, outputs: dict[str, st
     start = Write(lost_id, "PENDING", 0, 0, 0, final=False, token="x", starts=1, started_at=1.0, expires_at=2e9)
     assert shop.backend.write([start]) == [None]
     for message in sent:  # as SQS moves them
-        aws.client("sqs").send_message(QueueUrl=outputs["LostQueueUrl"], MessageBody=message.body)
+        aws.client("sqs").send_message(QueueUrl=outputs["DefaultLostQueueUrl"], MessageBody=message.body)
     assert result.get(timeout=TIMEOUT) == 42
     with pytest.raises(WorkerLostError, match=r"never ended"):
         lost.get(timeout=TIMEOUT)
@@ -94,7 +94,7 @@ def test_role_suffices_for_lost_messages(aws: AwsEndpoint, outputs: dict[str, st
     deadline = time.monotonic() + TIMEOUT
     while lost_id not in found and time.monotonic() < deadline:
         answer = aws.client("sqs").receive_message(
-            QueueUrl=outputs["DeadLetterQueueUrl"], MessageAttributeNames=["All"], MaxNumberOfMessages=10,
+            QueueUrl=outputs["DefaultDeadQueueUrl"], MessageAttributeNames=["All"], MaxNumberOfMessages=10,
             VisibilityTimeout=0, WaitTimeSeconds=1,
         )  # fmt: skip
         found += [each["MessageAttributes"]["task_id"]["StringValue"] for each in answer.get("Messages", [])]

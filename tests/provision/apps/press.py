@@ -32,31 +32,31 @@ app.conf.update(
 )
 
 
-@app.task
+@app.task(name="press.report")
 def report() -> None:
     """Write a report."""
 
 
-@app.task(ignore_result=True, revocable=False, rate_limit="100/m", rate_limit_scope="global")
+@app.task(name="press.poll", ignore_result=True, revocable=False, rate_limit="100/m", rate_limit_scope="global")
 def poll() -> None:
     """Look for news."""
 
 
-@app.task(queue="orders.fifo", time_limit=30, unique=True)
+@app.task(name="press.close", queue="orders.fifo", time_limit=30, unique=True)
 def close() -> None:
     """Close the books."""
 
 
-@app.task
+@app.task(name="press.archive_day")
 def archive_day(day: str) -> None:
     """Put a day away."""
 
 
-@app.task(queue="video", time_limit=280, soft_time_limit=270)
+@app.task(name="press.cut", queue="video", time_limit=280, soft_time_limit=270)
 def cut(path: str) -> None:
     """Cut a film."""
 
 
-@app.task(queue="gpu", time_limit=7200)
+@app.task(name="press.train", queue="gpu", time_limit=7200)
 def train() -> None:
     """Take hours, on a machine of one's own."""

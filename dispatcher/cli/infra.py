@@ -1,0 +1,149 @@
+"""``dispatcher infra``: what the app needs in AWS, as a table, as a template, compared, and made at an emulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dispatcher.cli.errors import FAILED, OK, CommandError, say_error
+from dispatcher.cli.options import shown
+from dispatcher.cli.session import NEEDS_APP, Session
+from dispatcher.cli.tables import show_table
+
+if TYPE_CHECKING:
+    from dispatcher.provision import Plan
+
+_EPILOG = """\b
+Examples:
+  dispatcher -A shop.tasks infra plan                          queues, functions, numbers and schedules
+  dispatcher -A shop.tasks infra sam                           write template.yaml, or renew what is ours in it
+  dispatcher -A shop.tasks infra sam --check                   fail if it is not up to date: for CI
+  dispatcher -A shop.tasks infra check --template template.yaml
+  dispatcher -A shop.tasks infra check --stack shop-prod       compare with what is deployed
+
+\b
+The plan follows from tasks, routes, limits and schedules; the setting `infra` says what cannot be read off them.
+"""
+
+_stage = click.option("--stage", metavar="NAME", help="The stage: what infra['stages'] has for it, and names with it.")
+
+
+@click.group("infra", epilog=_EPILOG)
+def infra() -> None:
+    """Queues, functions, roles and alarms: derived from the app."""
+
+
+def planned(session: Session, stage: str | None) -> Plan:
+    """Return the plan of the app that was named; raises `CommandError` where none is."""
+    from dispatcher.provision import plan
+
+    if session.spec is None:
+        raise CommandError(NEEDS_APP)
+    return plan(session.app_with_modules(), spec=session.spec, stage=stage)
+
+
+@infra.command("plan")
+@_stage
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.pass_obj
+def show_plan(session: Session, stage: str | None, as_json: bool) -> int:
+    """Show what the app needs."""
+    made = planned(session, stage)
+    if as_json:
+        click.echo(shown(dataclasses.asdict(made), indent=2))
+        return OK
+    show_table(
+        ("queue", "tasks", "memory", "timeout", "batch", "concurrency", "visibility", "receives"),
+        [_queue_row(queue) for queue in made.queues],
+    )
+    show_table(
+        ("task", "queue", "limit", "rate", "record"),
+        [
+            (
+                task.name,
+                task.queue,
+                "" if task.limit is None else f"{task.limit:g} s",
+                "" if task.rate_limit is None else f"{task.rate_limit:.4g}/s",
+                "only if it fails" if task.lean else "yes",
+            )
+            for task in made.tasks
+        ],
+        text=2,
+    )
+    if made.schedules:
+        show_table(
+            ("entry", "task", "queue", "fired by", "expression", ""),
+            [
+                (each.entry, each.task, each.queue, each.kind, _expression(each), "" if each.enabled else "disabled")
+                for each in made.schedules
+            ],
+            text=6,
+        )
+    for note in made.notes:
+        click.echo(f"note: {note}")
+    return OK
+
+
+def _queue_row(queue: Any) -> tuple[Any, ...]:
+    function = queue.function
+    if function is None:
+        return (
+            queue.name,
+            len(queue.tasks),
+            "none",
+            "",
+            "",
+            "",
+            f"{queue.visibility_timeout} s",
+            queue.max_receive_count,
+        )
+    window = f" in {function.batching_window} s" if function.batching_window else ""
+    return (
+        queue.name, len(queue.tasks), f"{function.memory} MB", f"{function.timeout} s",
+        f"{function.batch_size}{window}", function.maximum_concurrency, f"{queue.visibility_timeout} s",
+        queue.max_receive_count,
+    )  # fmt: skip
+
+
+def _expression(timer: Any) -> str:
+    zone = f" {timer.timezone}" if timer.timezone else ""
+    return f"{timer.expression}{zone}" + ("" if timer.exact else ", worker chooses")
+
+
+@infra.command("sam")
+@_stage
+@click.option(
+    "-o", "--output", default="template.yaml", show_default=True, metavar="FILE", help="The template; - prints."
+)
+@click.option("--check", is_flag=True, help="Write nothing; fail with the difference if the file is not up to date.")
+@click.option("--force", is_flag=True, help="Renew what is ours although somebody changed it.")
+@click.pass_obj
+def sam(session: Session, stage: str | None, output: str, check: bool, force: bool) -> int:
+    """Write the SAM template, or renew what is ours in it; the rest stays as it is."""
+    from dispatcher.provision.sam import render
+
+    made = planned(session, stage)
+    if output == "-":
+        click.echo(render(made), nl=False)
+        return OK
+    path = Path(output)
+    # Bytes, so that line endings stay as they are.
+    before = path.read_bytes().decode() if path.exists() else None
+    after = render(made, before, force=force)
+    if before == after:
+        if not session.quiet:
+            click.echo(f"{output} is up to date", err=True)
+        return OK
+    if check:
+        said = difflib.unified_diff((before or "").splitlines(), after.splitlines(), output, "the app", lineterm="")
+        click.echo("\n".join(said))
+        say_error(f"{output} is not up to date; run `dispatcher -A {session.spec} infra sam -o {output}`")
+        return FAILED
+    path.write_bytes(after.encode())
+    if not session.quiet:
+        click.echo(f"{output} {'written' if before is None else 'renewed'}", err=True)
+    return OK
