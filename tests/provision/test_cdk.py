@@ -1,6 +1,7 @@
 """The CDK constructs make the resources of the plan, and give way to what a stack has already."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from dispatcher.loading import find_app
 from dispatcher.provision.plan import plan
 from dispatcher.provision.resources import template
+from dispatcher.provision.sam import render
 from tests.emulation.availability import unavailable
 from tests.emulation.environments import ROOT
 from tests.provision.cdk_synth import PATIENCE, synthesise
@@ -74,6 +76,54 @@ def test_a_stack_is_the_plan(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["Description"] == planned["Description"]
     of_cdk = {"BootstrapVersion"}
     assert set(found["Parameters"]) - of_cdk == set(planned["Parameters"]) - {"CodeBucket", "CodeKey"}
+
+
+# The official translator, which is part of the SAM CLI, and stands for the transform of CloudFormation.
+_TRANSLATE = """
+import json, sys
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+class NoManagedPolicies:
+    def load(self): return {}
+template = yaml_parse(sys.stdin.read())
+for resource in template["Resources"].values():
+    if resource["Type"] == "AWS::Serverless::Function":
+        resource["Properties"]["CodeUri"] = {"Bucket": "b", "Key": "k"}
+        resource.pop("Metadata", None)
+print(json.dumps(transform(template, {}, NoManagedPolicies())))
+"""
+
+
+def test_sam_and_cdk_make_the_same(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SAM's transform makes of our template are the resources of the CDK stack, one by one."""
+    translator = ROOT / ".tools-venv" / "bin" / "python"
+    if not translator.exists():
+        unavailable("the SAM translator is not installed: make template")
+    monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *sys.path])
+    text = render(plan(find_app("shop:app"), spec="shop:app"))
+    done = subprocess.run(
+        [str(translator), "-c", _TRANSLATE], input=text, env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    of_sam, of_cdk = (_comparable(each["Resources"]) for each in (json.loads(done.stdout), read(shop, "shop")))
+    assert sorted(of_sam) == sorted(of_cdk)
+    for id, resource in of_cdk.items():
+        assert of_sam[id] == resource, id
+
+
+def _comparable(resources: dict[str, Any]) -> dict[str, Any]:
+    """Resources without where their code is, and mappings under an id made of what they join: SAM makes up its own."""
+    found = {}
+    for id, resource in resources.items():
+        name, properties = id, resource["Properties"]
+        if resource["Type"] == "AWS::Lambda::Function":
+            properties.pop("Code")
+            properties.pop("Tags", None)  # SAM says that it was SAM
+        if resource["Type"] == "AWS::Lambda::EventSourceMapping":
+            name = f"{properties['EventSourceArn']['Fn::GetAtt'][0]} to {properties['FunctionName']['Ref']}"
+        found[name] = resource
+    return found
 
 
 def test_the_package_is_an_asset(shop: Path, package: Path) -> None:
