@@ -16,7 +16,7 @@ from aws_cdk import aws_sqs as sqs
 
 from dispatcher import Dispatcher
 from dispatcher.exceptions import ImproperlyConfigured
-from dispatcher.provision.cdk import TaskQueue
+from dispatcher.provision.cdk import DispatcherStack, TaskQueue
 
 app = App()
 own = Stack(app, "own")
@@ -51,6 +51,9 @@ tasks = TaskQueue(
 service = iam.Role(own, "Service", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
 tasks.grant_send(service)
 own.add_metadata("producer", own.resolve(tasks.producer_environment))
+
+for name in ("press", "clocks"):
+    DispatcherStack(app, name, app=f"{name}:app", code=code)
 
 two = Dispatcher("two", set_as_current=False, changes={"task_queues": ["a", "b"], "task_default_queue": "a"})
 more = TaskQueue(Stack(app, "more"), "Tasks", app=two, code=code, maximum_concurrency=7)

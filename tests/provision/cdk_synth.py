@@ -10,6 +10,7 @@ from tests.emulation.availability import unavailable
 from tests.emulation.environments import ROOT
 
 CDK = ROOT / ".cdk-venv"
+APPS = (ROOT / "examples", ROOT / "tests" / "provision" / "apps")
 
 #: Longer than Node needs to start on a machine that is busy with other things.
 PATIENCE = 180.0
@@ -24,7 +25,7 @@ def synthesise(app: Path, outdir: Path, **context: str) -> dict[str, dict[str, A
     # As the CLI does: where to write, and what -c says.
     given = {
         "CDK_OUTDIR": str(outdir), "CDK_CONTEXT_JSON": json.dumps(context), "JSII_NODE": str(node),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")]),
+        "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *APPS])),
     }  # fmt: skip
     done = subprocess.run(
         [str(python), str(app)], env={**os.environ, **given}, cwd=outdir, capture_output=True, text=True,

@@ -15,7 +15,7 @@ from dispatcher.provision.resources import template
 from dispatcher.provision.sam import render
 from tests.emulation.availability import unavailable
 from tests.emulation.environments import ROOT
-from tests.provision.cdk_synth import PATIENCE, synthesise
+from tests.provision.cdk_synth import APPS, PATIENCE, synthesise
 
 HERE = Path(__file__).parent
 #: The first test of a module waits for Node as well.
@@ -94,19 +94,21 @@ print(json.dumps(transform(template, {}, NoManagedPolicies())))
 """
 
 
-def test_sam_and_cdk_make_the_same(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["shop", "press", "clocks"])
+def test_sam_and_cdk_make_the_same(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What SAM's transform makes of our template are the resources of the CDK stack, one by one."""
+    folder: Path = request.getfixturevalue("shop" if name == "shop" else "own")
     translator = ROOT / ".tools-venv" / "bin" / "python"
     if not translator.exists():
         unavailable("the SAM translator is not installed: make template")
-    monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *sys.path])
-    text = render(plan(find_app("shop:app"), spec="shop:app"))
+    monkeypatch.setattr(sys, "path", [*map(str, APPS), *sys.path])
+    text = render(plan(find_app(f"{name}:app"), spec=f"{name}:app"))
     done = subprocess.run(
         [str(translator), "-c", _TRANSLATE], input=text, env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
         capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    of_sam, of_cdk = (_comparable(each["Resources"]) for each in (json.loads(done.stdout), read(shop, "shop")))
+    of_sam, of_cdk = (_comparable(each["Resources"]) for each in (json.loads(done.stdout), read(folder, name)))
     assert sorted(of_sam) == sorted(of_cdk)
     for id, resource in of_cdk.items():
         assert of_sam[id] == resource, id
@@ -221,7 +223,7 @@ def test_templates_are_lint_clean(shop: Path, own: Path) -> None:
     if not linter.exists():
         unavailable("cfn-lint is not installed: make template")
     templates = [str(path) for folder in (shop, own) for path in sorted(folder.glob("*.template.json"))]
-    assert len(templates) == 3
+    assert len(templates) == 5
     done = subprocess.run(
         [str(linter), "--region", "us-east-1", "--", *templates],
         capture_output=True, text=True, timeout=PATIENCE, check=False,
