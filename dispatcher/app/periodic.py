@@ -106,9 +106,11 @@ class Periodic:
             name = queue or entry.queue
             delay, longest = max(0.0, firing.at - now), app.broker.longest_delay(name)
             delay = delay if longest is None else min(delay, longest)
-            once = f"{firing.id}:0" if name.endswith(".fifo") else None
+            group, once = entry.group_id, None
+            if name.endswith(".fifo"):
+                group, once = group or entry.own_group, f"{firing.id}:0"
             body = app.wire.seal(firing.body(), name)
-            outgoing.append(Outgoing(name, body, firing.id, delay, entry.priority, entry.group_id, once))
+            outgoing.append(Outgoing(name, body, firing.id, delay, entry.priority, group, once))
         policy = app.conf.task_publish_retry_policy if app.conf.task_publish_retry else None
         if outgoing:
             publish(app.broker, outgoing, policy, app.clock)

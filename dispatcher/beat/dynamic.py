@@ -143,7 +143,7 @@ def _set_timer(app: Any, timer: Delays, entry: Entry) -> None:
     translated = translate(entry.schedule, app.conf.timezone)
     body = json.dumps({"v": 1, "beat": entry.name, "at": _TIME}, separators=(",", ":"))
     fifo = entry.queue.endswith(".fifo")
-    group = entry.group_id or (entry.name if fifo else None)
+    group = entry.group_id or (entry.own_group if fifo else None)
     message = Outgoing(entry.queue, body, entry.name, 0.0, None, group, _ONCE if fifo else None)
     timer.scheduler(entry.queue).put(Schedule(
         timer_name(app, entry.name), translated.expression, body, timer.target(message), translated.timezone,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -77,6 +78,11 @@ class Entry:
     enabled: bool = True
     dynamic: bool = False
     since: float = 0.0
+
+    @property
+    def own_group(self) -> str:
+        """The message group of its firings on a FIFO queue, where its options name none."""
+        return f"beat-{uuid.uuid5(uuid.NAMESPACE_OID, self.name)}"
 
     @property
     def every(self) -> float | None:

@@ -9,8 +9,8 @@ import click
 
 from dispatcher.cli import absent
 from dispatcher.cli.banner import urls_of
+from dispatcher.cli.schedules import show_entries
 from dispatcher.cli.session import Session
-from dispatcher.cli.tables import show_table
 
 _LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -59,13 +59,9 @@ def _show(made: Any) -> None:
     app, now = made.app, made.app.clock.time()
     broker, backend = urls_of(app)
     click.echo(f"broker {broker}\nbackend {backend}\nzone {app.conf.timezone or 'UTC'}\n")
-    rows = []
-    for entry in made.timetable.entries.values():
-        following = entry.next_after(now) if entry.enabled else None
-        when = "paused" if not entry.enabled else "never" if following is None else f"{entry.moment(following):%F %T}"
-        rows.append((entry.name, str(entry.schedule), entry.task, entry.queue, str(entry.catch_up), when))
-    if rows:
-        show_table(("entry", "schedule", "task", "queue", "catch up", "next"), rows, text=6)
+    entries = made.timetable.entries.values()
+    if entries:
+        show_entries(entries, now)
     else:
         click.echo("no entries: set beat_schedule, or call app.add_periodic_task")
     click.echo("")

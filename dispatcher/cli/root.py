@@ -23,6 +23,7 @@ from dispatcher.cli import (
     inspecting,
     local,
     queues,
+    schedules,
     worker,
 )
 from dispatcher.cli.errors import FAILED, INTERRUPTED, OK, CommandError, explain, say_error
@@ -89,6 +90,7 @@ def cli(
 for _command in (
     worker.worker,
     beat.beat,
+    schedules.schedules,
     calling.call,
     calling.result,
     calling.revoke,
