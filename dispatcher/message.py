@@ -341,7 +341,9 @@ def _is_signatures(value: Any) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    return type(value) is dict and _is_text(value.get("id")) and _is_count(value.get("i"))
+    if type(value) is not dict or not _is_count(value.get("until", 0)):
+        return False
+    return _is_text(value.get("id")) and _is_count(value.get("i"))
 
 
 def _is_header(value: Any) -> bool:

@@ -67,12 +67,13 @@ class Workflows:
         lineage = _lineage(parent)
         launched = parent.kwargs.get("at") if isinstance(parent, Message) and parent.task == plan.LAUNCH else None
         page: list[Call] = []
+        lives = workflow.Lives(self._app.conf, self._app.clock.time())
         for each in planned:
             if isinstance(each, plan.Opening):
-                join = workflow.join_of(each, *(lineage or _here())[:4])
-                self._app.backend.open_join(join, workflow.life_of(self._app.conf, self._app.clock.time()))
+                join = workflow.join_of(lives.told(each), *(lineage or _here())[:4])
+                self._app.backend.open_join(join, lives.of(each))
                 continue
-            page.append(self._call_of(each, lineage, launched))
+            page.append(self._call_of(lives.told(each), lineage, launched))
             if len(page) == _PAGE:
                 self._app._claims.send_all(page, strict=lineage is None)
                 page = []

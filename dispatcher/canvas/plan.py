@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Wire = Mapping[str, Any]
@@ -35,12 +35,14 @@ def leaf_id(group_id: str, index: int) -> str:
 class Member(NamedTuple):
     """A place in a group: what is done at it ends the leaf with this number of the group ``id``.
 
-    ``size`` is how many leaves a join waits for, 0 where nothing waits.
+    ``size`` is how many leaves a join waits for, 0 where nothing waits. ``until`` is how long that lives at least, in
+    epoch seconds, where delays of its members ask for more than usual.
     """
 
     id: str
     leaf: int
     size: int = 0
+    until: int = 0
 
 
 class Header(NamedTuple):
@@ -67,13 +69,17 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """A join to be opened before any of its members is sent; ``ids`` are the leaves whose ids are not derived."""
+    """A join to be opened before any of its members is sent; ``ids`` are the leaves whose ids are not derived.
+
+    ``group`` are the members.
+    """
 
     id: str
     size: int
     then: tuple[Wire, ...]
     member: Member | None
     ids: Mapping[int, str]
+    group: Wire
 
 
 # -- reading a canvas
@@ -164,6 +170,22 @@ def _group(header: Any) -> Wire:
     return header if isinstance(header, Mapping) else {"task": GROUP, "kwargs": {"tasks": list(header)}}
 
 
+def longest_wait(sig: Wire, delay_of: Callable[[Wire], float]) -> float:
+    """Return at most how many seconds a canvas waits in all for the delays and ETAs in it.
+
+    ``delay_of`` says for how long a call waits that has these options, among which is a countdown or an ETA.
+    """
+    options, inner, kind = sig.get("options"), sig.get("kwargs") or {}, sig["task"]
+    own = delay_of(options) if options and ("countdown" in options or "eta" in options) else 0.0
+    if kind == GROUP:
+        return own + max((longest_wait(each, delay_of) for each in inner["tasks"]), default=0.0)
+    if kind == CHAIN:
+        return own + sum(longest_wait(each, delay_of) for each in inner["tasks"])
+    if kind == CHORD:
+        return own + longest_wait(_group(inner["header"]), delay_of) + longest_wait(inner["body"], delay_of)
+    return own
+
+
 def is_group(step: Wire) -> bool:
     """Say whether a step is a group, not a call."""
     return bool(step["task"] == GROUP)
@@ -233,7 +255,7 @@ def plan(
         return
     if rest:
         place = Member(id_of(first), 0, size)
-        yield Opening(place.id, size, rest, member, dict(_own_ids(members_of(first), 0)))
+        yield Opening(place.id, size, rest, member, dict(_own_ids(members_of(first), 0)), first)
     else:
         place = member if member is not None else Member(id_of(first), 0)
     yield from _plan_members(first, args, header, place)
@@ -284,7 +306,7 @@ def plan_addition(added: Wire, member: Member) -> Iterator[Step | Opening]:
     """Yield what is to be sent for an addition; its own join ends the member's place when all of it is done."""
     place = Member(id_of(added), 0, leaves([added]))
     if place.size:
-        yield Opening(place.id, place.size, (), member, dict(_own_ids(members_of(added), 0)))
+        yield Opening(place.id, place.size, (), member, dict(_own_ids(members_of(added), 0)), added)
     yield from _plan_members(added, (), None, place)
 
 

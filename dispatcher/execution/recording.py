@@ -390,9 +390,10 @@ def write_of(env: Environment, run: Run, status: str, now: float) -> Write:
     conf = env.app.conf
     kept = max(conf.result_expires or 0.0, conf.record_retention)
     due = message.eta if message.eta is not None and message.eta > now else now
+    awaited = message.chord.get("until", 0) if message.chord else 0  # by other members of its chord, and its body
     return Write(
         id=message.id, status=status, gen=message.gen, attempt=run.attempt, retries=run.retries, final=False,
-        token=run.token, expires_at=max(due + kept, run.kept_until), exists=run.record is not None,
+        token=run.token, expires_at=max(due + kept, run.kept_until, awaited), exists=run.record is not None,
     )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dispatcher import states
 from dispatcher.backends.base import Write
@@ -22,10 +23,13 @@ from dispatcher.execution import launching
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
+from dispatcher.sending import set_options
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.serialization import json_decode, json_encode
 
 logger = logging.getLogger("dispatcher.worker")
+
+_Planned = TypeVar("_Planned", plan.Step, plan.Opening)
 
 #: How many results of a header are read at a time.
 _PAGE = 100
@@ -43,12 +47,16 @@ def place_of(member: plan.Member | None) -> dict[str, Any] | None:
     if member is None:
         return None
     place: dict[str, Any] = {"id": member.id, "i": member.leaf}
-    return {**place, "n": member.size} if member.size else place
+    if member.size:
+        place["n"] = member.size
+    if member.until:
+        place["until"] = member.until
+    return place
 
 
 def member_of(place: Mapping[str, Any] | None) -> plan.Member | None:
     """Return the place in a group that a message carries."""
-    return None if place is None else plan.Member(place["id"], place["i"], place.get("n", 0))
+    return None if place is None else plan.Member(place["id"], place["i"], place.get("n", 0), place.get("until", 0))
 
 
 def fields_of(step: plan.Step) -> dict[str, Any]:
@@ -78,6 +86,33 @@ def life_of(env_conf: Any, now: float) -> float:
     """Return until when a join lives that is touched now, in epoch seconds."""
     kept: float = max(env_conf.result_expires or 0.0, env_conf.record_retention)
     return now + kept
+
+
+class Lives:
+    """How long the joins of a canvas live whose members wait for countdowns and ETAs before they begin."""
+
+    def __init__(self, conf: Any, now: float) -> None:
+        self._conf = conf
+        self._now = now
+        self._until: dict[str, int] = {}
+
+    def of(self, opening: plan.Opening) -> float:
+        """Return until when a join lives that is opened now, in epoch seconds."""
+        wait, usual = plan.longest_wait(opening.group, self._delay_of), life_of(self._conf, self._now)
+        if wait > 0:
+            self._until[opening.id] = math.ceil(usual + wait)
+        return usual + wait
+
+    def _delay_of(self, options: plan.Wire) -> float:
+        times = {name: options.get(name) for name in ("countdown", "eta")}
+        return set_options({}, times, self._now, self._conf.timezone)
+
+    def told(self, planned: _Planned) -> _Planned:
+        """Return a step or an opening whose place says how long its join lives, so that marks do not end earlier."""
+        member = planned.member
+        if member is None or member.id not in self._until:
+            return planned
+        return dataclasses.replace(planned, member=member._replace(until=self._until[member.id]))
 
 
 # -- after a run
@@ -153,7 +188,7 @@ def go_on(env: Environment, message: Message, meta: ResultMeta) -> None:
 
 def _mark(env: Environment, message: Message, member: plan.Member) -> None:
     """Mark a place in a group as done, and send what waits for the group if it is complete."""
-    life = life_of(env.app.conf, env.clock.time())
+    life = max(life_of(env.app.conf, env.clock.time()), member.until)
     try:
         join = env.backend.mark_joined(member.id, member.leaf, member.size, life)
     except JoinMissing:

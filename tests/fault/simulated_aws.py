@@ -66,7 +66,7 @@ class SimulatedAws:
         self.dropped: list[str] = []
         self.swallowed: list[str] = []
         self.calls: Counter[str] = Counter()
-        self.database_away = False
+        self.database_away = self.scheduler_away = False
         #: how often each batch is delivered
         self.deliveries = 1
         #: how often each schedule fires, and how late, in seconds
@@ -102,6 +102,8 @@ class SimulatedAws:
         self.app.backend.open()
         settings = self.app.backend._settings  # type: ignore[attr-defined]
         clients = [aws.client("dynamodb", settings), self.app.broker._queues.client("")]  # type: ignore[attr-defined]
+        if scheduler:
+            clients.append(aws.client("scheduler", self.app.broker.delays.scheduler("")._settings))  # type: ignore[attr-defined]
         for client in clients:
             client.meta.events.register("before-call", self._count)
             self._stack.callback(client.meta.events.unregister, "before-call", self._count)
@@ -132,6 +134,8 @@ class SimulatedAws:
         self.calls[model.name] += 1
         if self.database_away and model.service_model.service_name == "dynamodb":
             raise EndpointConnectionError(endpoint_url="dynamodb")
+        if self.scheduler_away and model.service_model.service_name == "scheduler":
+            raise EndpointConnectionError(endpoint_url="scheduler")
 
     def _adding(self, add: Callable[..., None]) -> Callable[..., None]:
         def remembering(queue: Any, message: Any) -> None:
@@ -274,6 +278,9 @@ class SimulatedAws:
         """Put what was received behind what was not, and the rest into another order, as a standard queue may."""
         random.shuffle(self.messages)
         self.messages.sort(key=lambda message: message.approximate_receive_count)
+
+
+MakeAws = Callable[..., SimulatedAws]
 
 
 def _noting_receipt(mark: Callable[..., None]) -> Callable[..., None]:

@@ -1,7 +1,7 @@
 """Retries that take weeks on SQS, to their end: every message and row that AWS would drop on the way is dropped."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,28 +10,11 @@ import pytest
 from dispatcher import signals
 from dispatcher.exceptions import WorkerLostError
 from dispatcher.message import decode
-from tests.fault.simulated_aws import DAY, SimulatedAws
+from tests.fault.simulated_aws import DAY, MakeAws, SimulatedAws
 
 HOUR = 3600.0
 #: ``DISPATCHER_TEST_STORM`` multiplies the attempts of endless retries.
 STORM = int(os.environ.get("DISPATCHER_TEST_STORM", "1"))
-MakeAws = Callable[..., SimulatedAws]
-
-
-@pytest.fixture
-def make_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeAws]:
-    """Make simulated clouds; they are left after the test."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    made: list[SimulatedAws] = []
-
-    def make(**options: Any) -> SimulatedAws:
-        made.append(SimulatedAws(**options))
-        return made[-1]
-
-    yield make
-    for aws in made:
-        aws.close()
 
 
 class Journal:
