@@ -5,6 +5,7 @@ own, and from the repository's root.
 """
 
 import importlib
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ def main() -> None:
     """Serve until told to stop."""
     parser = ministack.options()
     parser.add_argument("--python", required=True, help="interpreter for functions; it must have awslambdaric")
+    parser.add_argument("--search", default=[], action="append", help="where else modules are looked for, at last")
     chosen = parser.parse_args()
+    sys.path += chosen.search
 
     def prepare(url: str) -> None:
         sqs = importlib.import_module("ministack.services.sqs")
