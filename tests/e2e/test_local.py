@@ -23,11 +23,16 @@ app = Dispatcher("shop", changes={
     "lambda_guard": "none",
     "task_routes": {"shop.stuck": {"queue": "slow"}},
     "infra": {"queues": {"slow": {"timeout": 2}}},
+    "beat_schedule": {"tick": {"task": "shop.tick", "schedule": 60.0}},
 })
 
 @app.task
 def add(x, y):
     return x + y
+
+@app.task
+def tick():
+    return "ticked"
 
 @app.task
 def nap(seconds):
@@ -146,6 +151,14 @@ def test_new_queue_and_lost_one_follow_the_code(running: tuple[Local, dict[str, 
     assert "mail to ops" in local.call(exports, "shop.send", "--args", '["ops"]', "--wait")
     local.write(APP)
     local.wait_for("no more: function Mail: ")
+
+
+def test_rules_fire(running: tuple[Local, dict[str, str]]) -> None:
+    """An entry of the beat is fired by EventBridge and run by a function."""
+    local, _ = running
+    assert any("schedule tick: " in line for line in local.log)
+    if not any("ticked" in line for line in local.log):  # while the other tests ran
+        local.wait_for("ticked")
 
 
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGHUP, SIGKILL])

@@ -13,7 +13,7 @@ import threading
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,18 @@ class AwsEndpoint(Emulator):
     """SQS, DynamoDB, Lambda with event source mappings, EventBridge, Scheduler, S3, CloudFormation … on one URL.
 
     `duplicates` (0.0 to 1.0) and `shuffle` make standard queues use the freedom that at-least-once delivery gives them;
-    `auth` enforces IAM. Use as a context manager, or call `start` and `close`. The first time ever, its environments
-    are made (20 s).
+    `auth` enforces IAM; `search` are more places for its modules (the SAM transform, if it is to be known). Use as a
+    context manager, or call `start` and `close`. The first time ever, its environments are made (20 s).
     """
 
-    def __init__(self, *, duplicates: float = 0.0, shuffle: bool = False, auth: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        duplicates: float = 0.0,
+        shuffle: bool = False,
+        auth: bool = False,
+        search: Iterable[Path] = (),
+    ) -> None:
         python = environments.ministack_python()
         super().__init__(
             python,
@@ -43,6 +50,7 @@ class AwsEndpoint(Emulator):
                 *("--python", str(environments.lambda_python())),
                 *("--duplicates", str(duplicates)),
                 *(["--shuffle"] if shuffle else []),
+                *(argument for path in search for argument in ("--search", str(path))),
             ],
             directory=environments.ROOT,
         )

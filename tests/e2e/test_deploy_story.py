@@ -1,0 +1,122 @@
+"""The README's "Deploy", step by step, by the tools that it names; only AWS is an emulator."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from dispatcher import Dispatcher
+from dispatcher.beat.firing import firing_id
+from dispatcher.result import AsyncResult
+from tests.e2e.commands import run
+from tests.e2e.lambda_stack import PATIENCE, TOOLS
+from tests.emulation.availability import unavailable
+from tests.emulation.endpoint import AwsEndpoint, unique_name
+from tests.emulation.environments import ROOT, EnvironmentUnavailable
+
+pytestmark = pytest.mark.timeout(400)
+
+APP = """
+from dispatcher import Dispatcher
+from dispatcher.schedules import crontab
+
+app = Dispatcher("shop")
+app.conf.timezone = "UTC"
+app.conf.infra = {"runtime": "RUNTIME"}
+app.conf.beat_schedule = {"tidy": {"task": "tasks.tidy", "schedule": crontab()}}
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def tidy() -> str:
+    return "tidied"
+""".replace("RUNTIME", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+
+MINUTE = 60
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[AwsEndpoint]:
+    """An endpoint that knows the SAM transform, as CloudFormation does."""
+    if not (TOOLS / "sam").exists():
+        unavailable("sam is not installed: make template")
+    try:
+        endpoint = AwsEndpoint(search=TOOLS.parent.glob("lib/python*/site-packages")).start()
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for the AWS emulator: {error}")
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """What the stack gives out that a newcomer has deployed."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "tasks.py").write_text(APP)
+    (project / "requirements.txt").write_text(f"serverless-dispatcher @ {ROOT.as_uri()}\n")
+    written = run(project, "-A", "tasks", "infra", "sam")
+    assert written.returncode == 0, written.stderr
+    stack = unique_name("shop")
+    for command in (
+        ["build"],
+        ["deploy", "--stack-name", stack, "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset"],
+    ):
+        done = subprocess.run(
+            [str(TOOLS / "sam"), *command], cwd=project,
+            env={**os.environ, **aws.env(), "SAM_CLI_TELEMETRY": "0"}, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}{aws.log()}"
+    (made,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    return {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
+
+
+@pytest.fixture
+def variables(aws: AwsEndpoint, outputs: Mapping[str, str]) -> dict[str, str]:
+    """The environment of producers, as the descriptions of the outputs say."""
+    return {
+        **aws.env(),
+        "DISPATCHER_BROKER_URL": "sqs://",
+        "DISPATCHER_RESULT_BACKEND": "dynamodb://",
+        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
+        "DISPATCHER_QUEUE_URL_DEFAULT_DEAD": outputs["DefaultDeadQueueUrl"],
+        "DISPATCHER_TABLE": outputs["Table"],
+    }
+
+
+def test_producer_gets_the_result_of_a_deployed_function(variables: dict[str, str], tmp_path: Path) -> None:
+    """The command line sends a task and reads its result, by the stack's outputs alone."""
+    (tmp_path / "tasks.py").write_text(APP)
+    done = run(tmp_path, "-A", "tasks", "call", "tasks.add", "--args", "[20, 22]", "--wait", variables=variables)
+    assert done.stdout.splitlines() == ["42"], done.stderr
+
+
+def test_rule_fires_into_the_queue_and_its_result_is_readable(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EventBridge fires the entry in its minute, the function runs it, and whoever knows both finds the result."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with Dispatcher("shop", set_as_current=False) as app:
+        began = int(time.time()) // MINUTE * MINUTE
+        limit = time.monotonic() + PATIENCE
+        while not (done := _ready(app, began)):
+            assert time.monotonic() < limit, "the rule did not fire"
+            time.sleep(0.5)
+        assert done.get(timeout=1) == "tidied"
+
+
+def _ready(app: Dispatcher, began: float) -> "AsyncResult[str] | None":
+    """The result of a firing in one of the minutes since, as soon as one is there."""
+    minutes = range(int(began), int(time.time()) + 1, MINUTE)
+    results: list[AsyncResult[str]] = [app.AsyncResult(firing_id("tidy", float(minute))) for minute in minutes]
+    return next((result for result in results if result.ready()), None)
