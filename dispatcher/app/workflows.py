@@ -10,7 +10,7 @@ from dispatcher.app.lineage import read_workflow
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
-from dispatcher.exceptions import ChordError, EncodeError
+from dispatcher.exceptions import ChordError, EncodeError, MessageTooLarge
 from dispatcher.execution import launching, workflow
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
@@ -137,29 +137,34 @@ class Workflows:
 
     def _send_launcher(self, steps: Sequence[plan.Wire]) -> bool:
         """Leave what is many messages to a worker; return whether it is, else the caller sends them."""
-        app = self._app
-        features = app.broker.features
         calls, awaited = _beginnings(steps)
-        if len(calls) <= (min(_DIRECT, features.at_once or _DIRECT) if awaited else _DIRECT):
+        at_once = self._app.broker.features.at_once or _DIRECT
+        if len(calls) <= (min(_DIRECT, at_once) if awaited else _DIRECT):
             return False
         for each in plan.plan(steps):
-            if isinstance(each, plan.Step) and (task := app.tasks.get(each.sig["task"])) is not None:
+            if isinstance(each, plan.Step) and (task := self._app.tasks.get(each.sig["task"])) is not None:
                 task.check_arguments(each.sig.get("args") or (), each.sig.get("kwargs") or {})
         try:
-            size = len(json_encode(steps))
-        except EncodeError:  # only the serializer of a message of their own may take their arguments
+            launch, steps = self._launcher(steps, calls[0])
+        except (EncodeError, MessageTooLarge):  # what only a message of its own can take
             return False
-        launch_id = plan.derived_id(plan.id_of(steps[0]), "launch")
-        options = {"task_id": launch_id, "queue": self._call_of(calls[0], None).queue, "serializer": "json"}
-        arguments: dict[str, Any] = {"at": round(app.clock.time(), 3)}
-        limit = min(features.max_body or app.conf.max_message_bytes, app.conf.max_message_bytes)
-        if size > limit - _ENVELOPE and plan.is_group(steps[0]):
-            until = workflow.life_of(app.conf, app.clock.time())
-            arguments["parts"] = launching.store(app, app.backend, launch_id, steps[0], until)
-            steps = [launching.without_members(steps[0]), *steps[1:]]
-        call = self._ready_sender.build(plan.LAUNCH, (), arguments, options)
-        self._ready_sender.send([call._replace(message=call.message.replace(chain=tuple(steps)))])
+        self._ready_sender.send([launch._replace(message=launch.message.replace(chain=tuple(steps)))])
         return True
+
+    def _launcher(self, steps: Sequence[plan.Wire], first: plan.Step) -> tuple[Call, Sequence[plan.Wire]]:
+        """Return the message of which steps follow, and the steps; what is too large for it is kept in parts."""
+        app, group = self._app, steps[0]
+        members = group["kwargs"]["tasks"] if plan.is_group(group) else [group]
+        size = sum(len(json_encode(each)) for each in (*members, *steps[1:]))
+        launch_id = plan.derived_id(plan.id_of(group), "launch")
+        arguments: dict[str, Any] = {"at": round(app.clock.time(), 3)}
+        limit = min(app.broker.features.max_body or app.conf.max_message_bytes, app.conf.max_message_bytes)
+        if size > limit - _ENVELOPE - 2 * len(members) and plan.is_group(group):
+            until = workflow.life_of(app.conf, app.clock.time())
+            arguments["parts"] = launching.store(app, app.backend, launch_id, group, until)
+            steps = [launching.without_members(group), *steps[1:]]
+        options = {"task_id": launch_id, "queue": self._call_of(first, None).queue, "serializer": "json"}
+        return self._ready_sender.build(plan.LAUNCH, (), arguments, options), steps
 
     def replace_running(self, request: Any, canvas: Any) -> None:
         """Send a canvas in place of a running task: its last step has the task's id, and what followed follows it."""

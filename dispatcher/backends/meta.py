@@ -102,6 +102,10 @@ class ResultMeta:
         """Return what goes to a payload store: nothing that differs when the same outcome is stored again."""
         return ResultMeta(**{name: getattr(self, name) for name in _STORED})
 
+    def small_part(self) -> ResultMeta:
+        """Return what fits in a record, whatever does not."""
+        return dataclasses.replace(self, **dict.fromkeys(_STORED))
+
     def encode_reference(self, reference: Mapping[str, Any]) -> str:
         """Return the JSON text of a record whose `large_part` is in a payload store.
 

@@ -309,7 +309,8 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
         logger.error("%s[%s]: %s", task.name if task else "?", run.id, shown_error(run, error))
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
         conceal(run)
-        meta.result, meta.error, meta.traceback = None, run.outcome.error, None
+        meta = meta.small_part()
+        meta.error = run.outcome.error
         data = meta.encode()
     return data
 
@@ -349,7 +350,8 @@ def _meta_of(env: Environment, run: Run, now: float) -> ResultMeta:
         meta.children = [*(meta.children or ()), *workflow.next_results(message)] or None
     if conf.result_extended:
         args, kwargs = masked(message.args, message.kwargs, marks_of(run))
-        meta.args, meta.kwargs = _shown(args), _shown(kwargs)
+        results = len(message.args) - len(message.own_args)  # of a header: they have records of their own
+        meta.args, meta.kwargs = _shown(args[results:]), _shown(kwargs)
         meta.worker, meta.queue = env.hostname, run.delivery.queue
     return meta
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from dispatcher import GroupResult, ResultSet, chain, chord, chunks, group, maybe_signature, xmap
+from dispatcher.backends import meta
 from dispatcher.exceptions import (
     ChordError,
+    EncodeError,
     ImproperlyConfigured,
     OperationalError,
     TaskError,
@@ -351,6 +354,25 @@ def test_what_waits_for_a_retry_is_told_of_its_end(shop: Shop, changes: dict[str
     assert result.parent.state == "REVOKED"
     shop.work()
     assert result.state == "REVOKED"
+
+
+def test_a_body_s_extended_record_has_its_own_arguments() -> None:
+    """The results of its header have records of their own, and all of them may be more than one holds."""
+    shop = Shop(result_extended=True)
+    result = chord([shop.add.s(n) for n in range(3)], shop.total.s(10, 20)).apply_async()
+    shop.work()
+    assert (result.get(timeout=0), result.args) == (33, [10, 20])
+
+
+def test_arguments_too_large_for_a_record_fail_the_task_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure is recorded without them, and no worker dies over it."""
+    shop = Shop(result_extended=True)
+    result = shop.app.task(name="count")(len).delay("x" * 5000)
+    monkeypatch.setattr(meta, "json_encode", functools.partial(meta.json_encode, max_bytes=4096))
+    shop.work()
+    with pytest.raises(EncodeError, match="the result cannot be stored"):
+        result.get(timeout=0)
+    assert result.name == "count"
 
 
 def test_results_that_are_gone_fail_the_body(shop: Shop) -> None:
