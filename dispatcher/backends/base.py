@@ -217,8 +217,8 @@ class ResultBackend(ABC):
         """Keep a join before the first of its members is sent; one that is there already stays as it is."""
 
     @abstractmethod
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        """Mark a member as done, once or more often; return the join if all are done, else `None`.
+    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+        """Mark members as done, each once or more often; return the join if all of its are, else `None`.
 
         What is kept of it lives at least until ``expires_at``. Raises `JoinMissing`, at the latest for the last member.
         """

@@ -1,8 +1,8 @@
 """Joins in DynamoDB: one item for what is known of each, and one for every hundred of its members.
 
-A member is marked in its shard's set, which stays under 1 KB, so that each mark costs one write unit however large the
-group is; the member that fills a shard marks that in the join's own item. Adding to a set on the condition that it
-does not contain the member tells exactly one caller that it is full, and a repeated one sees the full set.
+Members are marked in their shard's set, which stays under 1 KB, so that a mark costs one write unit however large the
+group is, and those of a batch that share a shard share it. Whoever sees the set full afterwards marks that in the item
+of the join: one caller or, by duplicates, several.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dispatcher.backends.joins import Join, JoinMissing
 
 #: Members of one shard: a number of four digits takes about three bytes in a set, so all of them less than 1 KB.
 SHARD: Final = 100
+
+_ADD: Final = "ADD m :these SET #ttl = :ttl"
 
 _Item = Mapping[str, Mapping[str, Any]]
 
@@ -39,27 +41,29 @@ class DynamoDBJoins(ResultBackend):
             {":n": {"N": str(join.size)}, ":d": {"S": join.body}, **_until(expires_at), **self._now()}, {"#ttl": "ttl"},
         )  # fmt: skip
 
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        """Mark a member as done; one write, and another for the last of each shard."""
-        shard = index // SHARD
-        done = self._add(_key(join_id, shard), index, expires_at)
-        if len(done) < min(SHARD, size - shard * SHARD):
+    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+        """Mark members as done; a write for those of each shard, and another where they fill shards."""
+        shards: dict[int, list[int]] = {}
+        for member in members:
+            shards.setdefault(member // SHARD, []).append(member)
+        full = [
+            shard
+            for shard, those in shards.items()
+            if self._add(_key(join_id, shard), those, expires_at) >= min(SHARD, size - shard * SHARD)
+        ]
+        if not full:
             return None
-        item = self._mark_shard(join_id, shard, expires_at)
+        item = self._mark_shards(join_id, full, expires_at)
         return _join(join_id, item) if len(item["m"]["NS"]) >= math.ceil(size / SHARD) else None
 
-    def _add(self, key: Mapping[str, Any], index: int, expires_at: float) -> list[str]:
-        """Add to a shard's set; return the set."""
-        given = {":one": {"NS": [str(index)]}, ":i": {"N": str(index)}, **_until(expires_at)}
-        _, item = self._update(key, "ADD m :one SET #ttl = :ttl", "NOT contains(m, :i)", given, {"#ttl": "ttl"})
-        members: list[str] = item["m"]["NS"]
-        return members
+    def _add(self, key: Mapping[str, Any], members: Sequence[int], expires_at: float) -> int:
+        """Add to a shard's set; return how many it has."""
+        _, item = self._update(key, _ADD, None, {**_numbers(members), **_until(expires_at)}, {"#ttl": "ttl"})
+        return len(item["m"]["NS"])
 
-    def _mark_shard(self, join_id: str, shard: int, expires_at: float) -> _Item:
-        given = {":one": {"NS": [str(shard)]}, **_until(expires_at)}
-        held, item = self._update(
-            _key(join_id), "ADD m :one SET #ttl = :ttl", "attribute_exists(n)", given, {"#ttl": "ttl"}
-        )
+    def _mark_shards(self, join_id: str, shards: Sequence[int], expires_at: float) -> _Item:
+        given = {**_numbers(shards), **_until(expires_at)}
+        held, item = self._update(_key(join_id), _ADD, "attribute_exists(n)", given, {"#ttl": "ttl"})
         if not held:
             raise JoinMissing(join_id)
         return item
@@ -95,17 +99,19 @@ class DynamoDBJoins(ResultBackend):
         self,
         key: Mapping[str, Any],
         update: str,
-        condition: str,
+        condition: str | None,
         values: Mapping[str, Any],
         names: Mapping[str, str],
         returned: str = "ALL_NEW",
     ) -> tuple[bool, _Item]:
-        """Update an item on a condition; return whether it held, and the item."""
+        """Update an item, on a condition if there is one; return whether it held, and the item."""
+        more: dict[str, Any] = {"ExpressionAttributeNames": names} if names else {}
+        if condition is not None:
+            more |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
         try:
             answer = self._call(
-                "update_item", TableName=self.table, Key=key, UpdateExpression=update, ConditionExpression=condition,
-                ExpressionAttributeValues=values, ReturnValues=returned,
-                ReturnValuesOnConditionCheckFailure="ALL_OLD", **({"ExpressionAttributeNames": names} if names else {}),
+                "update_item", TableName=self.table, Key=key, UpdateExpression=update,
+                ExpressionAttributeValues=values, ReturnValues=returned, **more,
             )  # fmt: skip
         except aws.ServiceError as error:
             if error.code != "ConditionalCheckFailedException":
@@ -117,6 +123,10 @@ class DynamoDBJoins(ResultBackend):
 def _key(join_id: str, shard: int | None = None) -> dict[str, Any]:
     place = "" if shard is None else f"#{shard}"
     return {"pk": {"S": f"CHORD#{join_id}{place}"}, "sk": {"S": "META"}}
+
+
+def _numbers(members: Sequence[int]) -> dict[str, Any]:
+    return {":these": {"NS": [str(member) for member in sorted(set(members))]}}
 
 
 def _until(expires_at: float) -> dict[str, Any]:

@@ -155,11 +155,11 @@ class MemoryBackend(ResultBackend):
             if join.id not in joins or joins[join.id][2] <= now:
                 joins[join.id] = dataclasses.replace(join), set(), expires_at
 
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        """Mark a member as done."""
+    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+        """Mark members as done."""
         with self._store.changed:
             join, done, life = self._join(join_id)
-            done.add(index)
+            done.update(members)
             self._store.joins[join_id] = join, done, max(life, expires_at)
             return dataclasses.replace(join) if len(done) >= size else None
 

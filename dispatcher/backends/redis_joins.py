@@ -36,15 +36,17 @@ end
 """
 )
 
-#: Keys: hash, bitmap. Arguments: index, size, expiry. Returns 0 for no join, 1 while members are missing, or the join.
+#: Keys: hash, bitmap. Arguments: size, expiry, members. Returns 0 for no join, 1 while some are missing, or the join.
 _MARK: Final = Script(
     _PRELUDE
     + """
 local done = tonumber(redis.call('HGET', KEYS[1], 'done'))
 if not done then return 0 end
-if redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 0 then done = redis.call('HINCRBY', KEYS[1], 'done', 1) end
-prolong(tonumber(ARGV[3]))
-if done < tonumber(ARGV[2]) then return 1 end
+local fresh = 0
+for number = 3, #ARGV do fresh = fresh + 1 - redis.call('SETBIT', KEYS[2], ARGV[number], 1) end
+if fresh > 0 then done = redis.call('HINCRBY', KEYS[1], 'done', fresh) end
+prolong(tonumber(ARGV[2]))
+if done < tonumber(ARGV[1]) then return 1 end
 return answer()
 """
 )
@@ -74,9 +76,9 @@ class RedisJoins(ResultBackend):
         """Keep a join."""
         self._script(_OPEN, join.id, (join.size, join.body, max(1, int(expires_at * 1000))))
 
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        """Mark a member as done."""
-        answer = self._script(_MARK, join_id, (index, size, max(1, int(expires_at * 1000))))
+    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+        """Mark members as done."""
+        answer = self._script(_MARK, join_id, (size, max(1, int(expires_at * 1000)), *members))
         return None if answer == 1 else _join(join_id, answer)
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:

@@ -42,12 +42,12 @@ class SQLiteJoins(ResultBackend):
 
         self._store.write(work)
 
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
-        """Mark a member as done."""
+    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+        """Mark members as done."""
 
         def work(connection: sqlite3.Connection) -> Join | None:
-            fresh = connection.execute(_MARK, (join_id, index)).rowcount
-            connection.execute(_COUNT, (max(0, fresh), expires_at, join_id))
+            fresh = sum(max(0, connection.execute(_MARK, (join_id, index)).rowcount) for index in members)
+            connection.execute(_COUNT, (fresh, expires_at, join_id))
             join, done = _read(connection, join_id)
             return join if done >= size else None
 

@@ -30,27 +30,43 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
 
     A delivery whose continuations cannot be sent goes back; its next admission finds the outcome and repeats them.
     """
-    for run in runs:
-        message = run.message
-        if message is None or not (message.link or message.link_error or workflow.follows(message)):
-            continue
+    for run, beside in _companies(runs):
+        assert run.message is not None
         try:
-            _send_continuations(env, run, message)
+            _send_continuations(env, run, run.message, [each.message for each in beside if each.message is not None])
         except (OperationalError, BackendError) as error:
-            logger.error("what follows %s cannot be sent, its message goes back: %s", run.id, error)
-            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+            for each in (run, *beside):
+                logger.error("what follows %s cannot be sent, its message goes back: %s", each.id, error)
+                each.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(each.delivery.receive_count))
         except Exception as error:
             # Trying again would not help: the callback itself is wrong, or the user's code that was asked for it.
+            # Those beside it are marked by then.
             if env.eager:
                 raise
             log_error(logger, run, error, "what follows %s can never be sent, its message is dead", run.id)
             run.uncontinued = error
 
 
-def _send_continuations(env: Environment, run: Run, message: Message) -> None:
+def _companies(runs: Sequence[Run]) -> Iterable[tuple[Run, list[Run]]]:
+    """Return the runs that something follows, each with those that can be marked beside it: of the same join."""
+    found: dict[object, tuple[Run, list[Run]]] = {}
+    for run in runs:
+        message = run.message
+        if message is None or not (message.link or message.link_error or workflow.follows(message)):
+            continue
+        succeeded = run.outcome is not None and run.outcome.kind is Kind.SUCCESS and not run.added
+        company = (workflow.join_to_mark(message) if succeeded else None) or id(run)
+        if company in found:
+            found[company][1].append(run)
+        else:
+            found[company] = run, []
+    return found.values()
+
+
+def _send_continuations(env: Environment, run: Run, message: Message, beside: Sequence[Message]) -> None:
     status, meta = _decided(env, run)
     if status != states.PENDING and workflow.follows(message) and not env.eager:
-        _follow(env, run, message, status, meta)
+        _follow(env, run, message, status, meta, beside)
     if status == states.SUCCESS:
         for index, sig in enumerate(message.link):
             env.app.send_linked(sig, (meta.result,), message, derived_id(message.id, f"link/{index}"))
@@ -61,13 +77,15 @@ def _send_continuations(env: Environment, run: Run, message: Message) -> None:
             env.app.send_linked(called, args, message, derived_id(message.id, _position_of_error(message, index)))
 
 
-def _follow(env: Environment, run: Run, message: Message, status: str, meta: ResultMeta) -> None:
+def _follow(
+    env: Environment, run: Run, message: Message, status: str, meta: ResultMeta, beside: Sequence[Message]
+) -> None:
     """Do what is next in a canvas; where that can never be sent, tell all that waits for it before the error goes on.
 
     They fail in the generation before, so that they run once the message is brought back and can be continued.
     """
     try:
-        workflow.follow(env, message, status, meta)
+        workflow.follow(env, message, status, meta, beside)
     except (OperationalError, BackendError):
         raise
     except Exception as error:

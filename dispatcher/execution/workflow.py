@@ -123,10 +123,21 @@ def follows(message: Message) -> bool:
     return bool(message.chain) or bool(message.chord and message.chord.get("n"))
 
 
-def follow(env: Environment, message: Message, status: str, meta: ResultMeta) -> None:
-    """Do what a task's final state asks for in its canvas."""
+def join_to_mark(message: Message) -> str | None:
+    """Return the join in which a success is marked, where that is all that follows from it."""
+    if message.chain or message.link:
+        return None
+    member = member_of(message.chord)
+    return member.id if member is not None and member.size else None
+
+
+def follow(env: Environment, message: Message, status: str, meta: ResultMeta, beside: Sequence[Message] = ()) -> None:
+    """Do what a task's final state asks for in its canvas.
+
+    Successes ``beside`` it, which have the same `join_to_mark`, are marked with its own.
+    """
     if status == states.SUCCESS:
-        go_on(env, message, meta)
+        go_on(env, message, meta, beside)
         return
     error = meta.error if meta.error is not None else why_stopped(status, message)
     propagated = states.REVOKED if status == states.REVOKED else states.FAILURE
@@ -167,7 +178,7 @@ def ahead(message: Message) -> list[Any] | None:
     ] or None
 
 
-def go_on(env: Environment, message: Message, meta: ResultMeta) -> None:
+def go_on(env: Environment, message: Message, meta: ResultMeta, beside: Sequence[Message] = ()) -> None:
     """Send the next step of a chain, or what a member added to its chord, or mark the member as done."""
     if message.chain:
         launches = message.task == plan.LAUNCH
@@ -183,14 +194,15 @@ def go_on(env: Environment, message: Message, meta: ResultMeta) -> None:
         env.app.launch(plan.plan_addition(added, member), message)
         if plan.leaves([added]):
             return
-    _mark(env, message, member)
+    leaves = [place.leaf for place in map(member_of, (each.chord for each in beside)) if place is not None]
+    _mark(env, message, member, leaves)
 
 
-def _mark(env: Environment, message: Message, member: plan.Member) -> None:
-    """Mark a place in a group as done, and send what waits for the group if it is complete."""
+def _mark(env: Environment, message: Message, member: plan.Member, beside: Sequence[int] = ()) -> None:
+    """Mark places in a group as done, and send what waits for the group if it is complete."""
     life = max(life_of(env.app.conf, env.clock.time()), member.until)
     try:
-        join = env.backend.mark_joined(member.id, member.leaf, member.size, life)
+        join = env.backend.mark_joined(member.id, [member.leaf, *beside], member.size, life)
     except JoinMissing:
         logger.error("%s is done, but the join %s it belongs to is gone: nothing follows it", message.id, member.id)
         return

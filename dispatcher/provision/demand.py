@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Final
 
+from dispatcher.execution.executor import FLUSH_AFTER
 from dispatcher.provision.plan import PlannedFunction, PlannedTask
 from dispatcher.quotas import SQS_MAX_BATCH
 
@@ -198,8 +199,10 @@ def _units(task: PlannedTask, traffic: Traffic, filled: float) -> tuple[float, f
         reads += traffic.deliveries
     if task.rate_limit is not None:
         writes += traffic.deliveries / filled
-    # A mark in its join, and one of each hundred marks the join itself; what follows reads the result.
-    writes += traffic.joined * 1.01
+    # Members that end together are marked together, where they are neighbours (SQS roughly keeps the order that they
+    # are sent in); one of each hundred marks the join itself; what follows reads the result.
+    together = min(filled, SQS_MAX_BATCH, max(1.0, FLUSH_AFTER / traffic.duration) if traffic.duration else filled)
+    writes += traffic.joined * (1.0 / together + 0.01)
     reads += traffic.joined * look
     return writes, reads
 

@@ -526,10 +526,20 @@ class BackendContract:
         backend.open_join(dataclasses.replace(join, size=1, body="other"), life)  # a repeated opening changes nothing
         order = [(7 * n) % 250 for n in range(250)]
         for index in order[:-1]:
-            assert backend.mark_joined(join_id, index, 250, life) is None
-        assert backend.mark_joined(join_id, order[0], 250, life) is None
-        assert backend.mark_joined(join_id, order[-1], 250, life) == join
-        assert backend.mark_joined(join_id, order[3], 250, life) == join, "a late duplicate finds it complete"
+            assert backend.mark_joined(join_id, [index], 250, life) is None
+        assert backend.mark_joined(join_id, [order[0]], 250, life) is None
+        assert backend.mark_joined(join_id, [order[-1]], 250, life) == join
+        assert backend.mark_joined(join_id, [order[3]], 250, life) == join, "a late duplicate finds it complete"
+
+    def test_members_are_marked_together(self, harness: Harness[ResultBackend]) -> None:
+        """Those of a batch in one call, some of them marked before or named twice."""
+        backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY
+        join = Join(join_id, 250, "{}")
+        backend.open_join(join, life)
+        assert backend.mark_joined(join_id, range(95, 105), 250, life) is None
+        assert backend.mark_joined(join_id, [*range(101), 0, 0], 250, life) is None
+        assert backend.mark_joined(join_id, range(106, 250), 250, life) is None
+        assert backend.mark_joined(join_id, [249, 105], 250, life) == join
 
     def test_flags_of_a_join_stay(self, harness: Harness[ResultBackend]) -> None:
         """Closing returns the join as it was before, so that one caller knows that it was the first."""
@@ -541,13 +551,13 @@ class BackendContract:
         closed = dataclasses.replace(join, fired=True, failed="1e5")
         assert backend.close_join(join_id, fired=True) == closed
         assert backend.close_join(join_id, failed="another") == closed, "the first one stays"
-        assert backend.mark_joined(join_id, 0, 1, life) == closed
+        assert backend.mark_joined(join_id, [0], 1, life) == closed
 
     def test_a_join_that_is_gone_is_no_join(self, harness: Harness[ResultBackend]) -> None:
         """The last member of a join that nobody opened, or that is gone, is an error, as is closing it."""
         backend = harness.open()
         with pytest.raises(JoinMissing):
-            backend.mark_joined(harness.task_id(), 0, 1, harness.clock.time() + DAY)
+            backend.mark_joined(harness.task_id(), [0], 1, harness.clock.time() + DAY)
         with pytest.raises(JoinMissing):
             backend.close_join(harness.task_id(), fired=True)
 
@@ -561,7 +571,7 @@ class BackendContract:
         assert backend.read_joins([]) == {}
         first, second = list(joins)[:2]
         backend.close_join(first, failed="é")
-        backend.mark_joined(second, 1, 3, life)
+        backend.mark_joined(second, [1], 3, life)
         closed = dataclasses.replace(joins[first], failed="é")
         assert backend.read_joins([first, second]) == {first: closed, second: joins[second]}
 
@@ -570,5 +580,5 @@ class BackendContract:
         backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY
         backend.open_join(Join(join_id, 40, "{}"), life)
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda n: backend.mark_joined(join_id, n // 2, 40, life), range(80)))
+            answers = list(pool.map(lambda n: backend.mark_joined(join_id, [n // 2], 40, life), range(80)))
         assert any(answer is not None for answer in answers)

@@ -83,9 +83,9 @@ class _FusedBackend:
         open_join: Any = super().open_join  # type: ignore[misc]
         self.fuse.around("open_join", lambda: open_join(join, expires_at))
 
-    def mark_joined(self, join_id: str, index: int, size: int, expires_at: float) -> Join | None:
+    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
         mark: Any = super().mark_joined  # type: ignore[misc]
-        join: Join | None = self.fuse.around("mark_joined", lambda: mark(join_id, index, size, expires_at))
+        join: Join | None = self.fuse.around("mark_joined", lambda: mark(join_id, members, size, expires_at))
         return join
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:

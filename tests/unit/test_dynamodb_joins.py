@@ -70,7 +70,7 @@ def test_a_member_of_a_large_group_costs_what_one_of_a_small_one_does(metered: A
     def units_per_member(size: int) -> float:
         before, life = model.units, backend.clock.time() + 86_400
         backend.open_join(Join(f"join-{size}", size, '{"then":[]}' + " " * 500), life)
-        complete = [backend.mark_joined(f"join-{size}", index, size, life) for index in range(size)]
+        complete = [backend.mark_joined(f"join-{size}", [index], size, life) for index in range(size)]
         assert [join is not None for join in complete] == [False] * (size - 1) + [True]
         backend.close_join(f"join-{size}", fired=True)
         return float(model.units - before) / size
@@ -78,3 +78,15 @@ def test_a_member_of_a_large_group_costs_what_one_of_a_small_one_does(metered: A
     small, large = units_per_member(100), units_per_member(10_000)
     assert small < 1.1
     assert large <= 1.1 * small
+
+
+def test_members_of_a_batch_share_the_writes_of_their_shards(metered: Any) -> None:
+    """Ten to a call are a tenth of the units; the last of a shard takes one more."""
+    backend, model = metered
+    life = backend.clock.time() + 86_400
+    backend.open_join(Join("join", 1_000, "{}"), life)
+    before = model.units
+    joins = [backend.mark_joined("join", range(start, start + 10), 1_000, life) for start in range(0, 1_000, 10)]
+    assert [join is not None for join in joins] == [False] * 99 + [True]
+    assert model.units - before == 100 + 10
+    assert backend.mark_joined("join", range(995, 1_000), 1_000, life) is not None

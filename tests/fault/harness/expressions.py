@@ -13,9 +13,7 @@ Item = dict[str, dict[str, Any]]
 _WORDS = {
     "AND": "and", "OR": "or", "NOT": "not", "=": "==", "<=": "<=", ">=": ">=", "<": "<", ">": ">", "(": "(", ")": ")",
 }  # fmt: skip
-_CONDITION = re.compile(
-    r"(attribute_not_exists|attribute_exists|contains)\(([#\w]+)(?:, (:\w+))?\)|([:#]?\w+|[<>]?=|[<>()])"
-)
+_CONDITION = re.compile(r"(attribute_not_exists|attribute_exists)\(([#\w]+)\)|([:#]?\w+|[<>]?=|[<>()])")
 _CLAUSE = re.compile(r"(SET|REMOVE|ADD) (.*?)(?= (?:SET|REMOVE|ADD) |$)")
 _ASSIGNMENT = re.compile(r"([#\w]+) = (?:if_not_exists\(([#\w]+), (:\w+)\)|([#\w]+) \+ (:\w+)|(:\w+))")
 
@@ -40,26 +38,26 @@ class Request:
     """The expressions of one UpdateItem, with their names and values."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._condition: str = parameters["ConditionExpression"]
+        self._condition: str = parameters.get("ConditionExpression", "")
         self._update: str = parameters["UpdateExpression"]
         self._names: Mapping[str, str] = parameters.get("ExpressionAttributeNames", {})
         self._values: Mapping[str, Any] = parameters.get("ExpressionAttributeValues", {})
 
     def holds(self, item: Item) -> bool:
         """Say whether the condition holds for an item, empty for none; its grammar is Python's but for the words."""
+        if not self._condition:
+            return True
         words, scope = [], {}
-        for number, (function, target, value, token) in enumerate(_CONDITION.findall(self._condition)):
+        for number, (function, target, token) in enumerate(_CONDITION.findall(self._condition)):
             if token in _WORDS:
                 words.append(_WORDS[token])
                 continue
             words.append(f"v{number}")
-            scope[f"v{number}"] = self._call(function, target, value, item) if function else self._operand(token, item)
+            scope[f"v{number}"] = self._call(function, target, item) if function else self._operand(token, item)
         return bool(eval(" ".join(words), {"__builtins__": {}}, scope))
 
-    def _call(self, function: str, target: str, value: str, item: Item) -> bool:
+    def _call(self, function: str, target: str, item: Item) -> bool:
         found = item.get(self._name(target))
-        if function == "contains":
-            return found is not None and self._values[value]["N"] in found["NS"]
         return (found is None) is (function == "attribute_not_exists")
 
     def _operand(self, token: str, item: Item) -> Any:
