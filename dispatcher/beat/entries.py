@@ -87,8 +87,10 @@ class Entry:
     @property
     def every(self) -> float | None:
         """The seconds between two times it is due, where these are the same from anywhere: an interval's."""
-        plain = isinstance(self.schedule, schedule) and self.schedule.resolution < _HOUR
-        return self.schedule.seconds if plain else None
+        if not isinstance(self.schedule, schedule) or self.schedule.resolution >= _HOUR:
+            return None
+        seconds: float = self.schedule.seconds
+        return seconds - seconds % _MINUTE if self.schedule.resolution else seconds
 
     def moment(self, at: float) -> datetime:
         """Return a time in epoch seconds on the wall clock of the entry."""
@@ -102,8 +104,7 @@ class Entry:
         every = self.every
         if every is not None:
             step = round(every * _MICROSECONDS)
-            found = (math.floor(at * _MICROSECONDS) // step + 1) * step / _MICROSECONDS
-            return found - found % _MINUTE if self.schedule.resolution else found
+            return (math.floor(at * _MICROSECONDS) // step + 1) * step / _MICROSECONDS
         if isinstance(self.schedule, schedule):
             return self._next_rounded(at)
         following: datetime | None = self.schedule.next_after(self.moment(at))

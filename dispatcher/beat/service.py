@@ -45,7 +45,9 @@ class Beat:
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self.timetable = Timetable(app)
         self.timetable.refresh(strict=True)
-        self._lead = Lead(app.main or "app")
+        # Apps of one name that share a store are told apart by their queues.
+        self._lead = Lead(f"{app.main or 'app'}@{app.conf.task_default_queue}")
+        self._unknown: frozenset[str] = frozenset()
         self._leads = False
         self._stopped = False
         self._failures = 0
@@ -161,12 +163,17 @@ class Beat:
         self._behind = behind
 
     def _follow(self) -> None:
-        if self._leads or self._lead.holder:
-            if self._leads:
-                logger.warning("another beat has taken over: %s", self._lead.holder)
-            else:
-                logger.debug("%s fires; this beat waits", self._lead.holder)
+        if self._leads:
+            logger.warning("another beat has taken over: %s", self._lead.holder)
         self._leads = False
+        own = frozenset(name for name, entry in self.timetable.entries.items() if not entry.dynamic)
+        unknown = own - self._lead.known
+        if unknown and unknown != self._unknown:
+            logger.warning(
+                "the beat that fires, %s, does not know the entries %s: is it of an older release, or of another app "
+                "with this name and default queue?", self._lead.holder, ", ".join(sorted(unknown)),
+            )  # fmt: skip
+        self._unknown = unknown
 
     def _rest(self, entries: Mapping[str, Entry]) -> float:
         now: float = self.app.clock.time()

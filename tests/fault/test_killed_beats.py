@@ -46,8 +46,9 @@ class Beats:
         self.notes = directory / "notes"
         self.notes.touch()
         self._directory = directory
+        self.queue = f"q-{uuid.uuid4().hex}"
         self._variables = {
-            **os.environ, "DISPATCHER_BROKER_URL": url, "DISPATCHER_TASK_DEFAULT_QUEUE": f"q-{uuid.uuid4().hex}",
+            **os.environ, "DISPATCHER_BROKER_URL": url, "DISPATCHER_TASK_DEFAULT_QUEUE": self.queue,
             "DISPATCHER_BEAT_LEASE": "1.5", "NOTES": str(self.notes), "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         self.app = Dispatcher("killed-beats", broker=url, set_as_current=False)
@@ -65,7 +66,7 @@ class Beats:
 
     def leader(self) -> int | None:
         """Return the process id of the beat that has the lease."""
-        row = lead.read(self.app.backend, "killed-beats")
+        row = lead.read(self.app.backend, f"killed-beats@{self.queue}")
         pid = int(row.holder.split(":")[1]) if row.holder else None
         running = {process.pid for process in self.processes if process.poll() is None}
         return pid if pid in running else None
@@ -94,8 +95,6 @@ def beats(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Beats]:
         server: RedisServer = request.getfixturevalue("redis_server")
         url = server.url
     made = Beats(tmp_path, url)
-    if request.param == "redis":
-        made.app.backend.forget([lead.row_id("killed-beats")])
     try:
         yield made
     finally:

@@ -13,6 +13,7 @@ from dispatcher import states
 from dispatcher.beat.firing import Firing, firing_id, read, time_text
 from dispatcher.brokers.base import Outgoing
 from dispatcher.exceptions import OperationalError
+from dispatcher.execution import lost
 from dispatcher.execution.run import Kind, Run
 from dispatcher.message import InvalidMessage, UnsupportedMessage
 from dispatcher.schedules import crontab
@@ -365,3 +366,23 @@ def test_a_unique_task_is_claimed_as_by_any_other_call() -> None:
     beat.fire(START + timedelta(minutes=6))
     beat.work()
     assert len(beat.calls) == 2
+
+
+def test_a_firing_that_the_transport_gave_up_goes_home_as_its_task() -> None:
+    """What nobody settled is sent to its queue once more, and is dropped where that is too late by now."""
+    beat = Beat(catch_up="skip")
+    env = beat.executor().env
+    beat.fire(START)
+    [delivery] = beat.receive()
+    delivery.queue = "default-lost"
+    [run] = lost.process(env, [delivery])
+    assert run.sent_on
+    beat.work()
+    assert beat.status(START) == states.SUCCESS
+    late = START + timedelta(hours=1)
+    beat.advance_to(late + timedelta(hours=1))
+    beat.fire(late)
+    [delivery] = beat.receive()
+    delivery.queue = "default-lost"
+    assert beat.kinds(lost.process(env, [delivery])) == [Kind.DROPPED]
+    assert len(beat.calls) == 1
