@@ -147,3 +147,62 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
     if not session.quiet:
         click.echo(f"{output} {'written' if before is None else 'renewed'}", err=True)
     return OK
+
+
+@infra.command("check")
+@_stage
+@click.option("--template", "path", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A template.")
+@click.option("--stack", metavar="NAME", help="A deployed stack, read by describe calls.")
+@click.option("--endpoint", metavar="URL", help="Where the stack is, if not in AWS.")
+@click.pass_obj
+def check(session: Session, stage: str | None, path: str | None, stack: str | None, endpoint: str | None) -> int:
+    """Compare the app with a template or with a deployed stack; fail where they differ."""
+    from dispatcher.aws_options import ClientSettings
+    from dispatcher.provision.check import check_template
+    from dispatcher.provision.resources import template
+
+    if (path is None) == (stack is None):
+        raise CommandError("name what to compare with: --template FILE or --stack NAME")
+    made = template(planned(session, stage))
+    if path is not None:
+        found = check_template(made, Path(path).read_text(encoding="utf-8"))
+    else:
+        from dispatcher.provision.live import check_stack
+
+        assert stack is not None
+        found = check_stack(made, stack, ClientSettings(endpoint_url=endpoint))
+    place = path or f"the stack {stack}"
+    for each in found:
+        click.echo(str(each))
+    if found:
+        say_error(f"{place} and the app differ in {len(found)} {'place' if len(found) == 1 else 'places'}")
+        return FAILED
+    if not session.quiet:
+        click.echo(f"{place} is what the app needs", err=True)
+    return OK
+
+
+@infra.command("apply")
+@_stage
+@click.option("--endpoint", metavar="URL", required=True, help="The emulator; AWS itself is refused.")
+@click.option("--stack", metavar="NAME", help="The name of the stack [that of the app].")
+@click.option(
+    "--code",
+    metavar="PATH",
+    type=click.Path(exists=True, path_type=Path),
+    help="The functions' package: a ZIP archive or a directory, as of `sam build`. Without it: no functions.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outputs as a JSON object.")
+@click.pass_obj
+def apply(
+    session: Session, stage: str | None, endpoint: str, stack: str | None, code: Path | None, as_json: bool
+) -> int:
+    """Make what the app needs at an emulator, or bring it up to date."""
+    from dispatcher.provision.apply import apply
+
+    outputs = apply(planned(session, stage), endpoint=endpoint, stack=stack, code=code)
+    if as_json:
+        click.echo(shown(outputs))
+    else:
+        show_table(("output", "value"), sorted(outputs.items()), text=2)
+    return OK

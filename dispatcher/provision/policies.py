@@ -25,6 +25,7 @@ UNSCOPED: Final[Mapping[str, str]] = dict.fromkeys(
     "Lambda makes a function's network interfaces as its role, before there is anything to name.",
 )
 
+REFUSE_PLAIN_HTTP: Final = "RefusePlainHttp"
 #: Reads of one and of a batch, and conditional writes of one (UpdateItem) and of a batch (PartiQL).
 RECORDS: Final = (
     "dynamodb:GetItem",
@@ -209,7 +210,7 @@ def _delays(plan: Plan, revokes: bool = False) -> Iterable[Statement]:
 def refuse_plain_http(actions: str, resources: Any) -> Statement:
     """Return the statement that takes requests over TLS only."""
     return {
-        "Sid": "RefusePlainHttp",
+        "Sid": REFUSE_PLAIN_HTTP,
         "Effect": "Deny",
         "Principal": "*",
         "Action": actions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher.exceptions import ImproperlyConfigured
@@ -11,6 +12,7 @@ from dispatcher.provision.monitoring import alarms, dashboard
 from dispatcher.provision.naming import check_ids, queue_name
 from dispatcher.provision.plan import Plan, PlannedQueue
 from dispatcher.provision.policies import (
+    REFUSE_PLAIN_HTTP,
     arn,
     producer_policy,
     queue_id,
@@ -72,6 +74,24 @@ def resources(plan: Plan) -> tuple[Resource, ...]:
             )
         taken.add(resource.id)
     return made
+
+
+def emulated(made: Template, endpoint: str) -> Template:
+    """Return a template as an endpoint can have it: one of plain HTTP without the statements that refuse plain HTTP."""
+    if not endpoint.startswith("http:"):
+        return made
+    kept = (_without_tls(each) for each in made.resources)
+    return replace(made, resources=tuple(each for each in kept if each is not None))
+
+
+def _without_tls(resource: Resource) -> Resource | None:
+    if resource.type not in ("AWS::SQS::QueuePolicy", "AWS::S3::BucketPolicy"):
+        return resource
+    document = resource.properties["PolicyDocument"]
+    kept = [each for each in document["Statement"] if each["Sid"] != REFUSE_PLAIN_HTTP]
+    if not kept:
+        return None
+    return replace(resource, properties={**resource.properties, "PolicyDocument": {**document, "Statement": kept}})
 
 
 def _resources(plan: Plan) -> Iterator[Resource]:

@@ -1,0 +1,139 @@
+"""Making what an app needs at an emulator, by CloudFormation; AWS itself is left to SAM and the CDK."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dispatcher import aws
+from dispatcher.aws import ServiceError
+from dispatcher.aws_options import ClientSettings
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.provision import stacks
+from dispatcher.provision.functions import CODE
+from dispatcher.provision.plan import Plan
+from dispatcher.provision.resources import emulated, template
+from dispatcher.provision.rules import referred
+from dispatcher.provision.template import Resource, Template
+
+#: What runs code, or watches what does.
+_RUNNING = frozenset({"AWS::Lambda::Function", "AWS::Lambda::EventSourceMapping"})
+
+
+def apply(plan: Plan, *, endpoint: str, stack: str | None = None, code: Path | None = None) -> dict[str, str]:
+    """Make or update what a plan needs at an emulator, and return the outputs of the stack.
+
+    ``endpoint`` is the emulator's address; that of AWS is refused. ``stack`` is the stack's name, left out that of the
+    plan. ``code`` is the functions' package, a ZIP archive or a directory; without it there are no functions. Raises
+    `StackFailed`, `ServiceError`, `ImproperlyConfigured`.
+    """
+    settings = ClientSettings(endpoint_url=endpoint)
+    client = aws.client("cloudformation", settings)
+    if aws.is_aws(client.meta.endpoint_url):
+        raise ImproperlyConfigured(
+            f"{endpoint} is AWS itself; deploy there by `sam deploy` or `cdk deploy`, apply is for emulators"
+        )
+    name = stack or (plan.name if plan.stage is None else f"{plan.name}-{plan.stage}")
+    made = emulated(template(plan), client.meta.endpoint_url)
+    if code is None:
+        made = _without_functions(made)
+    body = made.cloudformation()
+    bucket = f"{name}-code".lower()
+    parameters = {}
+    if code is not None:
+        package = _packed(code)
+        key = f"{hashlib.sha256(package).hexdigest()[:20]}.zip"  # another package is another key, which is an update
+        _put(settings, bucket, key, package)
+        parameters = dict(zip((each.id for each in CODE), (bucket, key), strict=True))
+    if stacks.size(body) <= stacks.MAX_BODY_BYTES:
+        given = {"TemplateBody": json.dumps(body)}
+    else:
+        _put(settings, bucket, "template.json", json.dumps(body).encode())
+        given = {"TemplateURL": f"{endpoint.rstrip('/')}/{bucket}/template.json"}
+    outputs = stacks.deploy(client, name, given, parameters)
+    _complete(settings, made, stacks.members(client, name))
+    return outputs
+
+
+def _put(settings: ClientSettings, bucket: str, key: str, content: bytes) -> None:
+    client = aws.client("s3", settings)
+    try:
+        aws.call(client, "create_bucket", bucket, Bucket=bucket)
+    except ServiceError as error:
+        if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise
+    aws.call(client, "put_object", bucket, Bucket=bucket, Key=key, Body=content)
+
+
+def _packed(code: Path) -> bytes:
+    """Return a package as a ZIP archive."""
+    if code.is_file():
+        return code.read_bytes()
+    if not code.is_dir():
+        raise ImproperlyConfigured(f"there is no package at {code}; name a ZIP archive or a directory")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(code.rglob("*")):
+            if path.is_file():
+                # Without times, so that the same package is the same archive.
+                archive.writestr(zipfile.ZipInfo(str(path.relative_to(code))), path.read_bytes())
+    return buffer.getvalue()
+
+
+def _complete(settings: ClientSettings, made: Template, members: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set what an emulator's CloudFormation may leave out: expiry, recursion, a bucket's rules."""
+    for resource in made.resources:
+        member = members.get(resource.id)
+        if member is None:
+            continue
+        name, properties = member["PhysicalResourceId"], resource.properties
+        if resource.type == "AWS::DynamoDB::Table":
+            client = aws.client("dynamodb", settings)
+            about = aws.call(client, "describe_time_to_live", name, TableName=name)["TimeToLiveDescription"]
+            if about.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+                expiry = properties["TimeToLiveSpecification"]
+                aws.call(client, "update_time_to_live", name, TableName=name, TimeToLiveSpecification=expiry)
+        elif resource.type == "AWS::Lambda::Function":
+            client = aws.client("lambda", settings)
+            allowed = properties["RecursiveLoop"]
+            aws.call(client, "put_function_recursion_config", name, FunctionName=name, RecursiveLoop=allowed)
+        elif resource.type == "AWS::S3::Bucket":
+            client = aws.client("s3", settings)
+            closed = properties["PublicAccessBlockConfiguration"]
+            rules = [
+                {
+                    "ID": each["Id"],
+                    "Status": each["Status"],
+                    "Filter": {"Prefix": ""},
+                    "Expiration": {"Days": each["ExpirationInDays"]},
+                }
+                for each in properties["LifecycleConfiguration"]["Rules"]
+            ]
+            aws.call(client, "put_public_access_block", name, Bucket=name, PublicAccessBlockConfiguration=closed)
+            aws.call(
+                client, "put_bucket_lifecycle_configuration", name, Bucket=name, LifecycleConfiguration={"Rules": rules}
+            )
+
+
+def _without_functions(made: Template) -> Template:
+    """Return a template without what runs code, or watches or shows what does."""
+    gone = {each.id for each in made.resources if each.type in _RUNNING}
+    gone |= {each.id for each in made.resources if _watches(each) & gone} | {"Dashboard"}
+    return replace(
+        made,
+        resources=tuple(each for each in made.resources if each.id not in gone),
+        outputs=tuple(each for each in made.outputs if referred(each.value) not in gone),
+        parameters=tuple(each for each in made.parameters if each not in CODE),
+    )
+
+
+def _watches(resource: Resource) -> set[str]:
+    if resource.type != "AWS::CloudWatch::Alarm":
+        return set()
+    return {referred(each["Value"]) for each in resource.properties.get("Dimensions", ())}
