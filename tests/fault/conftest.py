@@ -2,11 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fault.fuse import MortalStores, memory_stores, sqlite_stores
 from tests.fault.simulated_aws import MakeAws, SimulatedAws
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> MortalStores:
+    """Stores that die where a fuse says."""
+    return memory_stores() if request.param == "memory" else sqlite_stores(tmp_path)
 
 
 @pytest.fixture
