@@ -106,13 +106,14 @@ class Delays:
     def target(self, message: Outgoing) -> QueueTarget:
         """Return a message's queue as the target of a schedule."""
         queue, entry = message.queue, entry_of("0", message)
+        arn, url = self._queues.arn(queue), self._queues.url(queue)
         if queue not in self._dead:
             # Whoever reads what SQS gave up sends it home. A FIFO queue cannot be a schedule's.
             lost = None if is_fifo(queue) else self._queues.find_lost(queue)
             self._dead[queue] = None if lost is None else self._queues.arn(lost)
         return QueueTarget(
-            self._queues.arn(queue), self._queues.url(queue), entry.get("MessageGroupId"),
-            entry.get("MessageDeduplicationId"), self._dead[queue],
+            arn, url if is_fifo(queue) else "", entry.get("MessageGroupId"), entry.get("MessageDeduplicationId"),
+            self._dead[queue],
         )  # fmt: skip
 
     def bring_forward(self, ids: Sequence[str], send: Callable[[Sequence[Outgoing]], None]) -> None:
