@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html
 from __future__ import annotations
 
 import datetime
+import json
 import time
 import zoneinfo
 from collections.abc import Mapping
@@ -104,7 +105,7 @@ class ScheduleCorrections:
             "Region": region,
         }
         try:
-            self.eventbridge._invoke_target(_filled_in(schedule, due), event, schedule)
+            self.eventbridge._invoke_target(_as_queue(_filled_in(schedule, due), account, region), event, schedule)
         except Exception:
             scheduler.logger.exception("the schedule %s could not be fired", schedule["Name"])
         finally:
@@ -129,3 +130,16 @@ def _filled_in(schedule: Schedule, due: float) -> Mapping[str, Any]:
         if "Input" in target:
             target["Input"] = target["Input"].replace(f"<{name}>", value)
     return target
+
+
+def _as_queue(target: Mapping[str, Any], account: str, region: str) -> Mapping[str, Any]:
+    """The target as a queue, where it is the call of SendMessage, which MiniStack does not know as a target.
+
+    https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
+    """
+    if not str(target["Arn"]).endswith(":aws-sdk:sqs:sendMessage"):
+        return target
+    sent = json.loads(target["Input"])
+    group = {"SqsParameters": {"MessageGroupId": sent["MessageGroupId"]}} if "MessageGroupId" in sent else {}
+    name = sent["QueueUrl"].rsplit("/", 1)[1]
+    return {**target, "Arn": f"arn:aws:sqs:{region}:{account}:{name}", "Input": sent["MessageBody"], **group}

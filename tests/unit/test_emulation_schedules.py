@@ -66,7 +66,7 @@ class Recorder:
 
 def fired(monkeypatch: pytest.MonkeyPatch, looks: list[float], **schedule: Any) -> list[float]:
     """The times that a schedule fires for when it is looked at at these times."""
-    recorder = Recorder(Target={}, **schedule)
+    recorder = Recorder(Target={"Arn": "arn"}, **schedule)
     corrections = ScheduleCorrections(recorder, recorder)
     for now in looks:
         monkeypatch.setattr(time, "time", lambda now=now: now)
