@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 
+from dispatcher import state
 from dispatcher.local import processes, reaper
 from tests.emulation import environments, ports
 from tests.emulation.availability import require_executable, unavailable
@@ -134,7 +135,11 @@ def _scratch() -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make the environments that tests will ask for: the first time takes longer than a test may."""
+    """Make the environments that tests will ask for: the first time takes longer than a test may.
+
+    And forget what modules have shared with all apps when they were imported: it is not for the apps of other tests.
+    """
+    state._on_app_finalizers.clear()
     if not _only_distributes(session.config) and any(
         _NEED_ENVIRONMENTS.intersection(getattr(item, "fixturenames", ())) for item in session.items
     ):
@@ -205,3 +210,11 @@ def _no_client_of_an_earlier_endpoint() -> Iterator[None]:
     aws = sys.modules.get("dispatcher.aws")
     if aws is not None:
         aws._process.clients.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_shared_tasks_of_an_earlier_test() -> Iterator[None]:
+    """Let no app have tasks that an earlier test shared with all apps."""
+    before = list(state._on_app_finalizers)
+    yield
+    state._on_app_finalizers[:] = before
