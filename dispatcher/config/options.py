@@ -430,6 +430,7 @@ _INFRASTRUCTURE: Final = (
         {},
         "What `dispatcher infra` cannot read off the tasks: memory, timeouts, networks and the like of the functions, "
         "by queue and by stage; see [the plan](infra.md).",
+        live=True,
     ),
 )
 

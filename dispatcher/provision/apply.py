@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -79,9 +80,9 @@ def _packed(code: Path) -> bytes:
         raise ImproperlyConfigured(f"there is no package at {code}; name a ZIP archive or a directory")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for path in sorted(code.rglob("*")):
-            if path.is_file():
-                # Without times, so that the same package is the same archive.
+        # What links lead to is packed as well. Without times, so that the same package is the same archive.
+        for folder, _, files in sorted(os.walk(code, followlinks=True)):
+            for path in (Path(folder, name) for name in sorted(files) if Path(folder).name != "__pycache__"):
                 archive.writestr(zipfile.ZipInfo(str(path.relative_to(code))), path.read_bytes())
     return buffer.getvalue()
 

@@ -159,6 +159,7 @@ def mapping(id: str, queue: str, function: str, settings: PlannedFunction) -> Re
         properties["MaximumBatchingWindowInSeconds"] = settings.batching_window
     return Resource(id, "AWS::Lambda::EventSourceMapping", properties, {
         "BatchSize": settings.batch_reason,
+        "MaximumBatchingWindowInSeconds": "As configured: how long a batch may wait to fill up.",
         "FunctionResponseTypes": "Without this a task that failed would run its whole batch again.",
         "ScalingConfig": "The least there is: few messages are ever lost, and none of them is urgent."
         if function == "LostFunction"

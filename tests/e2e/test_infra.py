@@ -1,0 +1,192 @@
+"""`dispatcher infra apply` and `check --stack` against an emulator: made, used, changed by hand, found."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher import Dispatcher, aws
+from dispatcher.aws_options import ClientSettings
+from dispatcher.cli.root import run
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.provision import plan
+from dispatcher.provision.apply import apply
+from dispatcher.provision.live import check_stack
+from dispatcher.provision.resources import template
+from tests.emulation.availability import unavailable
+from tests.emulation.endpoint import AwsEndpoint, unique_name
+from tests.emulation.environments import ROOT, EnvironmentUnavailable
+from tests.provision.apps.press import app as press
+
+APP = """
+from dispatcher import Dispatcher
+app = Dispatcher("adder")
+app.conf.infra = {"timeout": 10}
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+"""
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[AwsEndpoint]:
+    """An emulator."""
+    try:
+        started = AwsEndpoint().start()
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for the AWS emulator: {error}")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def url(endpoint: AwsEndpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The emulator's address, with its keys in the environment."""
+    variables = endpoint.env()
+    address = variables.pop("AWS_ENDPOINT_URL")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    yield address
+    for service in (
+        "cloudformation",
+        "s3",
+        "sqs",
+        "dynamodb",
+        "lambda",
+        "iam",
+        "logs",
+        "events",
+        "scheduler",
+        "cloudwatch",
+    ):
+        aws.release(service, ClientSettings(endpoint_url=address))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, endpoint: AwsEndpoint) -> Path:
+    """A package with the app of `APP`; the emulator's functions find msgpack in their own environment."""
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "adder.py").write_text(APP, encoding="utf-8")
+    (folder / "dispatcher").symlink_to(ROOT / "dispatcher")
+    return folder
+
+
+def _adder(package: Path, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
+    monkeypatch.syspath_prepend(str(package))
+    from dispatcher.loading import find_app
+
+    return find_app("adder:app")
+
+
+def test_applied_plan_runs_a_task(
+    url: str, package: Path, endpoint: AwsEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queues, table, functions and mappings are made; a task goes through them; nothing changes the second time."""
+    made = plan(_adder(package, monkeypatch), spec="adder:app")
+    stack = unique_name("adder")
+    outputs = apply(made, endpoint=url, stack=stack, code=package)
+    assert not check_stack(template(made), stack, ClientSettings(endpoint_url=url))
+    variables = {
+        "DISPATCHER_BROKER_URL": "sqs://", "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
+        "DISPATCHER_TABLE": outputs["Table"], "AWS_ENDPOINT_URL": url,
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with Dispatcher("adder", set_as_current=False) as producer:
+        assert producer.send_task("adder.add", (20, 22)).get(timeout=60) == 42
+    assert apply(made, endpoint=url, stack=stack, code=package) == outputs
+
+
+def _change_queue(client: Any, outputs: dict[str, str]) -> None:
+    attributes = {"VisibilityTimeout": "30"}
+    client("sqs").set_queue_attributes(QueueUrl=outputs["DefaultQueueUrl"], Attributes=attributes)
+
+
+def _change_policy(client: Any, outputs: dict[str, str]) -> None:
+    client("sqs").set_queue_attributes(QueueUrl=outputs["DefaultQueueUrl"], Attributes={"Policy": ""})
+
+
+def _change_function(client: Any, outputs: dict[str, str]) -> None:
+    client("lambda").update_function_configuration(FunctionName=outputs["VideoFunction"], Timeout=3)
+
+
+def _change_recursion(client: Any, outputs: dict[str, str]) -> None:
+    client("lambda").put_function_recursion_config(FunctionName=outputs["VideoFunction"], RecursiveLoop="Terminate")
+
+
+def _change_mapping(client: Any, outputs: dict[str, str]) -> None:
+    mappings = client("lambda").list_event_source_mappings(FunctionName=outputs["VideoFunction"])["EventSourceMappings"]
+    client("lambda").update_event_source_mapping(UUID=mappings[0]["UUID"], BatchSize=7)
+
+
+def _change_rule(client: Any, outputs: dict[str, str]) -> None:
+    rules = client("events").list_rules(NamePrefix="press-prod-poll")["Rules"]
+    client("events").disable_rule(Name=rules[0]["Name"])
+
+
+def _change_role(client: Any, outputs: dict[str, str]) -> None:
+    iam = client("iam")
+    role = client("lambda").get_function_configuration(FunctionName=outputs["VideoFunction"])["Role"].rsplit("/", 1)[1]
+    document = iam.get_role_policy(RoleName=role, PolicyName="RunTasks")["PolicyDocument"]
+    document["Statement"][0]["Action"].append("sqs:PurgeQueue")
+    iam.put_role_policy(RoleName=role, PolicyName="RunTasks", PolicyDocument=json.dumps(document))
+
+
+def _remove_table(client: Any, outputs: dict[str, str]) -> None:
+    client("dynamodb").delete_table(TableName=outputs["Table"])
+
+
+DRIFTS = [
+    (_change_queue, 'DefaultQueue.VisibilityTimeout: "30", but the app needs 360'),
+    (_change_policy, "DefaultQueuePolicy.PolicyDocument."),
+    (_change_function, "VideoFunction.Timeout: 3, but the app needs 285"),
+    (_change_recursion, 'VideoFunction.RecursiveLoop: "Terminate", but the app needs "Allow"'),
+    (_change_mapping, "VideoMapping.BatchSize: 7, but the app needs 1"),
+    (_change_rule, 'PollBeat.State: "DISABLED", but the app needs "ENABLED"'),
+    (_change_role, "VideoRole.Policies[0].PolicyDocument.Statement[0].Action"),
+    (_remove_table, "ResultTable: is gone, though the stack knows it"),
+]
+
+
+def test_drift_is_found_by_what_changed(url: str, package: Path, endpoint: AwsEndpoint) -> None:
+    """A stack as applied has no drift; each change by hand is named, with what is there and what the app needs."""
+    planned = plan(press, spec="press:app", stage="prod")
+    made, settings = template(planned), ClientSettings(endpoint_url=url)
+    outputs = apply(planned, endpoint=url, code=package)
+    assert check_stack(made, "press-prod", settings) == []
+    for number, (change, said) in enumerate(DRIFTS, start=1):
+        change(endpoint.client, outputs)
+        found = [str(each) for each in check_stack(made, "press-prod", settings)]
+        assert any(line.startswith(said) for line in found), (said, found)
+        assert len({line.split(".")[0].split(":")[0] for line in found}) <= number, found
+
+
+def test_commands_apply_and_check(
+    url: str, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, endpoint: AwsEndpoint
+) -> None:
+    """The commands do the same: exit code 0 without drift, 1 with it; without code there are no functions."""
+    monkeypatch.syspath_prepend(str(package))
+    stack = unique_name("cli")
+    assert run(["-A", "adder:app", "infra", "apply", "--endpoint", url, "--stack", stack, "--json"]) == 0
+    outputs = json.loads(capsys.readouterr().out)
+    assert outputs.keys() >= {"DefaultQueueUrl", "Table"}
+    assert run(["-A", "adder:app", "infra", "check", "--endpoint", url, "--stack", stack]) == 1
+    assert "DefaultFunction: is missing, a resource of type AWS::Lambda::Function" in capsys.readouterr().out
+    apply_all = ["infra", "apply", "--endpoint", url, "--stack", stack, "--code", str(package)]
+    assert run(["-A", "adder:app", *apply_all]) == 0
+    capsys.readouterr()
+    assert run(["-A", "adder:app", "infra", "check", "--endpoint", url, "--stack", stack]) == 0
+    assert "is what the app needs" in capsys.readouterr().err
+    assert run(["-A", "adder:app", "infra", "check", "--endpoint", url, "--stack", "nobody"]) == 1
+    assert "there is no stack 'nobody'" in capsys.readouterr().err
+
+
+def test_aws_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an endpoint there is no apply, and AWS's own is none."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    assert run(["-A", "tests.provision.apps.press:app", "infra", "apply"]) == 2
+    with pytest.raises(ImproperlyConfigured, match="is AWS itself"):
+        apply(plan(press), endpoint="https://cloudformation.us-east-1.amazonaws.com")

@@ -1,0 +1,181 @@
+"""Writing a SAM template: reads back as meant, and leaves alone what others wrote."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher import Dispatcher
+from dispatcher.exceptions import DispatcherError
+from dispatcher.provision import Plan, plan, sam, yaml_text
+from dispatcher.provision.check import check_template, report, unfolded
+from dispatcher.provision.reading import UnreadableTemplate, parse
+from dispatcher.provision.resources import template
+from tests.provision.apps.press import app as press
+
+TRANSFORM = f"Transform: {sam.TRANSFORM}\n"
+
+
+@pytest.fixture(name="small")
+def small_plan() -> Plan:
+    """The plan of an app without tasks."""
+    return plan(Dispatcher("shop", set_as_current=False), spec="shop:app")
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"])) | st.sampled_from(
+    [
+        "yes",
+        "NULL",
+        "1e3",
+        "0x1f",
+        "2012-10-17",
+        "a: b",
+        "a #b",
+        "*",
+        "&x",
+        "!x",
+        "- a",
+        "~",
+        "=",
+        "<<",
+        "x:",
+        " x",
+        "12:30",
+    ]
+)
+values = st.recursive(
+    texts | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(value=st.dictionaries(texts, values, min_size=1, max_size=3))
+def test_text_reads_back_as_the_value(value: dict[str, Any]) -> None:
+    """Whatever is written is read as the same by a YAML reader."""
+    lines = [line for key, each in value.items() for line in yaml_text.lines(key, each, 0, {})]
+    assert parse("x: 1\n" + "\n".join(lines)) == {"x": 1, **value}
+
+
+@pytest.mark.parametrize("stage", [None, "prod"])
+def test_template_reads_back_as_the_resources(stage: str | None) -> None:
+    """Every property and output of the resources is in the text, by SAM's functions too."""
+    planned = plan(press, spec="press:app", stage=stage)
+    made = template(planned)
+    text = sam.render(planned)
+    assert not check_template(made, text)
+    assert parse(text)["Outputs"].keys() == {output.id for output in made.outputs}
+    assert not check_template(made, json.dumps(made.cloudformation()))
+
+
+def test_reasons_stand_above_their_numbers() -> None:
+    """A number's comment is on the lines right above it."""
+    lines = sam.render(plan(press, spec="press:app")).splitlines()
+    place = lines.index("      Timeout: 285")
+    assert "press.cut may run for 280 s" in lines[place - 1]
+
+
+def test_rewriting_changes_nothing() -> None:
+    """A template that is up to date stays byte for byte."""
+    planned = plan(press, spec="press:app")
+    text = sam.render(planned)
+    assert sam.render(planned, text) == text
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_what_others_wrote_survives(newline: str, small: Plan) -> None:
+    """Resources, comments, odd spacing, line endings and sections of somebody else are kept byte for byte."""
+    theirs = newline.join([
+        "# our stack", TRANSFORM.strip(), "Globals:   # odd   spacing", "  Function: {Timeout: 3}", "", "Resources:",
+        "    # four blanks", "    Photos:", "        Type: AWS::S3::Bucket   # ours", "", "Metadata: {x: 1}",
+        "# the end",
+    ])  # fmt: skip
+    text = sam.render(small, theirs)
+    assert _outside(text) == _outside_of(theirs)
+    assert parse(text)["Resources"].keys() >= {"Photos", "DefaultQueue"}
+    assert sam.render(small, text) == text
+    assert ("\r\n" in text) == (newline == "\r\n")
+    # Another plan renews what is ours, and nothing else.
+    other = sam.render(plan(press, spec="press:app"), text)
+    assert "VideoFunction" in other
+    assert _outside(other) == _outside(text)
+
+
+def _outside(text: str) -> list[str]:
+    """Return the lines outside the marks, without the sections that were added for them."""
+    kept, inside = [], False
+    for line in text.split("\n"):
+        if ">>> dispatcher infra sam" in line:
+            inside = True
+        elif "<<< dispatcher infra sam" in line:
+            inside = False
+        elif not inside:
+            kept.append(line)
+    return _outside_of("\n".join(kept))
+
+
+def _outside_of(text: str) -> list[str]:
+    added = {"Parameters:", "Conditions:", "Outputs:", ""}
+    return [line for line in text.split("\n") if line.rstrip("\r") not in added]
+
+
+def test_resource_moved_out_of_the_marks_is_somebody_s_own(small: Plan) -> None:
+    """What stands outside under an id of ours is left out inside; checks look at it all the same."""
+    text = sam.render(small) + "\n"
+    own = (
+        "Resources:\n  ResultTable:\n    Type: AWS::DynamoDB::Table\n"
+        "    Properties: {BillingMode: PROVISIONED, KeySchema: []}\n"
+    )
+    moved = sam.render(small, text.replace("Resources:\n", own, 1), force=True)
+    assert moved.count("  ResultTable:\n") == 1
+    assert parse(moved)["Resources"]["ResultTable"]["Properties"]["BillingMode"] == "PROVISIONED"
+    assert sam.owned(moved) == {"ResultTable"}
+    said = report(check_template(template(small), moved))
+    assert 'ResultTable.BillingMode: "PROVISIONED", but the app needs "PAY_PER_REQUEST"' in said
+    assert "ResultTable: not on demand (rule table)" in said
+
+
+def test_edit_between_the_marks_is_not_lost(small: Plan) -> None:
+    """A change by hand is noticed by its checksum and named with the way out; --force gives it up."""
+    text = sam.render(small).replace("MemorySize: 512", "MemorySize: 513", 1)
+    with pytest.raises(sam.HandEdited, match=r"Resources, lines \d+ to \d+: somebody changed .* --force"):
+        sam.render(small, text)
+    assert "MemorySize: 513" not in sam.render(small, text, force=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Resources:\n  A: {Type: x}\n", "no `Transform: AWS::Serverless"),
+        (TRANSFORM + "Resources: {}\n", "must be a block"),
+        (TRANSFORM + "Resources:\n  # >>> dispatcher infra sam 0123456789ab\n  A: {Type: x}\n", "once each"),
+    ],
+)
+def test_template_that_cannot_be_renewed_is_refused(text: str, words: str, small: Plan) -> None:
+    """It is said why, and nothing is guessed."""
+    with pytest.raises(DispatcherError, match=words):
+        sam.render(small, text)
+
+
+def test_broken_yaml_is_refused(small: Plan) -> None:
+    """The place in the file is named."""
+    with pytest.raises(UnreadableTemplate, match="line 2"):
+        sam.render(small, "Resources:\n  - {\n")
+
+
+def test_functions_of_sam_are_compared_as_plain_ones() -> None:
+    """Events of a queue become mappings, whatever they are called; those of other kinds are left alone."""
+    made = unfolded({
+        "Resources": {
+            "F": {"Type": sam.FUNCTION, "Properties": {"Timeout": 3, "Events": {
+                "A": {"Type": "SQS", "Properties": {"Queue": {"Fn::GetAtt": ["Q", "Arn"]}, "BatchSize": 1}},
+                "B": {"Type": "Api", "Properties": {}},
+            }}},
+        }
+    })  # fmt: skip
+    assert made["Resources"]["FA"]["Properties"] == {
+        "EventSourceArn": {"Fn::GetAtt": ["Q", "Arn"]}, "FunctionName": {"Ref": "F"}, "BatchSize": 1,
+    }  # fmt: skip
+    assert made["Resources"]["F"] == {"Type": "AWS::Lambda::Function", "Properties": {"Timeout": 3}}
