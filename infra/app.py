@@ -1,6 +1,6 @@
 """The CDK app of this repository: the shop of `examples/`, as `template.yaml` lays it out.
 
-cdk deploy --app "python infra/app.py"
+npx aws-cdk@2 deploy --app "python infra/app.py"
 
 Needs the extra ``cdk`` of the package, and Node. ``-c code=<directory>`` deploys a package that is built already.
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from pathlib import Path
+import sys
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,7 @@ _EPILOG = """\b
 Examples:
   dispatcher -A shop.tasks infra plan                          queues, functions, numbers and schedules
   dispatcher -A shop.tasks infra sam                           write template.yaml, or renew what is ours in it
+  dispatcher -A shop.tasks infra cdk                           write infra/app.py, a CDK app for a start
   dispatcher -A shop.tasks infra sam --check                   fail if it is not up to date: for CI
   dispatcher -A shop.tasks infra check --template template.yaml
   dispatcher -A shop.tasks infra check --stack shop-prod       compare with what is deployed
@@ -112,6 +114,51 @@ def _queue_row(queue: Any) -> tuple[Any, ...]:
 def _expression(timer: Any) -> str:
     zone = f" {timer.timezone}" if timer.timezone else ""
     return f"{timer.expression}{zone}" + ("" if timer.exact else ", worker chooses")
+
+
+@infra.command("cdk")
+@_stage
+@click.option("-o", "--output", default="infra/app.py", show_default=True, metavar="FILE", help="The app; - prints.")
+@click.pass_obj
+def cdk(session: Session, stage: str | None, output: str) -> int:
+    """Write a CDK app for a start; from then on it is yours."""
+    from dispatcher.provision.cdk_app import render
+
+    made = planned(session, stage)
+    path = Path("infra/app.py" if output == "-" else output)
+    if output != "-" and path.exists():
+        raise CommandError(f"{output} is there already, and yours; name another file with -o, or remove it")
+    here = Path.cwd()
+    if not path.resolve().is_relative_to(here):
+        raise CommandError(f"{output} is outside of {here}; run this where the project is, or give --workdir")
+    text = render(
+        made,
+        source=PurePosixPath(_source(made.app, here).as_posix()),
+        output=PurePosixPath(path.resolve().relative_to(here).as_posix()),
+    )
+    if output == "-":
+        click.echo(text, nl=False)
+        return OK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    if not session.quiet:
+        click.echo(f"{output} written; `npx aws-cdk@2 deploy --app 'python {output}'` deploys it", err=True)
+        if not Path("requirements.txt").exists():
+            click.echo(
+                "requirements.txt is still to be written: serverless-dispatcher, and what the app imports", err=True
+            )
+    return OK
+
+
+def _source(spec: str, here: Path) -> Path:
+    """Return where the app's top package or module is, below the project's directory."""
+    name = spec.partition(":")[0].partition(".")[0]
+    file = getattr(sys.modules[name], "__file__", None)
+    path = here / name if file is None else Path(file).resolve()
+    path = path.parent if path.name == "__init__.py" else path
+    if not path.is_relative_to(here):
+        raise CommandError(f"the app's {name} is at {path}, outside of {here}; run this where the project is")
+    return path.relative_to(here)
 
 
 @infra.command("sam")

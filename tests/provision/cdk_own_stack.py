@@ -50,6 +50,7 @@ tasks = TaskQueue(
 )
 service = iam.Role(own, "Service", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
 tasks.grant_send(service)
+queue.grant_purge(tasks.function("default"))
 own.add_metadata("producer", own.resolve(tasks.producer_environment))
 
 for name in ("press", "clocks"):
@@ -60,7 +61,7 @@ more = TaskQueue(Stack(app, "more"), "Tasks", app=two, code=code, maximum_concur
 assert more.queue("b").queue_arn != more.queue("a").queue_arn
 assert tasks.table is table
 assert more.table.table_name
-assert more.function("b").function_arn
+assert more.function("b").node.path == more.function("b").node.path != more.function("a").node.path
 
 
 def refused(make: Callable[[], Any]) -> str:

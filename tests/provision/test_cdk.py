@@ -198,6 +198,15 @@ def test_a_role_is_granted_the_right_to_send(own: Path) -> None:
     }
 
 
+def test_a_function_is_granted_more(own: Path) -> None:
+    """What a construct grants to the function goes to its role, beside what the plan gives."""
+    found = read(own, "own")
+    (policy,) = of_type(found, "IAM::Policy").values()
+    assert "sqs:PurgeQueue" in policy["PolicyDocument"]["Statement"][0]["Action"]
+    (role,) = policy["Roles"]
+    assert "DefaultRole" in role["Ref"]
+
+
 REFUSALS = {
     "app": "has no 'nothing'",
     "code": "'/no/such/place', which does not exist",
