@@ -148,6 +148,8 @@ def settlement_of(env: Environment, run: Run) -> Settlement:
     if reason is None:
         return Settlement(delivery, "ack")
     if kind is Kind.REPEATED and (left := _left_to_decider(env, run)) > 0:
+        logger.info("%s failed already; its message rests for %.0f s, as another delivery may be about to bury it",
+                    run.id, left)  # fmt: skip
         return Settlement(delivery, "release", left)
     return Settlement(delivery, "dead", reason=reason, body=_next_body(env, run))
 

@@ -69,6 +69,7 @@ def test_a_failure_whose_worker_died_is_buried_after_a_rest_on_sqs(aws_env: AwsE
         assert isinstance(fleet.get(failed), ValueError)
         fleet.drained()
         assert (fleet.starts(failed), fleet.rested) == (1, [failed])
+        assert f"{failed} failed already; its message rests for 8" in fleet.logs()
         assert [letter.reason["task_id"] for letter in fleet.app.broker.dead_letters("default")] == [failed]
 
 
