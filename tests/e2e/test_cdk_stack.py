@@ -1,4 +1,7 @@
-"""infra/app.py, synthesised with its package and deployed by CloudFormation at the endpoint, runs the example app."""
+"""The CDK way of docs/infra-cdk.md: an app written for a start, synthesised, deployed by CloudFormation, and at work.
+
+Only AWS is an emulator, and only the publishing of assets is done here, for the CDK's own CLI is no Python package.
+"""
 
 import io
 import json
@@ -11,14 +14,39 @@ from typing import Any
 import pytest
 
 from dispatcher import Dispatcher
+from dispatcher.beat.firing import firing_id
+from tests.e2e.commands import run
 from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.environments import ROOT, EnvironmentUnavailable
 from tests.provision.cdk_synth import PATIENCE, synthesise
 
 TIMEOUT = 60.0
+MINUTE = 60
 #: The first test waits for Node, the wheels, the endpoint and the deployment as well.
 pytestmark = pytest.mark.timeout(4 * PATIENCE)
+
+APP = """
+from dispatcher import Dispatcher
+from dispatcher.schedules import crontab
+
+app = Dispatcher("bakery")
+app.conf.beat_schedule = {"tidy": {"task": "tasks.tidy", "schedule": crontab()}}
+
+@app.task(bind=True, max_retries=1)
+def add(self, x, y):
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return x + y
+
+@app.task
+def burn():
+    raise ValueError("too hot")
+
+@app.task
+def tidy():
+    return "tidied"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +63,15 @@ def aws() -> Iterator[AwsEndpoint]:
 @pytest.fixture(scope="module")
 def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the deployed stack gives out."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "tasks.py").write_text(APP)
+    (project / "requirements.txt").write_text(f"serverless-dispatcher @ {ROOT.as_uri()}\n")
+    written = run(project, "-A", "tasks", "infra", "cdk")
+    assert written.returncode == 0, written.stderr
     folder = tmp_path_factory.mktemp("cdk")
-    template = synthesise(ROOT / "infra" / "app.py", folder)["shop"]
+    template = synthesise(project / "infra" / "app.py", folder)["bakery"]
     _publish(aws, folder)
-    # The endpoint is plain HTTP, which these policies rightly refuse.
-    template["Resources"] = {
-        id: each for id, each in template["Resources"].items() if each["Type"] != "AWS::SQS::QueuePolicy"
-    }
-    cloudformation, stack = aws.client("cloudformation"), unique_name("shop")
+    cloudformation, stack = aws.client("cloudformation"), unique_name("bakery")
     cloudformation.create_stack(
         StackName=stack, TemplateBody=json.dumps(template), Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"]
     )
@@ -60,7 +89,7 @@ def _publish(aws: AwsEndpoint, folder: Path) -> None:
     account = aws.client("sts").get_caller_identity()["Account"]
     s3 = aws.client("s3")
     known = {"${AWS::AccountId}": account, "${AWS::Region}": s3.meta.region_name}
-    for asset in json.loads((folder / "shop.assets.json").read_text("utf-8"))["files"].values():
+    for asset in json.loads((folder / "bakery.assets.json").read_text("utf-8"))["files"].values():
         source: dict[str, Any] = asset["source"]
         (destination,) = asset["destinations"].values()
         bucket = destination["bucketName"]
@@ -81,7 +110,7 @@ def _zipped(package: Path) -> bytes:
 
 
 @pytest.fixture
-def shop(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
+def app(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
     """A producer configured by the stack's outputs, as their descriptions say."""
     variables = {
         "DISPATCHER_BROKER_URL": "sqs://",
@@ -90,20 +119,32 @@ def shop(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPa
     }
     for name, value in {**aws.env(), **variables}.items():
         monkeypatch.setenv(name, value)
-    with Dispatcher("shop", set_as_current=False) as app:
+    with Dispatcher("bakery", set_as_current=False) as app:
         yield app
 
 
-def test_tasks_run(shop: Dispatcher) -> None:
+def test_tasks_run(app: Dispatcher) -> None:
     """Tasks sent to the stack's queue run in its function, a retry included, and their results are read."""
-    results = [shop.send_task("shop.add", (number, 1)) for number in range(12)]
+    results = [app.send_task("tasks.add", (number, 1)) for number in range(12)]
     assert [result.get(timeout=TIMEOUT) for result in results] == list(range(1, 13))
-    assert shop.send_task("shop.charge", (1,)).get(timeout=TIMEOUT) == "order 1 charged at try 2"
 
 
-def test_failures_reach_the_dead_letters(aws: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
+def test_failures_reach_the_dead_letters(aws: AwsEndpoint, outputs: dict[str, str], app: Dispatcher) -> None:
     """A task that failed for good is copied to the stack's dead letters."""
-    with pytest.raises(Exception, match="no funds"):
-        shop.send_task("shop.decline", (1,)).get(timeout=TIMEOUT)
+    with pytest.raises(ValueError, match="too hot"):
+        app.send_task("tasks.burn").get(timeout=TIMEOUT)
     answer = aws.client("sqs").receive_message(QueueUrl=outputs["DefaultDeadQueueUrl"], WaitTimeSeconds=20)
     assert len(answer["Messages"]) == 1
+
+
+def test_rules_fire(aws: AwsEndpoint, app: Dispatcher) -> None:
+    """The stack's rule fires into its queue, and whoever knows entry and minute finds the result."""
+    began, limit = int(time.time()) // MINUTE * MINUTE - MINUTE, time.monotonic() + PATIENCE
+    while True:
+        minutes = range(began, int(time.time()) + 1, MINUTE)
+        done = [app.AsyncResult(firing_id("tidy", float(minute))) for minute in minutes]
+        if any(result.ready() for result in done):
+            break
+        assert time.monotonic() < limit, f"the rule did not fire\n{aws.log()}"
+        time.sleep(0.5)
+    assert next(result for result in done if result.ready()).get(timeout=1) == "tidied"
