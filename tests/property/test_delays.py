@@ -1,0 +1,155 @@
+"""Any delay on memory, SQLite and Redis: once, at its second. Those on SQS: tests/fault/test_long_delays.py."""
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from dispatcher.brokers.base import Delivery
+from dispatcher.clock import ManualClock
+from dispatcher.execution.executor import Executor
+from tests.emulation.redis_server import RedisServer
+from tests.unit.bench import Bench
+
+#: How often the Redis broker looks for what is due, in seconds.
+LOOK = 0.3
+YEAR = 365 * 86_400.0
+
+
+class OffsetClock:
+    """The machine's clock, moved by some seconds."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def time(self) -> float:
+        """Return what it shows."""
+        return time.time() + self.offset
+
+    def monotonic(self) -> float:
+        """Return the machine's own, which nothing moves."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let real time pass."""
+        time.sleep(seconds)
+
+
+class World:
+    """A broker with its backend, the time there, and workers that are made anew at will."""
+
+    #: seconds until a receive has looked for what is due
+    wait = 0.0
+
+    def __init__(self, url: str, move: Callable[[float], None], clock: Any) -> None:
+        self.url, self.move, self.clock = url, move, clock
+        self.ran: list[tuple[float, float]] = []
+        self.queue = f"delays-{uuid.uuid4().hex[:8]}"
+        self.restart()
+
+    def restart(self) -> None:
+        """Let another process go on."""
+        self.bench = Bench(
+            self.clock, broker=self.url, backend=self.url, broker_visibility_timeout=1.0, task_default_queue=self.queue
+        )
+
+        @self.bench.app.task(name="note")
+        def note(due: float) -> None:
+            self.ran.append((due, self.clock.time()))
+
+        self.note = note
+
+    def work(self, executor: Executor) -> list[Delivery]:
+        """Take what there is, twice: by a worker, and by one that has lost its lease without knowing."""
+        taken: list[Delivery] = []
+        while deliveries := self.bench.app.broker.receive([self.queue], 10, self.wait):
+            executor.process(deliveries)
+            executor.process(deliveries)
+            taken += deliveries
+        return taken
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Each broker; on Redis, whose server has a clock of its own, what is delayed moves instead of the clock."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        clock, client = OffsetClock(), redis.Redis.from_url(server.url)
+
+        def move(seconds: float) -> None:
+            clock.offset += seconds
+            for key in client.scan_iter(f"*{world.queue}*:delayed"):
+                for member in client.zrange(key, 0, -1):
+                    client.zincrby(key, -seconds * 1000, member)
+
+        world = World(server.url, move, clock)
+        world.wait = LOOK
+    else:
+        manual = ManualClock()
+        place = f"/{tmp_path}/delays.db" if request.param == "sqlite" else str(uuid.uuid4())
+        world = World(f"{request.param}://{place}", manual.advance, manual)
+    yield world
+    world.bench.app.close()
+
+
+def test_any_delay_runs_once_and_on_time(world: World) -> None:
+    """Delays from a second to a year: nothing a moment before, each at its time, at its first receipt, and no more."""
+    rng = random.Random(7)
+    delays = [1.0, 901.0, 43_201.0, YEAR, *(round(10 ** rng.uniform(0, 7.49), 2) for _ in range(4))]
+    begin = world.clock.time()
+    for delay in delays:
+        world.note.apply_async((begin + delay,), countdown=delay)
+    counts = world.bench.app.broker.counts(world.queue)
+    assert (counts.delayed, counts.ready, counts.in_flight) == (len(delays), 0, 0)
+    for number, due in enumerate(sorted(begin + delay for delay in delays)):
+        if number % 4 == 3:
+            world.bench.app.close()
+            world.restart()
+        executor = world.bench.executor()
+        world.move(max(0.0, due - 0.9 - world.clock.time()))
+        before = len(world.ran)
+        assert world.work(executor) == [], "early"
+        world.move(max(0.0, due + 0.01 - world.clock.time()))
+        assert [delivery.receive_count for delivery in world.work(executor)] == [1]
+        assert world.ran[before:] == [(due, pytest.approx(due, abs=1.0))]
+        assert world.ran[-1][1] >= due
+        executor.close()
+    counts = world.bench.app.broker.counts(world.queue)
+    assert (counts.delayed, counts.ready, counts.in_flight) == (0, 0, 0)
+
+
+def test_a_worker_whose_clock_is_behind_waits(world: World) -> None:
+    """What the broker hands out is compared with the worker's clock once more: late by the difference, never early."""
+    begin = world.clock.time()
+    world.note.apply_async((begin + 3600,), countdown=3600)
+    world.move(3601)
+    back = 100.0
+    if isinstance(world.clock, ManualClock):
+        taken = world.bench.app.broker.receive([world.queue], 10, 0.0)
+        world.clock._now -= back
+        world.bench.executor().process(taken)
+    else:
+        world.clock.offset -= back
+        world.work(world.bench.executor())
+    assert world.ran == []
+    world.move(back + 1)
+    world.work(world.bench.executor())
+    [(due, at)] = world.ran
+    assert at >= due
+
+
+def test_revoked_while_it_waits(world: World) -> None:
+    """The flag outlives a wait of a year, whoever set it."""
+    by_result = world.note.apply_async((0.0,), countdown=YEAR)
+    by_id = world.note.apply_async((0.0,), countdown=YEAR)
+    by_result.revoke()
+    world.bench.app.control.revoke(by_id.id)
+    assert by_result.state == "REVOKED"
+    world.move(YEAR + 1)
+    world.work(world.bench.executor())
+    assert (world.ran, by_id.state) == ([], "REVOKED")
