@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,19 @@ def test_messages_go_ten_at_a_time_and_queue_by_queue(broker: SQSBroker, wire: W
     broker.send(messages(25) + messages(3, "mails"))
     sizes = sorted((c["QueueUrl"].rsplit("/", 1)[1], len(c["Entries"])) for c in wire.of("SendMessageBatch"))
     assert sizes == [("mails", 3), ("orders", 5), ("orders", 10), ("orders", 10)]
+
+
+def test_batches_go_side_by_side(broker: SQSBroker, wire: Wire) -> None:
+    """Eight at a time: each of these is answered once eight are under way."""
+    together = threading.Barrier(8, timeout=20)
+
+    def answer(parameters: dict[str, Any]) -> dict[str, Any]:
+        together.wait()
+        return accept_batch(parameters)
+
+    wire.on("SendMessageBatch", answer)
+    broker.send(messages(160))
+    assert len(entries(wire)) == 16
 
 
 def test_a_batch_stays_within_a_mebibyte(broker: SQSBroker, wire: Wire) -> None:
