@@ -10,7 +10,7 @@ from dispatcher.app.lineage import read_workflow
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
-from dispatcher.exceptions import ChordError, EncodeError, MessageTooLarge
+from dispatcher.exceptions import ChordError, EncodeError, Ignore, MessageTooLarge
 from dispatcher.execution import launching, workflow
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
@@ -184,6 +184,8 @@ class Workflows:
         """Run a canvas in place of a task that runs in this process; return its value."""
         result = self._run_steps(plan.identify(_replacement(canvas), uuid()), (), workflow.member_of(request.chord))
         request.update(_behind=result._behind)
+        if result.state == states.IGNORED:
+            raise Ignore
         return result.get(disable_sync_subtasks=False)
 
     def add_to_chord(self, request: Any, sig: Any) -> Any:

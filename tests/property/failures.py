@@ -11,7 +11,8 @@ from dispatcher.exceptions import ChordError, Ignore
 from tests.property.canvases import shown
 
 #: ("call", number, ways, style): a call that ends in one of `WAYS`, with an error callback of a style, or none;
-#: ("chain", parts), ("group", parts), ("chord", parts, part).
+#: ("becomes", number, part, style): one that is replaced by a part; ("chain", parts), ("group", parts),
+#: ("chord", parts, part).
 Tree = Sequence[Any]
 WAYS = ("well", "raises", "is retried", "is retried and raises", "is ignored", "has expired")
 #: An error callback of one parameter gets the task's id alone.
@@ -40,7 +41,13 @@ class Seen:
                 raise Ignore
             return shown(*args[:-1])
 
+        def become(self: Any, *args: Any) -> None:
+            number, part = args[-2:]
+            seen.ran.add(number)
+            raise self.replace(canvas_of(part, self.app))
+
         seen = self
+        app.task(name="become", bind=True)(become)
         app.task(name="perform", bind=True, max_retries=5)(perform)
         app.task(name="new")(lambda request, error, traceback, number=None: seen.told.add(number))
         app.task(name="old")(lambda task_id, *, number=None: seen.told.add(number))
@@ -59,6 +66,8 @@ def grow(rng: random.Random, depth: int, ways: Sequence[str] = WAYS, share: floa
 
     def part(depth: int) -> Tree:
         kind = rng.random()
+        if depth and kind < 0.08:
+            return "becomes", next(numbers), part(depth - 1), rng.choice(STYLES)
         if depth == 0 or kind < 0.35:
             way = rng.choice(ways) if rng.random() < share else "well"
             return "call", next(numbers), way, rng.choice(STYLES)
@@ -74,8 +83,8 @@ def grow(rng: random.Random, depth: int, ways: Sequence[str] = WAYS, share: floa
 def canvas_of(tree: Tree, app: Any) -> Any:
     """Return a tree as signatures."""
     kind, parts = tree[0], tree[1]
-    if kind == "call":
-        sig = app.tasks["perform"].s(parts, tree[2])
+    if kind in ("call", "becomes"):
+        sig = app.tasks["perform" if kind == "call" else "become"].s(parts, tree[2])
         if tree[2] == "has expired":
             sig.set(expires=LONG_AGO)
         return sig if tree[3] is None else sig.on_error(app.tasks[tree[3]].s(number=parts))
@@ -98,9 +107,15 @@ class Expected:
         kind, parts = tree[0], tree[1]
         if kind == "call":
             return [self._call(tree, arguments, waiting)], False
+        if kind == "becomes":
+            return self._become(tree, waiting), False
+        if kind == "accumulate":
+            return [arguments[0]], False
         if kind == "group":
             return [end for part in parts for end in self._walk(part, arguments, waiting)[0]], True
-        steps = _steps(tree)
+        return self._run(_steps(tree), arguments, waiting)
+
+    def _run(self, steps: list[Tree], arguments: tuple[Any, ...], waiting: list[Tree]) -> tuple[list[Any], bool]:
         ends: tuple[list[Any], bool] = [], True
         for place, step in enumerate(steps):
             ends = self._walk(step, arguments, [*steps[place + 1 :], *waiting])
@@ -112,23 +127,43 @@ class Expected:
             arguments = (ends[0],) if ends[1] else (ends[0][0],)
         return ends
 
+    def _become(self, tree: Tree, waiting: list[Tree]) -> list[Any]:
+        """Walk a replacement: its last step has the error callbacks of what it replaces."""
+        self.ran.add(tree[1])
+        steps, own = _steps(tree[2]), _own(tree)
+        last = steps[-1]
+        steps[-1:] = [last, ("accumulate", None, None, None, own)] if last[0] == "group" else [_with(last, own)]
+        return self._run(steps, (), waiting)[0]
+
     def _call(self, tree: Tree, arguments: tuple[Any, ...], waiting: list[Tree]) -> Any:
-        _, number, way, style = tree
+        number, way = tree[1:3]
         if way != "has expired":
             self.ran.add(number)
         if way in ("well", "is retried"):
             return shown(*arguments, number)
-        if style is not None and "raises" in way:
-            self.told.add(number)
+        if "raises" in way:
+            self.told |= _own(tree)
         self.told |= {each for step in waiting for each in _noted(step)}
         if way == "has expired":
             return Wrong("REVOKED", "TaskRevokedError")
         return Wrong("FAILURE", "ValueError") if "raises" in way else Wrong("IGNORED", None)
 
 
+_CALLS = ("call", "becomes", "accumulate")
+
+
+def _own(tree: Tree) -> set[int]:
+    """Return the numbers of the error callbacks of a call, with those of what it replaces."""
+    return ({tree[1]} if tree[3] is not None else set()) | (tree[4] if len(tree) > 4 else set())
+
+
+def _with(tree: Tree, more: set[int]) -> Tree:
+    return *tree[:4], more | (tree[4] if len(tree) > 4 else set())
+
+
 def _steps(tree: Tree) -> list[Tree]:
     """Return the calls and groups of a chain, those of chains in it, and of chords, in line."""
-    if tree[0] in ("call", "group"):
+    if tree[0] in (*_CALLS, "group"):
         return [tree]
     if tree[0] == "chord":
         return [("group", tree[1]), *_steps(tree[2])]
@@ -141,14 +176,14 @@ def _passed_on(wrong: Wrong) -> Wrong:
 
 def _noted(tree: Tree) -> set[int]:
     """Return the calls in a tree that have error callbacks."""
-    if tree[0] == "call":
-        return set() if tree[3] is None else {tree[1]}
+    if tree[0] in _CALLS:
+        return _own(tree)
     return {each for part in [*tree[1], *tree[2:]] for each in _noted(part)}
 
 
 def _leaves(tree: Tree) -> tuple[int, bool]:
     """Return in how many results a tree ends, and whether they are a group's."""
-    if tree[0] == "call":
+    if tree[0] in _CALLS:
         return 1, False
     if tree[0] == "group":
         return sum(_leaves(part)[0] for part in tree[1]), True
