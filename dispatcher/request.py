@@ -39,6 +39,8 @@ _FROM_MESSAGE: dict[str, Callable[[Message], Any]] = {
     "time_limit": lambda m: m.time_limit,
     "soft_time_limit": lambda m: m.soft_time_limit,
     "headers": lambda m: dict(m.headers) or None,
+    "stamps": lambda m: dict(m.headers.get("stamps") or {}),
+    "stamped_headers": lambda m: m.headers.get("stamped_headers"),
     "reply_to": lambda m: m.reply_to,
     "origin": lambda m: m.origin,
     "ignore_result": lambda m: bool(m.ignore_result),

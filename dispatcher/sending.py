@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher import signals
 from dispatcher.brokers.base import Broker
+from dispatcher.canvas.stamping import carried
 from dispatcher.clock import Clock, timestamp
 from dispatcher.config.structures import PublishPolicy
 from dispatcher.exceptions import (
@@ -40,9 +41,8 @@ REFUSED_OPTIONS: Mapping[str, str] = {
     "connection": "connections are pooled by the app; set broker_url on the app instead",
     "producer": "connections are pooled by the app; set broker_url on the app instead",
     "publisher": "connections are pooled by the app; set broker_url on the app instead",
-    "stamps": "stamped headers are not available in this release; use headers=",
-    "stamped_headers": "stamped headers are not available in this release; use headers=",
-    "visitor": "stamping is not available in this release",
+    "stamps": "a stamp is an option under its name, which stamped_headers= lists; use sig.stamp(name=value)",
+    "visitor": "a visitor is for a signature: use sig.stamp(visitor)",
     "chord": "a canvas places its members itself; use chord(header, body)",
     "chain": "a canvas places its steps itself; use chain(first, next)",
     "rate_limit": "it belongs to the task; set it in @app.task",
@@ -278,6 +278,8 @@ def set_options(fields: dict[str, Any], options: Mapping[str, Any], now: float, 
     Naive datetimes are read in ``timezone``. Raises `UnsupportedOption`, `TypeError` or `ValueError` for what cannot
     work, naming the option.
     """
+    if "stamped_headers" in options:
+        options = carried(options, _PLAIN.keys() | _HANDLED)
     _check_options(options)
     for option, field in _PLAIN.items():
         value = options.get(option)

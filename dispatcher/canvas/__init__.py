@@ -3,11 +3,13 @@
 from dispatcher.canvas.compound import chain, chord, group
 from dispatcher.canvas.mapped import chunks, xmap, xstarmap
 from dispatcher.canvas.signature import Signature, maybe_signature, signature
+from dispatcher.canvas.stamping import StampingVisitor
 
 subtask, maybe_subtask = signature, maybe_signature
 
 __all__ = [
     "Signature",
+    "StampingVisitor",
     "chain",
     "chord",
     "chunks",

@@ -7,6 +7,7 @@ from typing import Any
 
 from dispatcher.canvas import plan
 from dispatcher.canvas.signature import PARTS, Signature, as_list, maybe_signature, register_kind, to_wire
+from dispatcher.canvas.stamping import StampingVisitor, merged
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.utils import uuid
 
@@ -101,6 +102,23 @@ class Canvas(Signature):
         return self.app.result_of_steps(self._steps(self.id))
 
     _freeze = freeze
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Give all its calls, and their callbacks, stamps, and return it; a ``visitor`` adds others."""
+        self.stamp_links(visitor, append_stamps, **headers)
+        for part, more in self._stamped_parts(visitor, **merged(append_stamps, headers)):
+            part.stamp(visitor, append_stamps, **merged(append_stamps, headers, more))
+        return self
+
+    def _stamped_parts(
+        self, visitor: StampingVisitor | None, **stamps: Any
+    ) -> Iterator[tuple[Signature, Mapping[str, Any] | None]]:
+        """Yield each part with what the visitor adds to its stamps."""
+        more = None if visitor is None else getattr(visitor, f"on_{self._short}_start")(self, **stamps)
+        for part in self._parts():
+            yield part, more
+        if visitor is not None:
+            getattr(visitor, f"on_{self._short}_end")(self, **stamps)
 
     def __reduce__(self) -> Any:
         return maybe_signature, (to_wire(self),)
@@ -330,6 +348,18 @@ class chord(Canvas):  # noqa: N801 - Celery's name
         made = chord(self.tasks, body | other, app=self._app, **self["options"])
         made["args"] = self["args"]
         return made
+
+    def _stamped_parts(
+        self, visitor: StampingVisitor | None, **stamps: Any
+    ) -> Iterator[tuple[Signature, Mapping[str, Any] | None]]:
+        more = None if visitor is None else visitor.on_chord_header_start(self, **stamps)
+        for member in self.tasks.tasks:
+            yield member, more
+        if visitor is not None:
+            visitor.on_chord_header_end(self, **stamps)
+        if self.body is not None:
+            found = None if visitor is None else visitor.on_chord_body(self, **stamps)
+            yield self.body, merged(False, found, more)
 
     def __length_hint__(self) -> int:
         return plan.leaves([to_wire(self.tasks)])

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dispatcher.exceptions import UnsupportedOption
+from dispatcher.canvas.stamping import NAMES, StampingVisitor, merged, own_stamps
 from dispatcher.sensitive import Marks, both, marks_on_wire, masked
 from dispatcher.state import get_current_app
 
@@ -141,6 +141,11 @@ class Signature(dict[str, Any]):
 
     # -- copies and changes
 
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Any = None) -> Any:
+        """Return the signature, or canvas, that a dict describes."""
+        return maybe_signature(dict(d), app)
+
     def clone(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Signature:
@@ -255,14 +260,31 @@ class Signature(dict[str, Any]):
     def __invert__(self) -> Any:
         return self.apply_async().get()
 
-    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
-        """Refuse, as there is no stamping: raises `UnsupportedOption`."""
-        raise UnsupportedOption(
-            "stamp() cannot work: stamping is not available in this release; give each call its headers: "
-            "sig.set(headers={'name': 'value'}), which the task finds in self.request.headers"
-        )
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Give it and its callbacks stamps, and return it; a ``visitor`` adds others.
 
-    stamp_links = stamp
+        Of stamps of one name the newest counts, or with ``append_stamps`` the list of all, the newest first.
+        """
+        self.stamp_links(visitor, append_stamps, **headers)
+        found = None if visitor is None else visitor.on_signature(self, **headers)
+        self._put_stamps(merged(append_stamps, headers, found, own_stamps(self["options"])))
+        return self
+
+    def _put_stamps(self, stamps: Mapping[str, Any]) -> None:
+        if stamps:
+            self["options"].update({**stamps, NAMES: list(stamps)})
+
+    def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
+        """Give its callbacks and error callbacks stamps."""
+        hooks = {"link": "on_callback", "link_error": "on_errback"}
+        for option, hook in hooks.items():
+            if option not in self["options"]:
+                continue
+            links = [maybe_signature(link, self._app) for link in as_list(self["options"][option])]
+            for link in links:
+                found = None if visitor is None else getattr(visitor, hook)(link, **headers)
+                link.stamp(visitor, append_stamps, **merged(append_stamps, headers, found))
+            self["options"][option] = links
 
     def __reduce__(self) -> Any:
         return Signature, (dict(self),)

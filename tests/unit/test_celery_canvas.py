@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dispatcher import ResultSet, chain, chord, group, maybe_signature, signature
-from dispatcher.exceptions import Ignore, UnsupportedOption
+from dispatcher.canvas import Signature, StampingVisitor
+from dispatcher.exceptions import Ignore
 from dispatcher.result import GroupResult, result_from_tuple
 from tests.unit.bench import Bench, Globals
 
@@ -34,6 +35,7 @@ class World(Bench):
         self.look_again = task(name="look_again", bind=True)(lambda task, *args: self._look_again(task, *args))
         self.flaky = task(name="flaky", bind=True, max_retries=5)(lambda task, *args: self._flaky(task, *args))
         self.become = task(name="become", bind=True)(lambda task, kind: self._become(task, kind))
+        self.stamps = task(name="stamps", bind=True)(lambda task, *args: self._stamps(task, *args))
         self.silent = task(name="silent", ignore_result=True)(lambda value: value)
 
     @staticmethod
@@ -55,6 +57,14 @@ class World(Bench):
         if not task.request.retries:
             raise task.retry(countdown=0)
         return self._look(task, *args)
+
+    def _stamps(self, task: Any, *args: Any) -> dict[str, Any]:
+        if args and not task.request.retries:
+            raise task.retry(countdown=0)
+        assert list(task.request.stamps) == (task.request.stamped_headers or [])
+        self.noted.append(task.request.stamps)
+        stamps: dict[str, Any] = task.request.stamps
+        return stamps
 
     @staticmethod
     def _flaky(task: Any, *args: Any) -> int:
@@ -509,11 +519,83 @@ def test_skew(w: World, arguments: dict[str, float], wanted: list[float]) -> Non
     assert [task.options["countdown"] for task in group(w.add.s(n) for n in range(5)).skew(**arguments).tasks] == wanted
 
 
-def test_stamping_is_refused(w: World) -> None:
-    """Of every kind, with what to do instead."""
-    for canvas in (w.add.s(1), chain(w.add.s(1)), group(w.add.s(1)), chord([w.add.s(1)], w.total.s())):
-        with pytest.raises(UnsupportedOption, match=r"sig\.set\(headers="):
-            canvas.stamp(tag="t")
+class _Steps(StampingVisitor):
+    """Stamps calls with their names, and what they are in with what that is."""
+
+    def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        """Return the name."""
+        return {"name": sig.task}
+
+    def on_group_start(self, group: Any, **headers: Any) -> dict[str, Any]:
+        """Return a stamp that counts, and one that does not."""
+        return {"group": "g", "other": 1, "stamped_headers": ["group"]}
+
+    def on_chain_start(self, chain: Any, **headers: Any) -> dict[str, Any]:
+        """Return a stamp."""
+        return {"chain": "c"}
+
+    def on_chord_body(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        """Return a stamp."""
+        return {"body": "b"}
+
+    def on_callback(self, callback: Any, **headers: Any) -> dict[str, Any]:
+        """Return a stamp."""
+        return {"callback": 1}
+
+    def on_errback(self, errback: Any, **headers: Any) -> dict[str, Any]:
+        """Return a stamp."""
+        return {"errback": 1}
+
+
+def _stamped(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+    canvas.stamp(*args, **kwargs)
+    return canvas
+
+
+STAMPS: dict[str, tuple[Program, Any]] = {
+    "call": (lambda w: _stamped(w.stamps.s(), x=1, y=[1, 2]), {"x": 1, "y": [1, 2]}),
+    "none": (lambda w: w.stamps.s(), {}),
+    "newest": (lambda w: _stamped(_stamped(w.stamps.s(), x=1), x=2), {"x": 2}),
+    "appended": (lambda w: _stamped(_stamped(w.stamps.s(), x=1), append_stamps=True, x=2), {"x": [2, 1]}),
+    "named": (lambda w: _stamped(w.stamps.s(), x=1, y=2, stamped_headers=["x"]), {"x": 1}),
+    "chain": (lambda w: _stamped(chain(w.stamps.si(), w.stamps.si()), x=1), {"x": 1}),
+    "group": (lambda w: _stamped(group(w.stamps.si(), w.stamps.si()), x=1), [{"x": 1}, {"x": 1}]),
+    "chord": (lambda w: _stamped(chord([w.stamps.si()], w.echo.s()), x=1), [[{"x": 1}]]),
+    "body": (lambda w: _stamped(chord([w.stamps.si()], w.stamps.si()), x=1), {"x": 1}),
+    "visitor": (lambda w: _stamped(w.stamps.s(), _Steps(), x=1), {"x": 1, "name": "stamps"}),
+    "visitor of a chain that ends in a group": (
+        lambda w: _stamped(chain(w.add.s(1), group(w.stamps.si())), _Steps()),
+        [{"chain": "c", "group": "g", "name": "stamps"}]),
+    "visitor of a chord": (
+        lambda w: _stamped(chord([w.stamps.si()], w.stamps.si()), _Steps()),
+        {"group": "g", "body": "b", "name": "stamps"}),
+    "retry": (lambda w: _stamped(w.stamps.s(1), x=1), {"x": 1}),
+    "dict": (lambda w: Signature.from_dict(json.loads(json.dumps(_stamped(chain(w.stamps.s()), x=1)))), {"x": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAMPS)
+def test_stamps(w: World, name: str) -> None:
+    """Each call has those of itself and of what it is in, in workers and in eager mode."""
+    program, wanted = STAMPS[name]
+    assert w.value(program(w).apply_async()) == wanted
+    assert program(w).apply().get() == wanted
+
+
+def test_callbacks_have_stamps(w: World) -> None:
+    """Those of what they are linked to, and those of the visitor for them; not what a task sends by itself."""
+    for sig in (w.add.s(1, 1).set(link=w.stamps.si()), w.fail.s().set(link_error=[w.stamps.si()])):
+        _stamped(sig, _Steps(), x=1).apply_async()
+    w.done()
+    assert w.noted == [{"x": 1, "callback": 1, "name": "stamps"}, {"x": 1, "errback": 1, "name": "stamps"}]
+
+
+def test_stamps_are_options_by_their_names(w: World) -> None:
+    """As in Celery; one that is named like another option is refused."""
+    assert _stamped(w.stamps.s(), x=1).options == {"x": 1, "stamped_headers": ["x"]}
+    assert w.value(w.stamps.apply_async(stamped_headers=["x"], x=7)) == {"x": 7}
+    with pytest.raises(TypeError, match="a stamp cannot be named 'queue'"):
+        _stamped(w.stamps.s(), queue="q").apply_async()
 
 
 # Results
