@@ -25,8 +25,6 @@ Ctrl-C ends everything. docs/local.md says what is like AWS, and what is not.
 @click.command(epilog=_EPILOG)
 @click.option("--endpoint", metavar="URL|localstack", help="Use an endpoint that is there [env: AWS_ENDPOINT_URL].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Where an endpoint is started; 0: any that is free [4566].")
-@click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Keep queues, messages and results in this directory [nothing is kept].")  # fmt: skip
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1), metavar="N", help="Batches of a queue at once, at most [5]."
 )
@@ -40,7 +38,6 @@ def local(
     session: Session,
     endpoint: str | None,
     port: int | None,
-    state: Path | None,
     concurrency: int | None,
     variables: tuple[str, ...],
     no_install: bool,
@@ -61,7 +58,6 @@ def local(
         directory=Path.cwd(),
         endpoint=endpoint,
         port=port,
-        state=state.absolute() if state is not None else None,
         install=not no_install,
         reload=not no_reload,
         concurrency=concurrency or CONCURRENCY,

@@ -19,7 +19,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
-from dispatcher.config.environment import inherited
 from dispatcher.exceptions import DispatcherError, ImproperlyConfigured
 from dispatcher.local import processes, starting
 from dispatcher.local.functions import MappedFunction
@@ -55,24 +54,29 @@ class Deployed:
 
 
 def deploy(spec: str, directory: Path, environment: Mapping[str, str], owner: str, scratch: Path) -> Deployed:
-    """Deploy the app that ``spec`` names, found in ``directory``, to the endpoint in ``environment``.
+    """Deploy the app that ``spec`` names, found in ``directory``, to the endpoint that ``environment`` names.
 
-    Raises `AppBroken` or `AppRefused`.
+    ``environment`` is all that the process sees. Raises `AppBroken` or `AppRefused`.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as own:
         answer = Path(own, "answer.json")
-        process = subprocess.run(
-            starting.command(sys.executable, __name__, spec, str(answer)),
-            cwd=directory,
-            env={**inherited(), **environment, processes.TAG_VARIABLE: owner},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
+        try:
+            process = subprocess.run(
+                starting.command(sys.executable, __name__, spec, str(answer)),
+                cwd=directory,
+                env={**environment, "PYTHONDONTWRITEBYTECODE": "1", processes.TAG_VARIABLE: owner},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise AppBroken(
+                f"the app is not read and its resources are not made after {_TIMEOUT_SECONDS:g} s"
+            ) from error
         words = process.stdout.strip()
         if process.returncode == Ended.REFUSED:
             raise AppRefused(words)

@@ -31,16 +31,15 @@ _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL")
 
 
 class EmulatorFailed(DispatcherError):
-    """The emulator did not start; the message ends with its log."""
+    """The emulator did not start, or ended; the message ends with its log."""
 
 
 class Emulator:
     """SQS, DynamoDB, EventBridge, Scheduler, S3, CloudFormation … on one loopback URL.
 
-    ``python`` has MiniStack; ``port`` 0 takes any that is free; ``state`` is a directory that resources and messages
-    are kept in from one start to the next. ``owner`` tags its processes and ``scratch`` is where its
-    files are, for a reaper. ``command`` and ``arguments`` run another launcher than this package's. Use as a context
-    manager, or call `start` and `close`.
+    ``python`` has MiniStack; ``port`` 0 takes any that is free. ``owner`` tags its processes and ``scratch`` is where
+    its files are, for a reaper. ``command`` and ``arguments`` run another launcher than this package's. Nothing is kept
+    from one start to the next. Use as a context manager, or call `start` and `close`.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Emulator:
         python: str | Path,
         *,
         port: int = 0,
-        state: Path | None = None,
         auth: bool = False,
         command: Sequence[str] = (),
         arguments: Sequence[str] = (),
@@ -59,7 +57,6 @@ class Emulator:
         self._command = [*(command or starting.command(python, "dispatcher.local.ministack")), *arguments]
         self._directory = directory
         self._parent = scratch
-        self._state = state
         self._auth = auth
         self._wanted = port
         self._port = 0
@@ -105,7 +102,7 @@ class Emulator:
                     pass_fds=[listener.fileno()],
                 )
         try:
-            self._wait_until_ready(self._process)
+            self._wait_until_ready()
         except BaseException:
             self.close()
             raise
@@ -147,26 +144,29 @@ class Emulator:
         """MiniStack reads its settings from the environment when it is imported."""
         variables = inherited()
         kept: dict[str, str] = {name: variables[name] for name in _KEPT if name in variables}
-        state = self._state or scratch
         return {
             **kept,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": REGION,
+            "MINISTACK_HOST": "127.0.0.1",  # in URLs of queues; `localhost` would be tried over IPv6 first
             "GATEWAY_PORT": str(self._port),
             "LAMBDA_EXECUTOR": "local",
             "AUTH": "true" if self._auth else "false",
             "LOG_LEVEL": "WARNING",
             "PYTHONUNBUFFERED": "1",
-            "STATE_DIR": str(state / "state"),
-            "S3_DATA_DIR": str(state / "s3"),
-            "PERSIST_STATE": "1" if self._state else "0",
-            "S3_PERSIST": "1" if self._state else "0",
+            "STATE_DIR": str(scratch / "state"),
+            "S3_DATA_DIR": str(scratch / "s3"),
             "TMPDIR": str(scratch),
             processes.TAG_VARIABLE: self._tag,
         }
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def check(self) -> None:
+        """Raise `EmulatorFailed` if the process has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            raise self._failed(f"ended with status {self._process.returncode}")
+
+    def _wait_until_ready(self) -> None:
         limit = time.monotonic() + _START_SECONDS
         while True:
             try:
@@ -174,11 +174,13 @@ class Emulator:
                 urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1).close()
                 return
             except (OSError, urllib.error.URLError):
-                ended = process.poll()
-            if ended is not None or time.monotonic() > limit:
-                how = f"ended with status {ended}" if ended is not None else f"does not answer for {_START_SECONDS:g} s"
-                tail = "\n".join(self.log().splitlines()[-_LOG_LINES:])
-                raise EmulatorFailed(f"the emulator {how}:\n{tail}")
+                self.check()
+            if time.monotonic() > limit:
+                raise self._failed(f"does not answer for {_START_SECONDS:g} s")
+
+    def _failed(self, how: str) -> EmulatorFailed:
+        tail = "\n".join(self.log().splitlines()[-_LOG_LINES:])
+        return EmulatorFailed(f"the emulator {how}:\n{tail}")
 
 
 def is_port_taken(error: OSError) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -66,8 +66,18 @@ def variables_of(url: str) -> dict[str, str]:
     }
 
 
+def environment_at(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment, pointed at an endpoint and at no other place."""
+    mine = {
+        name: value
+        for name, value in inherited().items()
+        if not name.startswith(f"{_VARIABLE}_") and name not in ("AWS_PROFILE", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+    }
+    return {**mine, **variables}
+
+
 def emulator(
-    port: int | None, *, install: bool, state: Path | None, owner: str, scratch: Path, announce: Callable[[str], None]
+    port: int | None, *, install: bool, owner: str, scratch: Path, announce: Callable[[str], None]
 ) -> Emulator:
     """Start an endpoint, installing it first if need be.
 
@@ -76,7 +86,7 @@ def emulator(
     python = installed(environments.MINISTACK, install=install, announce=announce)
     wanted = PORT if port is None else port
     try:
-        return Emulator(python, port=wanted, state=state, owner=owner, scratch=scratch).start()
+        return Emulator(python, port=wanted, owner=owner, scratch=scratch).start()
     except OSError as error:
         if not is_port_taken(error):
             raise

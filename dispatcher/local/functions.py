@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dispatcher.local.sandbox import Function, Invocation, Sandbox
+
+#: Bytecode is told from the source by second and size: of two quick edits it would keep the first.
+_ALL: Final = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Place:
             memory_mb=mapped.memory,
             python=self.python,
             client=self.client,
-            environment={**self.environment, **mapped.environment},
+            environment={**_ALL, **self.environment, **mapped.environment},
             name=mapped.name,
             region=self.region,
         )

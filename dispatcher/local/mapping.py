@@ -90,8 +90,11 @@ class EventSourceMapping:
                 continue
             batch: list[Message] = []
             try:
-                if self._open.is_set() and not self._stopping.is_set():
+                if self._takes():
                     batch = self._batch()
+                if batch and not self._takes():  # paused or stopped while it waited for messages
+                    self._give_back(batch)
+                    batch = []
             except ServiceError as error:
                 if not self._stopping.is_set():
                     self._complain(str(error))
@@ -100,6 +103,9 @@ class EventSourceMapping:
                 self._free.release()
             else:
                 self._threads.submit(self._process, batch)
+
+    def _takes(self) -> bool:
+        return self._open.is_set() and not self._stopping.is_set()
 
     def _batch(self) -> list[Message]:
         """Receive until the batch is full, or its window over, or the queue empty where there is no window."""
@@ -136,6 +142,15 @@ class EventSourceMapping:
                 self._complain(str(error))
         finally:
             self._free.release()
+
+    def _give_back(self, messages: Sequence[Message]) -> None:
+        for some in aws.chunks(messages, _RECEIVE_LIMIT):
+            entries = [
+                {"Id": str(n), "ReceiptHandle": each["ReceiptHandle"], "VisibilityTimeout": 0}
+                for n, each in enumerate(some)
+            ]
+            url = self.function.queue_url
+            aws.call(self._sqs, "change_message_visibility_batch", url, QueueUrl=url, Entries=entries)
 
     def _delete(self, messages: Sequence[Message]) -> None:
         for some in aws.chunks(messages, _RECEIVE_LIMIT):

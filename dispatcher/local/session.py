@@ -22,6 +22,7 @@ from dispatcher.config.environment import inherited
 from dispatcher.local import endpoint, environments, processes, reaper
 from dispatcher.local.console import Console
 from dispatcher.local.deploying import AppBroken, AppRefused, Deployed, deploy
+from dispatcher.local.emulator import Emulator
 from dispatcher.local.functions import Place
 from dispatcher.local.stack import Stack
 from dispatcher.local.watching import LOOK_SECONDS, Watcher
@@ -41,7 +42,6 @@ class Options:
     directory: Path
     endpoint: str | None = None
     port: int | None = None
-    state: Path | None = None
     install: bool = True
     reload: bool = True
     concurrency: int = CONCURRENCY
@@ -98,6 +98,7 @@ class _Session:
         self._owner = f"{inherited().get(processes.TAG_VARIABLE, '')}/local-{uuid.uuid4().hex}"
         self._began = time.monotonic()
         self._told: Deployed | None = None
+        self._emulator: Emulator | None = None
 
     def run(self) -> int:
         options, console = self.options, self.console
@@ -143,16 +144,18 @@ class _Session:
             return endpoint.variables_of(given)
         options = self.options
         emulator = endpoint.emulator(
-            options.port, install=options.install, state=options.state, owner=self._owner, scratch=self._scratch,
+            options.port, install=options.install, owner=self._owner, scratch=self._scratch,
             announce=self.console.say,
         )  # fmt: skip
         self._stack.callback(emulator.close)
+        self._emulator = emulator
         return emulator.environment()
 
     def _deploy(self, variables: Mapping[str, str]) -> Deployed | None:
         """Deploy the app as its code is now; `None`, with its traceback shown, where the code is broken."""
         try:
-            deployed = deploy(self.options.spec, self.options.directory, variables, self._owner, self._scratch)
+            everything = endpoint.environment_at(variables)
+            deployed = deploy(self.options.spec, self.options.directory, everything, self._owner, self._scratch)
         except (AppBroken, AppRefused) as error:
             # Nobody mends an app that cannot be had at all, nor one that only a command waits for.
             waiting = self.options.reload and (self._told is not None or not self.options.command)
@@ -191,7 +194,7 @@ class _Session:
         process = subprocess.Popen(
             self.options.command,
             cwd=self.options.directory,
-            env={**inherited(), **variables, **deployed.producer, processes.TAG_VARIABLE: self._owner},
+            env={**endpoint.environment_at(variables), **deployed.producer, processes.TAG_VARIABLE: self._owner},
         )
         self._stack.callback(_end, process)
         return process
@@ -202,6 +205,8 @@ class _Session:
             time.sleep(LOOK_SECONDS)
             if command is not None and command.poll() is not None:
                 return None
+            if self._emulator is not None:
+                self._emulator.check()
             changed = watcher.changed() if self.options.reload else []
             if changed:
                 return changed
