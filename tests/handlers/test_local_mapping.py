@@ -68,7 +68,8 @@ class Bench:
 
     def found(self, kind: str) -> list[str]:
         """What invocations left behind, in order."""
-        return [path.read_text() for path in sorted(self.directory.glob(f"{kind}-*"))]
+        texts = (path.read_text() for path in sorted(self.directory.glob(f"{kind}-*")))
+        return [text for text in texts if text]  # an empty one is still being written
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition."""
