@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
 
 from dispatcher.clock import zone_of
+from dispatcher.exceptions import ImproperlyConfigured
 
 MINUTE = timedelta(minutes=1)
 
@@ -24,6 +25,16 @@ class BaseSchedule:
     Subclasses give `next_after`; the rest follows from it. ``app`` (its clock and its ``timezone``) and ``nowfun`` (the
     clock alone) matter to `now`, `is_due` and `remaining_estimate` only, and take no part in equality.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that says by Celery's methods when it is due, which no beat here would ask."""
+        super().__init_subclass__()
+        for name in ("is_due", "remaining_estimate"):
+            if name in vars(cls) and "next_after" not in vars(cls):
+                raise ImproperlyConfigured(
+                    f"{cls.__name__} defines {name}, but schedules are asked for next_after(moment: datetime); "
+                    "define that, and what is left follows from it"
+                )
 
     def __init__(self, nowfun: Callable[[], datetime] | None = None, app: Any = None) -> None:
         self.nowfun = nowfun

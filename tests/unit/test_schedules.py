@@ -255,6 +255,25 @@ def test_solar_refuses_what_is_no_event_or_place() -> None:
         solar("sunset", 0, -181)
 
 
+def test_a_class_of_ones_own_gives_next_after() -> None:
+    """The rest follows from it; Celery's methods alone are refused, for nobody would ask them."""
+
+    class Fridays(BaseSchedule):
+        def next_after(self, moment: datetime) -> datetime:
+            return moment.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(
+                days=(4 - moment.weekday()) % 7 or 7
+            )
+
+    thursday = datetime(2026, 5, 7, tzinfo=UTC)
+    assert Fridays().runs_in_minute(thursday + timedelta(days=1)) == (thursday + timedelta(days=1),)
+    assert Fridays(nowfun=lambda: thursday).is_due(thursday) == (False, 86400.0)
+    with pytest.raises(ImproperlyConfigured, match="Odd defines is_due, but schedules are asked for next_after"):
+
+        class Odd(schedule):
+            def is_due(self, last_run_at: datetime) -> schedstate:
+                return schedstate(True, 5.0)
+
+
 def test_solar_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is named before anything runs."""
     monkeypatch.setitem(sys.modules, "ephem", None)
