@@ -14,7 +14,7 @@ from typing import Self
 from dispatcher.local import processes
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 def environment(directory: Path, variables: Mapping[str, str] | None = None) -> dict[str, str]:

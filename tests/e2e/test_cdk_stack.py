@@ -21,7 +21,7 @@ from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.environments import ROOT, EnvironmentUnavailable
 from tests.provision.cdk_synth import PATIENCE, synthesise
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 MINUTE = 60
 #: The first test waits for Node, the wheels, the endpoint and the deployment as well.
 pytestmark = pytest.mark.timeout(4 * PATIENCE)

@@ -24,7 +24,7 @@ from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.environments import ROOT
 from tests.emulation.resting import failures_at_rest
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 
 APP = """
 import asyncio, time

@@ -16,7 +16,7 @@ from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint
 from tests.emulation.environments import EnvironmentUnavailable
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 #: The first test waits for the build and the deployment as well.
 pytestmark = pytest.mark.timeout(4 * lambda_stack.PATIENCE)
 

@@ -21,7 +21,7 @@ from tests.fault.faulty_tasks import Effects, make_app
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Longer than anything here takes; pytest's own limit is longer still.
-PATIENCE = 60.0
+PATIENCE = 120.0
 #: Short leases make recovery quick.
 LEASE = 2.0
 

@@ -50,10 +50,10 @@ class Storm:
         watch = Watch(self.fleet, [*ids, *(derived_id(task_id, "link/0") for task_id in followed)])
         moments = sorted(self.random.uniform(0.05, 0.85) for _ in range(self.kills))
         for moment in moments:
-            until(lambda: watch.look() or len(watch.seen_final) >= moment * len(ids), f"{moment:.0%} done", 90.0)  # noqa: B023
+            until(lambda: watch.look() or len(watch.seen_final) >= moment * len(ids), f"{moment:.0%} done")  # noqa: B023
             self._kill()
         try:
-            until(watch.look, "the end of all tasks", 90.0)
+            until(watch.look, "the end of all tasks")
         except AssertionError:
             self.report.hung = sorted(watch.unfinished)
             return self.report

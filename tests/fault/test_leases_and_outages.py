@@ -15,7 +15,7 @@ import redis
 
 from dispatcher.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
 from tests.emulation.redis_server import RedisServer
-from tests.fault.fleet import Fleet, Watch, until
+from tests.fault.fleet import PATIENCE, Fleet, Watch, until
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 #: So that a server that hangs is noticed while the test still runs.
@@ -78,11 +78,11 @@ def test_a_call_that_holds_the_gil_does_not_lose_the_lease(fleet: Fleet) -> None
 
 def test_what_waits_behind_a_slow_run_is_given_back(fleet: Fleet) -> None:
     """Messages taken in advance go to another worker while the run before them goes on."""
-    slow = fleet.send("work", "slow", 6.0)
+    slow = fleet.send("work", "slow", 100.0)
     ids = [fleet.send("work", number) for number in range(5)]
-    fleet.start("prefork", 1, prefetch=8, broker_visibility_timeout=60.0)
+    fleet.start("prefork", 1, prefetch=8, broker_visibility_timeout=600.0)
     fleet.started(slow)
-    fleet.start("solo", broker_visibility_timeout=60.0)
+    fleet.start("solo", broker_visibility_timeout=600.0)
     assert [fleet.get(task_id) for task_id in ids] == list(range(5))
     assert not fleet.effects.read("end", slow)
 
@@ -274,7 +274,7 @@ def test_a_rolling_deploy(fleet: Fleet) -> None:
     until(lambda: "handing back" in fleet.logs(), "the hand-back")
     newer = fleet.start("threads", 8, new_release=True).ready()
     older.signal(signal.SIGTERM)  # else it may get the message again, and each time hands it back for longer
-    assert sent.get(timeout=60) == 1
+    assert sent.get(timeout=PATIENCE) == 1
     newer.signal(signal.SIGTERM)
     assert newer.wait() == 0
     for worker in fleet.workers:

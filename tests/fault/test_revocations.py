@@ -30,7 +30,7 @@ def test_terminate_ends_what_the_pool_can_end(fleet: Fleet) -> None:
     deaf = fleet.send("deaf", queue="prefork")
     neighbour = fleet.send("work", "neighbour", 6.0, queue="prefork")
     nap = fleet.send("nap", 1, 3600, queue="asyncio")
-    thread = fleet.send("work", "thread", 8.0, queue="threads")
+    thread = fleet.send("work", "thread", 12.0, queue="threads")
     for task_id in (deaf, neighbour, nap, thread):
         fleet.started(task_id)
     children = set(workers["prefork"].children())

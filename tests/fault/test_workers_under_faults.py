@@ -213,11 +213,11 @@ def test_a_warm_shutdown_finishes_what_runs_and_hands_back_the_rest(fleet: Fleet
     for number in range(concurrency):
         slow.append(fleet.send("work", number, 2.0))
         quick += [fleet.send("work", number) for number in range(3)]
-    first = fleet.start(pool, concurrency, prefetch=4, broker_visibility_timeout=60.0)
+    first = fleet.start(pool, concurrency, prefetch=4, broker_visibility_timeout=600.0)
     for task_id in slow:
         fleet.started(task_id)
     first.signal(signal.SIGTERM)
-    second = fleet.start("solo", broker_visibility_timeout=60.0)
+    second = fleet.start("solo", broker_visibility_timeout=600.0)
     assert [fleet.get(task_id) for task_id in quick] == [0, 1, 2] * concurrency
     assert first.wait() == 0
     assert [fleet.get(task_id) for task_id in slow] == list(range(concurrency))
@@ -233,7 +233,7 @@ def test_a_cold_shutdown_hands_back_what_runs(fleet: Fleet, pool: str) -> None:
     concurrency = 1 if pool == "solo" else 2
     ids = [fleet.send("work", number, 4.0) for number in range(concurrency)]
     ids += [fleet.send("nap" if pool == "asyncio" else "work", number, 0.1) for number in range(concurrency, 5)]
-    first = fleet.start(pool, concurrency, prefetch=8, broker_visibility_timeout=60.0)
+    first = fleet.start(pool, concurrency, prefetch=8, broker_visibility_timeout=600.0)
     for task_id in ids[:concurrency]:
         fleet.started(task_id)
     first.signal(signal.SIGQUIT)

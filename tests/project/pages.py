@@ -36,7 +36,7 @@ REDIS_URL = "redis://localhost:6379/0"
 _MARKS = frozenset({"file", "needs", "output", "not run"})
 _FENCE = re.compile(r"^(`{3,})([^`]*)$")
 _COMMENT = re.compile(r"^<!-- *([a-z ]+?) *(?:: *(.*?))? *-->$")
-_SECONDS = 60.0
+_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 
 
