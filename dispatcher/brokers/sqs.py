@@ -7,6 +7,7 @@ What differs from other brokers: counts are approximate, a purge takes leased me
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -92,7 +93,7 @@ class SQSBroker(Broker):
         self._queues = Queues(checked)
         self._calls = Calls(self._queues, clock)
         self._budgets = Budgets(self._calls, checked)
-        self.delays = _delays(self._queues, clock, checked)
+        self._scheduler: tuple[Any, Any] = (checked.get("scheduler_role"), checked.get("scheduler_group", "default"))
         self._skips: dict[tuple[str, ...], int] = {}
 
     def describe(self) -> str:
@@ -106,12 +107,21 @@ class SQSBroker(Broker):
     def close(self) -> None:
         """Drop the clients; the broker takes new ones when it is used again."""
         self._queues.release()
-        if self.delays is not None:
+        if "delays" in self.__dict__ and self.delays:
             self.delays.release()
+
+    @functools.cached_property
+    def delays(self) -> Delays | None:
+        """What keeps long delays, where there is a role for that; most workers and producers never need it."""
+        if self._scheduler[0] is None:
+            return None
+        from dispatcher.brokers.sqs_delays import Delays
+
+        return Delays(self._queues, self.clock, *self._scheduler)
 
     def longest_delay(self, queue: str) -> float | None:
         """Return the longest delay of a message: any with ``scheduler_role``, else 900 s, and none on a FIFO queue."""
-        return own_delay(queue) if self.delays is None else None
+        return own_delay(queue) if self._scheduler[0] is None else None
 
     def largest_body(self, queue: str, delay: float) -> int:
         """Return the largest body with a delay, in bytes: less where EventBridge Scheduler keeps it meanwhile."""
@@ -119,7 +129,7 @@ class SQSBroker(Broker):
 
     def bring_forward(self, task_ids: Sequence[str]) -> None:
         """Send scheduled messages now; see `Broker.bring_forward`."""
-        if self.delays is not None:
+        if self.delays:
             self.delays.bring_forward(task_ids, self.send)
 
     def budget_spent(self, delivery: Delivery) -> float:
@@ -149,7 +159,7 @@ class SQSBroker(Broker):
         failures: dict[str, str] = {}
         error: OperationalError | None = None
         sent = messages
-        if self.delays is not None:
+        if self._scheduler[0] is not None and any(message.delay > 0 for message in messages) and self.delays:
             sent, failures, error = self.delays.schedule(messages)
         jobs = jobs_of(
             "send_message_batch", [(message.queue, entry_of(str(n), message)) for n, message in enumerate(sent)]
@@ -438,12 +448,3 @@ class SQSBroker(Broker):
     def queues(self) -> list[str]:
         """Name the predefined queues, or all queues of the account and region that have the prefix."""
         return self._queues.listed()
-
-
-def _delays(queues: Queues, clock: Clock, options: Mapping[str, Any]) -> Delays | None:
-    """Return what keeps long delays, where there is a role for that."""
-    if "scheduler_role" not in options:
-        return None
-    from dispatcher.brokers.sqs_delays import Delays
-
-    return Delays(queues, clock, options["scheduler_role"], options.get("scheduler_group", "default"))

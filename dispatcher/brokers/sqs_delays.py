@@ -75,8 +75,6 @@ class Delays:
         """
         failures: dict[str, str] = {}
         first: OperationalError | None = None
-        if not any(message.delay > 0 for message in messages):
-            return messages, failures, first
         now, sent, made = self._clock.time(), list[Outgoing](), list[tuple[Outgoing, Schedule]]()
         for message in messages:
             if _is_scheduled(message.queue, message.delay):

@@ -98,7 +98,9 @@ class Lives:
 
     def of(self, opening: plan.Opening) -> float:
         """Return until when a join lives that is opened now, in epoch seconds."""
-        wait, usual = plan.longest_wait(opening.group, self._delay_of), life_of(self._conf, self._now)
+        usual = life_of(self._conf, self._now)
+        # What follows the group reads its results when it begins.
+        wait = sum(plan.longest_wait(each, self._delay_of) for each in (opening.group, *opening.then[:1]))
         if wait > 0:
             self._until[opening.id] = math.ceil(usual + wait)
         return usual + wait

@@ -104,6 +104,7 @@ class SimulatedAws:
         clients = [aws.client("dynamodb", settings), self.app.broker._queues.client("")]  # type: ignore[attr-defined]
         if scheduler:
             clients.append(aws.client("scheduler", self.app.broker.delays.scheduler("")._settings))  # type: ignore[attr-defined]
+            self.scheduler_events = clients[-1].meta.events
         for client in clients:
             client.meta.events.register("before-call", self._count)
             self._stack.callback(client.meta.events.unregister, "before-call", self._count)

@@ -284,3 +284,59 @@ def test_an_eta_that_no_calendar_has_is_refused(make_aws: MakeAws) -> None:
     note, _ = journal(make_aws(scheduler=True, signing_keys=None))
     with pytest.raises(UnsupportedOption, match="after the year 9999"):
         note.apply_async((1,), countdown=3e11)
+
+
+@pytest.mark.parametrize("scheduler", [True, False])
+def test_the_body_of_a_chord_may_be_late(make_aws: MakeAws, scheduler: bool) -> None:
+    """What begins weeks after its group still finds the group's results."""
+    aws = make_aws(scheduler=scheduler)
+    note, _ = journal(aws)
+    ended: list[Any] = []
+
+    @aws.app.task(name="end")
+    def end(values: list[int]) -> None:
+        ended.append((values, aws.clock.time()))
+
+    begin = aws.clock.time()
+    chord([note.s(1, begin), note.s(2, begin)])(end.s().set(countdown=12 * DAY))
+    aws.work()
+    [(values, at)] = ended
+    assert values == [1, 2]
+    assert 0 <= at - begin - 12 * DAY <= 2
+
+
+@pytest.mark.parametrize("when", ["before-call", "after-call"])
+@pytest.mark.parametrize("how", ["same", "arguments"])
+def test_a_worker_that_dies_as_it_schedules_a_retry(make_aws: MakeAws, when: str, how: str) -> None:
+    """Before the schedule is made or after it: each retry is run once and at its time."""
+    aws = make_aws(scheduler=True)
+    seen: list[tuple[int, int, float]] = []
+    deaths: list[float] = []
+
+    @aws.app.task(name="retried", bind=True, max_retries=None)
+    def retried(self: Any, page: int) -> None:
+        seen.append((self.request.retries, page, aws.clock.time()))
+        if self.request.retries < 3:
+            raise self.retry(countdown=20 * DAY, **({"args": (page + 1,)} if how == "arguments" else {}))
+
+    def die(**_: Any) -> None:
+        if not deaths:
+            deaths.append(aws.clock.time())
+            raise Killed
+
+    result = retried.delay(0)
+    events, name = aws.scheduler_events, f"{when}.scheduler.CreateSchedule"
+    events.register(name, die)
+    aws.work(until=lambda: bool(deaths))
+    events.unregister(name, die)
+    aws.work()
+    assert result.state == "SUCCESS"
+    pages = [n if how == "arguments" else 0 for n in range(4)]
+    runs = seen if how == "same" else seen[1:]  # what follows a new message comes first: the attempt is run again
+    assert [(retries, page) for retries, page, _ in runs] == list(zip(range(4), pages, strict=True))
+    assert all(0 <= after[2] - before[2] - 20 * DAY <= 2 for before, after in itertools.pairwise(runs))
+    assert not aws.dead
+
+
+class Killed(BaseException):
+    """The worker is dead."""
