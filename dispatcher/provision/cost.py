@@ -171,10 +171,10 @@ def _watched(use: Use) -> Iterator[Fixed]:
 
 def _fired(use: Use) -> Iterator[Fixed]:
     """Yield what firings of EventBridge Scheduler cost; those of rules cost nothing."""
-    for schedule in use.plan.schedules:
-        if schedule.kind == "scheduler":
-            count = use.firings.get(schedule.entry, 0.0)
-            yield Fixed(f"{count:,.0f} firings of {schedule.entry}", count * use.prices.scheduler / MILLION)
+    entries = [schedule.entry for schedule in use.plan.schedules if schedule.kind == "scheduler"]
+    if entries:
+        count = sum(use.firings.get(entry, 0.0) for entry in entries)
+        yield Fixed(f"{count:,.0f} firings by EventBridge Scheduler", count * use.prices.scheduler / MILLION)
 
 
 def _discount(use: Use, free: FreeTier, lines: tuple[Line, ...]) -> float:

@@ -134,13 +134,12 @@ def of_call(
     find nothing are not counted.
     """
     batches, batch = traffic.deliveries / filled, min(filled, SQS_MAX_BATCH)
-    together = min(traffic.together, SQS_MAX_BATCH)
     received = traffic.deliveries / batch
     again = (traffic.retries + traffic.scheduled) / traffic.deliveries
     dead = received * _any(traffic.failures / traffic.deliveries, batch)
     writes, reads = _units(task, traffic, filled)
     return Demand(
-        sends=_requests(traffic.body * together) / together + dead * _requests(traffic.body + DEAD_REASON),
+        sends=_sent(traffic) + dead * _requests(traffic.body + DEAD_REASON),
         receives=received * _requests(traffic.body * batch),
         deletes=received * _any(1.0 / traffic.deliveries, batch),
         changes=received * _any(again, batch),
@@ -156,6 +155,12 @@ def of_call(
         schedules=traffic.scheduled,
         logs=_logged(traffic, batches, metrics) / 1e9 if function else 0.0,
     )
+
+
+def _sent(traffic: Traffic) -> float:
+    """Return the requests that send a call's message; those that Scheduler and rules send come alone."""
+    together, alone = min(traffic.together, SQS_MAX_BATCH), min(1.0, traffic.scheduled + traffic.fired)
+    return (1.0 - alone) * _requests(traffic.body * together) / together + alone * _requests(traffic.body)
 
 
 def _requests(size: float) -> int:

@@ -18,6 +18,9 @@ from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision.demand import MONTH
 
 _LOGGER: Final = "dispatcher.task.outcome"
+#: What lines of a batch's metrics and of an outcome have.
+_METRICS: Final = frozenset({"_aws", "queue", "BatchSize"})
+_OUTCOME: Final = frozenset({"timestamp", "task", "outcome"})
 _FAILED: Final = ("failure", "rejected")
 #: Runs that end in one of these end the call.
 _FINAL: Final = ("success", "ignored", "revoked", *_FAILED)
@@ -66,11 +69,11 @@ def read(path: Path, tasks: Mapping[str, str]) -> Measured:
     queues: dict[str, Seen] = {}
     outcomes: dict[str, Seen] = {}
     for line in _objects(path):
-        if "BatchSize" in line and "_aws" in line:
-            moments.append(line["_aws"]["Timestamp"] / 1000)
+        if line.keys() >= _METRICS and isinstance(line["_aws"], dict):
+            moments.append(line["_aws"].get("Timestamp", 0) / 1000)
             sizes.setdefault(line["queue"], []).append(line["BatchSize"])
             _add_metrics(queues.setdefault(line["queue"], Seen()), line)
-        elif line.get("logger") == _LOGGER and "task" in line:
+        elif line.get("logger") == _LOGGER and line.keys() >= _OUTCOME:
             moments.append(_moment(line["timestamp"]))
             _add_outcome(outcomes.setdefault(line["task"], Seen()), line)
     seconds = max(moments, default=0.0) - min(moments, default=0.0)
