@@ -99,6 +99,8 @@ class Periodic:
 
         Raises `OperationalError` where the broker cannot be reached.
         """
+        from dispatcher.beat.firing import firing_id
+
         app = self._app
         app.finalize(auto=True)
         now, outgoing = app.clock.time(), []
@@ -106,11 +108,11 @@ class Periodic:
             name = queue or entry.queue
             delay, longest = max(0.0, firing.at - now), app.broker.longest_delay(name)
             delay = delay if longest is None else min(delay, longest)
-            group, once = entry.group_id, None
+            group, once, task_id = entry.group_id, None, firing_id(entry.app, entry.name, firing.at)
             if name.endswith(".fifo"):
-                group, once = group or entry.own_group, f"{firing.id}:0"
+                group, once = group or entry.own_group, f"{task_id}:0"
             body = app.wire.seal(firing.body(), name)
-            outgoing.append(Outgoing(name, body, firing.id, delay, entry.priority, group, once))
+            outgoing.append(Outgoing(name, body, task_id, delay, entry.priority, group, once))
         policy = app.conf.task_publish_retry_policy if app.conf.task_publish_retry else None
         if outgoing:
             publish(app.broker, outgoing, policy, app.clock)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.beat.entries import Entry, check_name
+from dispatcher.beat.entries import Entry, check_name, identity
 from dispatcher.beat.stored import EntryGone, Store, given_of
 from dispatcher.brokers.base import Outgoing
 from dispatcher.exceptions import ImproperlyConfigured
@@ -122,7 +122,7 @@ class Schedules:
 
 def timer_name(app: Any, entry: str) -> str:
     """Return the name of an entry's schedule in EventBridge Scheduler."""
-    digest = hashlib.sha256(f"{app.main or 'app'}/{entry}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{identity(app)}/{entry}".encode()).hexdigest()
     return f"beat-{digest[:40]}"
 
 

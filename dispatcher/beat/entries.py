@@ -58,9 +58,9 @@ class CatchUp(StrEnum):
 class Entry:
     """One entry, checked; times are seconds.
 
-    ``timezone`` is where the wall clock of ``schedule`` is. ``options`` are those of
-    `Task.apply_async`, ``queue`` is where its firings go. ``within`` bounds how late a firing may be, `None` sets
-    no bound. ``dynamic`` entries are kept in the result backend, and fire for times after ``since``.
+    ``timezone`` is where the wall clock of ``schedule`` is. ``options`` are those of `Task.apply_async`, ``queue`` is
+    where its firings go. ``within`` bounds how late a firing may be, `None` sets no bound. ``app`` is whose entry it is
+    (`identity`). ``dynamic`` entries are kept in the result backend, and fire for times after ``since``.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Entry:
     catch_up: CatchUp = CatchUp.LAST
     within: float | None = None
     enabled: bool = True
+    app: str = ""
     dynamic: bool = False
     since: float = 0.0
 
@@ -140,6 +141,11 @@ class Entry:
         return latest
 
 
+def identity(app: Any) -> str:
+    """Return what tells an app's entries from those of others that share its store: its name, else its queue."""
+    return str(app.main or app.conf.task_default_queue)
+
+
 def entries(app: Any) -> dict[str, Entry]:
     """Return the entries that the app's own code and configuration have, by name, all checked.
 
@@ -172,7 +178,8 @@ def entry_of(app: Any, name: Any, given: Any, *, where: str = "beat_schedule", *
         name=name, task=task.name, schedule=schedule_of(given["schedule"], bool(given.get("relative")), what),
         args=call.message.args, kwargs=call.message.kwargs, options=dict(options), queue=call.queue,
         priority=call.message.priority, group_id=call.message.group_id,
-        timezone=zone_of(app.conf.timezone), catch_up=catch_up, within=within, enabled=enabled, **more,
+        timezone=zone_of(app.conf.timezone), catch_up=catch_up, within=within, enabled=enabled,
+        app=identity(app), **more,
     )  # fmt: skip
 
 

@@ -39,11 +39,6 @@ class Firing:
     exact: bool = False
 
     @property
-    def id(self) -> str:
-        """The id of the task that it starts."""
-        return firing_id(self.entry, self.at)
-
-    @property
     def minute(self) -> float:
         """When its minute began."""
         return self.at - self.at % _MINUTE
@@ -56,9 +51,9 @@ class Firing:
         return json_encode(fields)
 
 
-def firing_id(entry: str, at: float) -> str:
-    """Return the id of the task that an entry starts at a time, in epoch seconds."""
-    return str(uuid.uuid5(_NAMESPACE, f"{entry}\n{time_text(at)}"))
+def firing_id(app: str, entry: str, at: float) -> str:
+    """Return the id of the task that an entry of an app (`entries.identity`) starts at a time, in epoch seconds."""
+    return str(uuid.uuid5(_NAMESPACE, f"{app}\n{entry}\n{time_text(at)}"))
 
 
 def time_text(at: float) -> str:

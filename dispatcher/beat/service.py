@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dispatcher import signals
 from dispatcher.beat import lead
-from dispatcher.beat.entries import Entry
+from dispatcher.beat.entries import Entry, identity
 from dispatcher.beat.firing import time_text
 from dispatcher.beat.lead import Lead
 from dispatcher.beat.timetable import Timetable, due
@@ -46,7 +46,7 @@ class Beat:
         self.timetable = Timetable(app)
         self.timetable.refresh(strict=True)
         # Apps of one name that share a store are told apart by their queues.
-        self._lead = Lead(f"{app.main or 'app'}@{app.conf.task_default_queue}")
+        self._lead = Lead(f"{identity(app)}@{app.conf.task_default_queue}")
         self._unknown: frozenset[str] = frozenset()
         self._leads = False
         self._stopped = False

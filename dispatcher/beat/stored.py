@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from dispatcher import schedules
 from dispatcher.backends.base import ResultBackend, TaskRecord, Write
-from dispatcher.beat.entries import Entry, entry_of
+from dispatcher.beat.entries import Entry, entry_of, identity
 from dispatcher.exceptions import DispatcherError, EncodeError, ImproperlyConfigured, MessageTooLarge
 from dispatcher.message import LOCK_PREFIX
 from dispatcher.serialization import json_decode, json_encode
@@ -35,7 +35,7 @@ class Store:
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._prefix = f"{LOCK_PREFIX}entry/{app.main or 'app'}"
+        self._prefix = f"{LOCK_PREFIX}entry/{identity(app)}"
 
     @property
     def _backend(self) -> ResultBackend:

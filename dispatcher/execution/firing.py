@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from dispatcher.beat import firing as firings
+from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import Firing
 from dispatcher.beat.stored import EntryGone
 from dispatcher.exceptions import BackendError, DispatcherError, ImproperlyConfigured, OperationalError, UnsignedMessage
@@ -77,6 +78,7 @@ def read(env: Environment, run: Run, error: Exception) -> Message | None:
     if fired is None:
         return None
     run.lean = False
+    task_id = firings.firing_id(identity(env.app), fired.entry, fired.at)
     try:
         entry = _beat(env).beat_entry(fired.entry)
     except (OperationalError, BackendError) as trouble:
@@ -88,10 +90,10 @@ def read(env: Environment, run: Run, error: Exception) -> Message | None:
         run.outcome = Outcome(Kind.DROPPED)
         return None
     except ImproperlyConfigured as trouble:
-        raise UnsupportedMessage(str(trouble), fired.id) from trouble
+        raise UnsupportedMessage(str(trouble), task_id) from trouble
     if entry is None:
         raise UnsupportedMessage(
-            f"the beat has no entry {fired.entry!r} here: was it renamed, or is the code of another release?", fired.id
+            f"the beat has no entry {fired.entry!r} here: was it renamed, or is the code of another release?", task_id
         )
     return _message(env, run, fired, entry, signed=isinstance(error, InvalidMessage))
 
@@ -100,7 +102,7 @@ def _message(env: Environment, run: Run, fired: Firing, entry: Entry, *, signed:
     if fired.at - env.clock.time() > firings.AHEAD:
         raise InvalidMessage(
             f"a firing of {entry.name!r} is for {firings.time_text(fired.at)}, too far ahead: is a clock wrong?",
-            fired.id,
+            firings.firing_id(entry.app, fired.entry, fired.at),
         )
     times = firings.due(entry, fired)
     if len(times) > 1 and not run.ended:
@@ -127,7 +129,7 @@ def _call(env: Environment, entry: Entry, at: float) -> Call:
         options["expires"] = expires if not _is_span(expires) else datetime.fromtimestamp(at + _seconds(expires), UTC)
     headers = {"beat_entry": entry.name, "beat_at": firings.time_text(at)}
     options["headers"] = {**(options.get("headers") or {}), **headers}
-    options["task_id"] = firings.firing_id(entry.name, at)
+    options["task_id"] = firings.firing_id(entry.app, entry.name, at)
     return _beat(env).build_call(env.app.tasks[entry.task], entry.args, entry.kwargs, options)
 
 

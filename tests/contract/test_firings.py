@@ -76,7 +76,7 @@ def test_a_time_that_is_fired_twice_is_one_task(make_app: MakeApp) -> None:
     kinds = work(app)
     assert kinds.count("success") == 1
     assert set(kinds) <= {"success", "repeated", "handed_back"}
-    assert app.AsyncResult(firing_id("often", at)).state == "SUCCESS"
+    assert app.AsyncResult(firing_id(entry.app, "often", at)).state == "SUCCESS"
 
 
 def test_one_of_two_beats_leads_until_it_stops(make_app: MakeApp) -> None:

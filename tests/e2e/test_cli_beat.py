@@ -52,7 +52,7 @@ def test_a_beat_shows_its_entries_fires_and_stops(directory: Path, number: signa
     assert "beat stopped" in "\n".join(beat.log)
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_a_worker_with_a_beat_does_both(directory: Path, pool: str) -> None:
     """`worker -B` fires the entries of the app and runs them, in any pool, and ends with nothing left behind."""
     with WorkerProcess(directory, "-A", "work", "worker", "-B", "-P", pool, "-c", "1") as worker:

@@ -64,7 +64,7 @@ def test_a_rules_message_runs_the_entrys_task_once(make_lab: Callable[..., Lab])
     fire(lab, "each minute", at)
     assert lab.invoke() == []
     assert calls == ["x"]
-    assert lab.app.AsyncResult(firing_id("each minute", at.timestamp())).state == "SUCCESS"
+    assert lab.app.AsyncResult(firing_id(str(lab.app.main), "each minute", at.timestamp())).state == "SUCCESS"
 
 
 def test_a_minute_fans_out(make_lab: Callable[..., Lab]) -> None:
@@ -113,7 +113,7 @@ def test_a_stored_entry_has_a_schedule_and_is_found_by_the_worker(make_lab: Call
     due = entry.latest_due(entry.next_after(time.time() - 2 * 86_400) or 0.0, time.time())
     fire(lab, "mine", datetime.fromtimestamp(due, UTC))
     assert lab.invoke() == []
-    assert app.AsyncResult(firing_id("mine", due)).get(timeout=0) == "long"
+    assert app.AsyncResult(firing_id(str(app.main), "mine", due)).get(timeout=0) == "long"
 
     app.schedules.pause("mine")
     assert scheduler.get_schedule(Name=name, GroupName="default")["State"] == "DISABLED"

@@ -60,7 +60,7 @@ class Beat(Bench):
 
     def status(self, at: datetime) -> str | None:
         """Return the recorded state of the task of a time."""
-        task_id = firing_id("nightly", at.timestamp())
+        task_id = firing_id("bench", "nightly", at.timestamp())
         record = self.app.backend.read([task_id]).get(task_id)
         return record.status if record is not None else None
 
@@ -89,8 +89,9 @@ def test_a_double_fire_is_one_task(lean: bool) -> None:
 
 def test_the_id_is_the_same_everywhere() -> None:
     """The id of a firing is part of the wire: it must not change with a release."""
-    assert firing_id("nightly", START.timestamp()) == "da588d2c-9069-52f1-8ba4-3e8505ba7015"
-    assert firing_id("nightly", START.timestamp() + 60) != firing_id("nightly", START.timestamp())
+    assert firing_id("bench", "nightly", START.timestamp()) == "3c59f50d-240b-5f4a-8461-18d518c5cec7"
+    assert firing_id("bench", "nightly", START.timestamp() + 60) != firing_id("bench", "nightly", START.timestamp())
+    assert firing_id("other", "nightly", START.timestamp()) != firing_id("bench", "nightly", START.timestamp())
     assert time_text(START.timestamp() + 0.5) == "2027-01-15T08:00:00.500000Z"
 
 
@@ -202,7 +203,7 @@ def test_what_was_begun_is_not_late() -> None:
     beat.fire(START)
     beat.work()
     assert [retries for _, retries in tries] == [0, 1, 2]
-    assert {task_id for task_id, _ in tries} == {firing_id("nightly", START.timestamp())}
+    assert {task_id for task_id, _ in tries} == {firing_id("bench", "nightly", START.timestamp())}
     assert beat.status(START) == states.SUCCESS
 
 
