@@ -105,3 +105,8 @@ SCHEDULER_MAX_RETRIES: Final = 185
 #: Schedules of one page of ListSchedules.
 #: https://docs.aws.amazon.com/scheduler/latest/APIReference/API_ListSchedules.html
 SCHEDULER_MAX_PAGE: Final = 100
+
+# CloudFormation: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
+
+#: Resources of one template.
+CLOUDFORMATION_MAX_RESOURCES: Final = 500

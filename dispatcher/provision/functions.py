@@ -26,7 +26,11 @@ def worker_function(plan: Plan, queue: PlannedQueue, function: PlannedFunction) 
     """Return the function that runs a queue's tasks."""
     variables = {
         **_shared(plan, (queue.max_receive_count, queue.retention)),
-        **{queue_variable(each.name): {"Ref": queue_id(each)} for each in plan.queues},
+        **{
+            queue_variable(each.name): {"Ref": queue_id(each)}
+            for each in plan.queues
+            if each is queue or not plan.asks_by_name
+        },
         queue_variable(queue.dead): {"Ref": queue_id(queue, "DeadQueue")},
     }
     return _function(
@@ -52,7 +56,7 @@ def reader_function(plan: Plan) -> Resource:
         "DISPATCHER_LOST_AFTER": str(plan.longest_timeout),
         **{
             queue_variable(name): {"Ref": queue_id(each, kind)}
-            for each in plan.queues
+            for each in ([] if plan.asks_by_name else plan.queues)
             for name, kind in ((each.name, "Queue"), (each.lost, "LostQueue"), (each.dead, "DeadQueue"))
         },
     }
@@ -69,6 +73,8 @@ def reader_function(plan: Plan) -> Resource:
 
 def _shared(plan: Plan, budget: tuple[int, int] | None) -> dict[str, Any]:
     options = [] if budget is None else [f"max_receive_count={budget[0]}", f"message_retention={budget[1]}"]
+    if plan.asks_by_name:
+        options.append(f"queue_name_prefix={plan.prefix or '${AWS::StackName}-'}")
     if plan.scheduler:
         options += ["scheduler_role=${SchedulerRole.Arn}", "scheduler_group=${ScheduleGroup}"]
     url = "sqs://" + ("?" + "&".join(options) if options else "")

@@ -35,6 +35,8 @@ TRANSPORT_SHARE: Final = 0.625
 RETENTION: Final = SQS_DEFAULT_RETENTION
 LOST_RETENTION: Final = (SQS_DEFAULT_RETENTION + SQS_MAX_RETENTION) // 2
 DEAD_RETENTION: Final = SQS_MAX_RETENTION
+#: Of so many queues functions are told the URLs; of more they ask SQS by name, since their variables have 4 KB.
+TOLD_QUEUES: Final = 5
 #: The timeout of the function that decides on lost messages: a batch is some calls to AWS, and the rest is for an app
 #: whose import takes long, or for ever.
 READER_TIMEOUT: Final = 120
@@ -184,6 +186,11 @@ class Plan:
     def prefix(self) -> str | None:
         """What the names of queues begin with; `None` for the name of the stack, which is known when it is deployed."""
         return None if self.stage is None else f"{self.name}-{self.stage}-"
+
+    @property
+    def asks_by_name(self) -> bool:
+        """Whether functions ask SQS for the URLs of queues other than their own."""
+        return len(self.queues) > TOLD_QUEUES
 
     @property
     def longest_timeout(self) -> int:

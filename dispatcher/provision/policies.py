@@ -71,7 +71,7 @@ def worker_role(plan: Plan, queue: PlannedQueue, function: PlannedFunction) -> R
     others = [arn(queue_id(each)) for each in plan.queues if each is not queue]
     statements = [
         allow("TakeMessages", (*TAKE, "sqs:SendMessage"), arn(queue_id(queue))),
-        *([allow("SendTasks", ["sqs:SendMessage"], others)] if others else []),
+        *([allow("SendTasks", ["sqs:SendMessage", *_asking(plan)], others)] if others else []),
         allow("BuryMessages", ["sqs:SendMessage"], arn(queue_id(queue, "DeadQueue"))),
         allow("KeepRecords", (*RECORDS, "dynamodb:BatchWriteItem"), arn("ResultTable")),
         *_shared(plan, function, queue_id(queue, "Logs")),
@@ -97,10 +97,10 @@ def reader_role(plan: Plan, reader: PlannedFunction) -> Resource:
     """Return the role of the function that decides on lost messages."""
     queues = plan.queues
     statements = [
-        allow("TakeLostMessages", TAKE, [arn(queue_id(each, "LostQueue")) for each in queues]),
+        allow("TakeLostMessages", (*TAKE, *_asking(plan)), [arn(queue_id(each, "LostQueue")) for each in queues]),
         allow(
             "SendHomeOrBury",
-            ["sqs:SendMessage"],
+            ["sqs:SendMessage", *_asking(plan)],
             [arn(queue_id(each, kind)) for each in queues for kind in ("Queue", "DeadQueue")],
         ),
         *([allow("AskForBudgets", ["sqs:GetQueueAttributes"], [arn(queue_id(each)) for each in queues])]
@@ -117,6 +117,10 @@ def reader_role(plan: Plan, reader: PlannedFunction) -> Resource:
         JoinNetwork=UNSCOPED["ec2:CreateNetworkInterface"],
     )
     return _role("LostRole", "DecideOnLostMessages", statements, reasons)
+
+
+def _asking(plan: Plan) -> list[str]:
+    return ["sqs:GetQueueUrl"] if plan.asks_by_name else []
 
 
 def budgets(plan: Plan) -> set[tuple[int, int]]:
@@ -147,6 +151,23 @@ def producer_policy(plan: Plan) -> Resource:
     return Resource("ProducerPolicy", "AWS::IAM::ManagedPolicy", properties, {
         path.replace("Policies.0.", ""): text for path, text in reasons.items()
     })  # fmt: skip
+
+
+def schedules_policy(plan: Plan) -> Resource:
+    """Return the managed policy that a service is given which changes entries of the beat, by `app.schedules`."""
+    actions = [f"scheduler:{action}Schedule" for action in ("Create", "Update", "Get", "Delete")]
+    statements = [
+        allow("KeepEntries", RECORDS, arn("ResultTable")),
+        allow("KeepSchedules", actions, _schedules("beat-*")),
+        _pass_role(),
+        *_key(plan),
+    ]
+    properties = {
+        "Description": f"Changes the stored entries of the beat of {plan.name}.",
+        "PolicyDocument": document(statements),
+    }
+    reason = "Attach it to the role of each service that uses app.schedules; its schedules are called beat-…"
+    return Resource("SchedulesPolicy", "AWS::IAM::ManagedPolicy", properties, {"": reason})
 
 
 def _role(id: str, policy: str, statements: list[Statement], reasons: Mapping[str, str]) -> Resource:
@@ -197,14 +218,20 @@ def _delays(plan: Plan, revokes: bool = False) -> Iterable[Statement]:
     """Yield what long delays need: one-time schedules, and the right to hand the Scheduler its role."""
     if not plan.scheduler:
         return
-    schedules = {
-        "Fn::Sub": "arn:${AWS::Partition}:scheduler:${AWS::Region}:${AWS::AccountId}:schedule/${ScheduleGroup}/task-*"
-    }
     more = ["scheduler:DeleteSchedule"] if revokes else []
-    yield allow("DelayTasks", ["scheduler:CreateSchedule", "scheduler:GetSchedule", *more], schedules)
-    yield allow("PassSchedulerRole", ["iam:PassRole"], arn("SchedulerRole")) | {
-        "Condition": {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
-    }
+    yield allow("DelayTasks", ["scheduler:CreateSchedule", "scheduler:GetSchedule", *more], _schedules("task-*"))
+    yield _pass_role()
+
+
+def _schedules(names: str) -> dict[str, str]:
+    group = "arn:${AWS::Partition}:scheduler:${AWS::Region}:${AWS::AccountId}:schedule/${ScheduleGroup}"
+    return {"Fn::Sub": f"{group}/{names}"}
+
+
+def _pass_role() -> Statement:
+    """Return the right to hand the Scheduler its role, and no one else."""
+    condition = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+    return allow("PassSchedulerRole", ["iam:PassRole"], arn("SchedulerRole")) | {"Condition": condition}
 
 
 def refuse_plain_http(actions: str, resources: Any) -> Statement:

@@ -19,11 +19,12 @@ from dispatcher.provision.policies import (
     queue_policies,
     reader_role,
     refuse_plain_http,
+    schedules_policy,
     worker_role,
 )
 from dispatcher.provision.template import Output, Parameter, Resource, Template
 from dispatcher.provision.timers import rules_by_queue, scheduler, timers
-from dispatcher.quotas import SQS_MAX_RECEIVE_COUNT, SQS_MAX_WAIT
+from dispatcher.quotas import CLOUDFORMATION_MAX_RESOURCES, SQS_MAX_RECEIVE_COUNT, SQS_MAX_WAIT
 
 #: How long SQS may use one key of KMS for a queue. Each use is a call that is paid for.
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
@@ -73,6 +74,11 @@ def resources(plan: Plan) -> tuple[Resource, ...]:
                 f"two resources would be {resource.id} in the template; rename the queue or entry behind it"
             )
         taken.add(resource.id)
+    if len(made) > CLOUDFORMATION_MAX_RESOURCES:
+        raise ImproperlyConfigured(
+            f"the app needs {len(made)} resources, and a stack has {CLOUDFORMATION_MAX_RESOURCES} at most; give some "
+            "of its queues or entries to an app of their own"
+        )
     return made
 
 
@@ -113,6 +119,8 @@ def _resources(plan: Plan) -> Iterator[Resource]:
     yield _logs("LostLogs", plan.reader.log_days)
     yield reader_role(plan, plan.reader)
     yield producer_policy(plan)
+    if plan.scheduler:
+        yield schedules_policy(plan)
     yield from scheduler(plan)
     yield from timers(plan)
     yield from alarms(plan)
@@ -286,10 +294,14 @@ def _logs(id: str, days: int) -> Resource:
 def _outputs(plan: Plan) -> Iterator[Output]:
     from dispatcher.config import queue_variable
 
+    url = f"sqs://?queue_name_prefix={plan.prefix or '${AWS::StackName}-'}"
+    if plan.scheduler:
+        url += "&scheduler_role=${SchedulerRole.Arn}&scheduler_group=${ScheduleGroup}"
+    yield Output("BrokerUrl", {"Fn::Sub": url} if "${" in url else url, "DISPATCHER_BROKER_URL of producers.")
     for queue in plan.queues:
         own, lost, dead = (queue_id(queue, kind) for kind in ("Queue", "LostQueue", "DeadQueue"))
         variable = queue_variable(queue.name)
-        yield Output(f"{own}Url", {"Ref": own}, f"{variable} of producers; they set DISPATCHER_BROKER_URL=sqs:// too.")
+        yield Output(f"{own}Url", {"Ref": own}, f"{variable}, for producers that may not ask for queues by name.")
         yield Output(f"{lost}Url", {"Ref": lost}, "Where messages wait that SQS gave up; LostFunction empties it.")
         yield Output(f"{dead}Url", {"Ref": dead}, "Where tasks end that failed for good, each with its reason.")
         if queue.function is not None:
@@ -302,3 +314,6 @@ def _outputs(plan: Plan) -> Iterator[Output]:
         yield Output("PayloadBucket", {"Ref": "PayloadBucket"}, described)
     yield Output("LostFunction", {"Ref": "LostFunction"}, "Decides on the messages that SQS gave up.")
     yield Output("ProducerPolicy", {"Ref": "ProducerPolicy"}, "Attach it to the roles of services that send tasks.")
+    if plan.scheduler:
+        changes = "Attach it to the roles of services that change entries by app.schedules."
+        yield Output("SchedulesPolicy", {"Ref": "SchedulesPolicy"}, changes)

@@ -90,7 +90,7 @@ def test_applied_plan_runs_a_task(
     outputs = apply(made, endpoint=url, stack=stack, code=package)
     assert not check_stack(template(made), stack, ClientSettings(endpoint_url=url))
     variables = {
-        "DISPATCHER_BROKER_URL": "sqs://", "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
+        "DISPATCHER_BROKER_URL": outputs["BrokerUrl"], "DISPATCHER_RESULT_BACKEND": "dynamodb://",
         "DISPATCHER_TABLE": outputs["Table"], "AWS_ENDPOINT_URL": url,
     }  # fmt: skip
     for name, value in variables.items():

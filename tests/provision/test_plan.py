@@ -241,6 +241,13 @@ def test_limits_of_aws_are_checked() -> None:
     app.task(name="t")(lambda: None)
     with pytest.raises(ImproperlyConfigured, match=r"301 entries .* an event bus takes 300"):
         template(plan(app))
+    many = app_with(
+        infra={"scheduler": False}, beat_schedule={f"e{n}": {"task": "t", "schedule": 60} for n in range(290)}
+    )
+    many.conf.task_queues = [f"q{n}" for n in range(15)]
+    many.task(name="t")(lambda: None)
+    with pytest.raises(ImproperlyConfigured, match=r"needs \d+ resources, and a stack has 500"):
+        template(plan(many))
     with pytest.raises(ImproperlyConfigured, match=r"the variables of DefaultFunction may come to .* takes 4,096"):
         template(plan(app_with(infra={"environment": {"BIG": "x" * 4_000}})))
     with pytest.raises(ImproperlyConfigured, match=r"'a-b' and 'a\.b' would both be AB"):
@@ -260,3 +267,21 @@ def test_every_number_has_a_reason() -> None:
                 if isinstance(value, int) and not isinstance(value, bool):
                     explained = resource.reasons.get(name)
                     assert explained or name == "ReceiveMessageWaitTimeSeconds", f"{resource.id}.{name}"
+
+
+def test_functions_of_many_queues_ask_by_name() -> None:
+    """Beyond a few queues their URLs would not fit a function's variables: it knows its own, and the names' prefix."""
+    few, many = (template(plan(app_with(task_queues=[f"q{n}" for n in range(count)]))) for count in (5, 30))
+    known = [
+        {name for name in each["LostFunction"].properties["Environment"]["Variables"] if "_QUEUE_URL_" in name}
+        for each in (few, many)
+    ]
+    assert [len(names) for names in known] == [15, 0]
+    own = many["Q7Function"].properties["Environment"]["Variables"]
+    assert {name for name in own if "_QUEUE_URL_" in name} == {
+        "DISPATCHER_QUEUE_URL_Q7", "DISPATCHER_QUEUE_URL_Q7_DEAD",
+    }  # fmt: skip
+    assert "queue_name_prefix=${AWS::StackName}-" in own["DISPATCHER_BROKER_URL"]["Fn::Sub"]
+    statements = many["Q7Role"].properties["Policies"][0]["PolicyDocument"]["Statement"]
+    (others,) = [each for each in statements if each["Sid"] == "SendTasks"]
+    assert others["Action"] == ["sqs:SendMessage", "sqs:GetQueueUrl"]
