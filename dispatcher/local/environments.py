@@ -20,7 +20,7 @@ from typing import Final
 from dispatcher.exceptions import DispatcherError
 
 MINISTACK: Final = Path(__file__).with_name("requirements-ministack.txt")
-RUNTIME_CLIENT: Final = Path(__file__).with_name("requirements-runtime.txt")
+RUNTIME_CLIENT: Final = Path(__file__).with_name("requirements-awslambdaric.txt")
 
 
 class EnvironmentUnavailable(DispatcherError):
@@ -45,7 +45,7 @@ def python_of(
             raise EnvironmentUnavailable(f"{name_of(requirements)} is not installed in {home}")
         with _lock(directory):
             if not (home / "complete").exists():
-                announce(f"installing {name_of(requirements)} into {home}, once; some seconds")
+                announce(f"installing {name_of(requirements)} into {home}, once and for all apps; this may take half a minute")
                 _make(home, requirements)
     return home / "bin" / "python"
 
