@@ -45,7 +45,7 @@ def python_of(
             raise EnvironmentUnavailable(f"{name_of(requirements)} is not installed in {home}")
         with _lock(directory):
             if not (home / "complete").exists():
-                announce(f"installing {name_of(requirements)} into {home}, once and for all apps; this may take half a minute")
+                announce(f"installing {name_of(requirements)} into {home}, once for all apps; some 20 seconds")
                 _make(home, requirements)
     return home / "bin" / "python"
 
