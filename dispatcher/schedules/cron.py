@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from calendar import monthrange
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from dispatcher.schedules import fields
@@ -80,12 +80,15 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
         return (minute,) if self.matches(minute) else ()
 
     def _minutes(self, start: datetime) -> Iterator[datetime]:
-        times = [time(hour, minute) for hour in sorted(self.hour) for minute in sorted(self.minute)]
+        hours, minutes = sorted(self.hour), sorted(self.minute)
         for day in self._dates(start.date()):
-            for at in times:
-                found = datetime.combine(day, at)
-                if found >= start:
-                    yield found
+            for hour in hours:
+                if day == start.date() and hour < start.hour:
+                    continue
+                for minute in minutes:
+                    found = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001 - on the wall
+                    if found >= start:
+                        yield found
 
     def _dates(self, start: date) -> Iterator[date]:
         days, months = sorted(self.day_of_month), sorted(self.month_of_year)
