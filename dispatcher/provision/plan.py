@@ -5,7 +5,9 @@ Every number that follows from a rule is worked out here; what the resources loo
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,6 +43,7 @@ TOLD_QUEUES: Final = 5
 #: whose import takes long, or for ever.
 READER_TIMEOUT: Final = 120
 _DAY: Final = 86_400
+_LIMITS: Final = ("time_limit", "soft_time_limit")
 #: How many days a payload must outlive its message's way through queue, lost queue, dead letters and lost queue again.
 _SPARE_DAYS: Final = 7
 
@@ -221,7 +224,8 @@ def plan(
     tasks = tuple(_task(task, routes, conf.worker_disable_rate_limits) for _, task in sorted(app.tasks.items()))
     fired = entries(app)
     names = _queue_names({*(task.queue for task in tasks), *(entry.queue for entry in fired.values())}, conf, wanted)
-    queues = tuple(_queue(name, [task for task in tasks if task.queue == name], wanted, conf) for name in names)
+    runs = [*tasks, *_fired(fired.values(), tasks)]
+    queues = tuple(_queue(name, [task for task in runs if task.queue == name], wanted, conf) for name in names)
     name = wanted.name or _name(app, spec)
     return Plan(
         app=spec or str(app.main),
@@ -243,10 +247,10 @@ def plan(
 
 
 def _name(app: Any, spec: str | None) -> str:
-    name = app.main or (spec or "").partition(":")[0]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", str(app.main or "") or (spec or "").partition(":")[0]).strip("-")
     if not name:
         raise ImproperlyConfigured("the app has no name to call its resources by; give it one: Dispatcher('shop')")
-    return str(name).replace(".", "-").replace("_", "-")
+    return name
 
 
 def _task(task: Any, routes: Routes, unlimited: bool) -> PlannedTask:
@@ -256,14 +260,23 @@ def _task(task: Any, routes: Routes, unlimited: bool) -> PlannedTask:
     return PlannedTask(
         name=task.name,
         queue=routes.queue(task.queue if task.queue is not None else route.get("queue")),
-        time_limit=task.time_limit,
-        soft_time_limit=task.soft_time_limit,
+        # As in a message: what a route says wins over the task.
+        time_limit=route.get("time_limit") or task.time_limit,
+        soft_time_limit=route.get("soft_time_limit") or task.soft_time_limit,
         rate_limit=None if rate is None else 1 / rate.interval,
         ignore_result=bool(task.ignore_result),
         revocable=bool(task.revocable),
         unique=bool(task.unique),
         counts_starts=bool(task.track_started) or task.acks_late is False,
     )
+
+
+def _fired(fired: Iterable[Entry], tasks: Iterable[PlannedTask]) -> Iterable[PlannedTask]:
+    """Yield the tasks of entries as these send them: to a queue and with limits of their own."""
+    known = {task.name: task for task in tasks}
+    for entry in fired:
+        limits = {name: entry.options[name] for name in _LIMITS if entry.options.get(name) is not None}
+        yield dataclasses.replace(known[entry.task], queue=entry.queue, **limits)
 
 
 def _schedule(entry: Entry) -> PlannedSchedule:
@@ -301,7 +314,7 @@ def _queue_names(used: set[str], conf: Any, wanted: Infrastructure) -> list[str]
 
 def _queue(name: str, tasks: list[PlannedTask], wanted: Infrastructure, conf: Any) -> PlannedQueue:
     given = wanted.function(name)
-    names = tuple(task.name for task in tasks)
+    names = tuple(dict.fromkeys(task.name for task in tasks))
     if given is None:
         visibility = math.ceil(conf.broker_visibility_timeout)
         return PlannedQueue(name, names, None, visibility, _receives(visibility))

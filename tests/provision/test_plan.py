@@ -97,6 +97,19 @@ def test_timeout_follows_from_the_longest_limit() -> None:
     assert "long may run for 200 s" in queue.function.timeout_reason
 
 
+def test_limits_of_routes_and_entries_count() -> None:
+    """A message has the limit of its route, or of its entry; the function of its queue keeps it."""
+    app = app_with(
+        task_routes={"mail.*": {"queue": "mail", "time_limit": 300}},
+        beat_schedule={"n": {"task": "mail.send", "schedule": 60, "options": {"queue": "night", "time_limit": 400}}},
+    )
+    app.task(name="mail.send", time_limit=20)(lambda: None)
+    made = plan(app)
+    timeouts = {queue.name: queue.function.timeout for queue in made.queues if queue.function}
+    assert timeouts == {"mail": 305, "night": 405}
+    assert made.queue("night").tasks == ("mail.send",)
+
+
 @pytest.mark.parametrize(("timeout", "receives"), [(30, 100), (60, 100), (300, 100), (600, 60), (900, 40)])
 def test_transport_budget_is_spent_before_the_queue_deletes(timeout: int, receives: int) -> None:
     """As many receives as fit well within the retention, each of them as long as the visibility timeout."""

@@ -1,6 +1,7 @@
 """`template.yaml` is what the code says, keeps the rules of its construction, and the checks that say so can fail."""
 
 import copy
+import json
 import os
 import shutil
 import subprocess
@@ -252,6 +253,18 @@ def _run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_template_lints_clean() -> None:
     """cfn-lint has nothing to say."""
     done = _run(_tool("cfn-lint"), "template.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_template_of_everything_lints_clean(tmp_path: Path) -> None:
+    """cfn-lint has nothing to say of FIFO queues, rules and buckets, with a stage or not, nor of the plain form."""
+    from tests.provision.apps.press import app
+
+    for stage in (None, "prod"):
+        made = plan(app, spec="press:app", stage=stage)
+        (tmp_path / f"{stage}.yaml").write_text(sam.render(made), encoding="utf-8")
+        (tmp_path / f"{stage}.json").write_text(json.dumps(template(made).cloudformation()), encoding="utf-8")
+    done = _run(_tool("cfn-lint"), *map(str, sorted(tmp_path.iterdir())))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
