@@ -21,6 +21,7 @@ from dispatcher.serialization import json_decode, json_encode
 _BEAT: Final = "beat"
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "dispatcher/beat")
 _MINUTE: Final = 60
+_SUN: Final = 2.0
 #: How far ahead of our clock a firing's time may be, in seconds: the longest that SQS delays a message.
 AHEAD: Final = 900.0
 #: A firing that is less late than this is on time, in seconds, whatever was due since: it was fired, and is on its way.
@@ -91,7 +92,11 @@ def _time_of(value: Any, name: str) -> float:
 def due(entry: Entry, firing: Firing) -> list[float]:
     """Return the times that a firing stands for, in epoch seconds: none where its entry is not due then."""
     minute = entry.due_in_minute(firing.minute)
-    return [at for at in minute if at == firing.at] if firing.exact else minute
+    if not firing.exact:
+        return minute
+    # The sun is computed anew, from another moment than where it was fired, and may be a second off.
+    off = 0.0 if entry.every is not None else _SUN
+    return [at for at in minute if abs(at - firing.at) <= off]
 
 
 def kept(entry: Entry, at: float, now: float) -> float | None:

@@ -66,7 +66,7 @@ _ACKS: Final = (
 _NO_EFFECT: Final = (
     *_keys(
         "no_effect",
-        "times are kept as seconds since the epoch; naive datetimes are read in the zone of `timezone`",
+        "times are kept as seconds since the epoch; naive datetimes and crontabs are read in the zone of `timezone`",
         {"enable_utc": True},
     ),
     *_keys(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dispatcher.beat.dynamic import timer_name
-from dispatcher.beat.firing import firing_id
+from dispatcher.beat.firing import Firing, firing_id
 from dispatcher.schedules import crontab
 from tests.emulation.endpoint import AwsEndpoint
 from tests.handlers.lab import Lab
@@ -76,6 +76,23 @@ def test_a_minute_fans_out(make_lab: Callable[..., Lab]) -> None:
     assert lab.invoke() == []
     depth = lab.depth()
     assert depth["delayed"] + depth["visible"] == 3
+
+
+def test_a_fifo_queue_takes_firings(make_lab: Callable[..., Lab]) -> None:
+    """On a FIFO queue an entry's firings are a group of their own, and one time is one task."""
+    lab = make_lab(fifo=True)
+    ran: list[str] = []
+    lab.task(lambda this: ran.append(this.request.headers["beat_at"]), name="lab.tick", bind=True)
+    lab.app.conf.beat_schedule = {"tick": {"task": "lab.tick", "schedule": 60}}
+    entry = lab.app.beat_entry("tick")
+    assert entry is not None
+    at = this_minute().timestamp()
+    for _ in range(2):  # the second is swallowed by the queue, or by the record
+        lab.app.send_firings([(entry, Firing("tick", at))])
+    while (event := lab.take())["Records"]:
+        assert event["Records"][0]["attributes"]["MessageGroupId"] == entry.own_group
+        assert lab.invoke(event) == []
+    assert ran == [text(datetime.fromtimestamp(at, UTC))]
 
 
 def test_an_unknown_entry_goes_back_and_is_dead_after_the_grace(make_lab: Callable[..., Lab]) -> None:
