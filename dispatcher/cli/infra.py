@@ -180,7 +180,7 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
     path = Path(output)
     # Bytes, so that line endings stay as they are.
     before = path.read_bytes().decode() if path.exists() else None
-    after = render(made, before, force=force)
+    after = render(made, before, force=force or check)
     if before == after:
         if not session.quiet:
             click.echo(f"{output} is up to date", err=True)

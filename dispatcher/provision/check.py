@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dispatcher.provision.reading import parse
+from dispatcher.provision.reading import UnreadableTemplate, parse
 from dispatcher.provision.rules import RULES, referred
 from dispatcher.provision.sam import FUNCTION
 from dispatcher.provision.template import Template
@@ -31,7 +31,10 @@ class Difference:
 
 def check_template(made: Template, text: str) -> list[Difference]:
     """Return how a template, of SAM or plain, differs from what the app needs, and the rules that it breaks."""
-    found = unfolded(parse(text))
+    template = parse(text)
+    if not template.get("Resources"):
+        raise UnreadableTemplate("the template has no Resources")
+    found = unfolded(template)
     return [*differences(made.cloudformation()["Resources"], found["Resources"]), *broken_rules(found)]
 
 

@@ -262,7 +262,7 @@ def table(template: Template) -> Iterator[str]:
     }
     tables = {name: each for name, each in of_type(template, "AWS::DynamoDB::Table").items() if name in used}
     if not tables:
-        yield "no table that a function is told of"
+        yield "ResultTable: no table that a function is told of"
     for name, properties in tables.items():
         if properties.get("BillingMode") != "PAY_PER_REQUEST":
             yield f"{name}: not on demand"

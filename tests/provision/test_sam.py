@@ -1,6 +1,7 @@
 """Writing a SAM template: reads back as meant, and leaves alone what others wrote."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import Dispatcher
+from dispatcher.cli.root import run
 from dispatcher.exceptions import DispatcherError
 from dispatcher.provision import Plan, plan, sam, yaml_text
 from dispatcher.provision.check import check_template, report, unfolded
@@ -143,6 +145,47 @@ def test_edit_between_the_marks_is_not_lost(small: Plan) -> None:
     with pytest.raises(sam.HandEdited, match=r"Resources, lines \d+ to \d+: somebody changed .* --force"):
         sam.render(small, text)
     assert "MemorySize: 513" not in sam.render(small, text, force=True)
+
+
+def test_command_writes_checks_and_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written, up to date, edited: exit codes 0, 0 and 1, each with a line; --check shows the difference."""
+    monkeypatch.chdir(tmp_path)
+    command = ["-A", "tests.provision.apps.press:app", "infra", "sam"]
+    assert run(command) == 0
+    assert run([*command, "--check"]) == 0
+    assert capsys.readouterr().err == "template.yaml written\ntemplate.yaml is up to date\n"
+    path = tmp_path / "template.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("Timeout: 285", "Timeout: 20"), encoding="utf-8")
+    assert run(command) == 1
+    assert "somebody changed what is generated" in capsys.readouterr().err
+    assert run([*command, "--check"]) == 1
+    said = capsys.readouterr().out
+    assert "-      Timeout: 20\n+      Timeout: 285" in said
+    check = ["-A", "tests.provision.apps.press:app", "infra", "check", "--template", "template.yaml"]
+    assert run(check) == 1
+    assert "VideoFunction.Timeout: 20, but the app needs 285" in capsys.readouterr().out
+    assert run([*command, "--force"]) == 0
+    assert run(check) == 0
+
+
+def test_command_shows_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tables of queues, tasks and entries; with --json the plan itself."""
+    command = ["-A", "tests.provision.apps.press:app", "infra", "plan", "--stage", "prod"]
+    assert run(command) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "orders.fifo",
+        "285 s",
+        "1710 s",
+        "press.train",
+        "cron(0 6 ? * MON-FRI *)",
+        "note: no function reads gpu",
+    ):
+        assert words in said
+    assert run([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["queues"][0]["name"] == "default"
 
 
 @pytest.mark.parametrize(
