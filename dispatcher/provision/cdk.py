@@ -34,6 +34,7 @@ from dispatcher.provision.plan import Plan, PlannedFunction, PlannedQueue, plan
 from dispatcher.provision.policies import queue_id
 from dispatcher.provision.resources import template
 from dispatcher.provision.settings import Vpc
+from dispatcher.provision.timers import RULE
 
 _TABLE: Final = "ResultTable"
 
@@ -99,6 +100,9 @@ class TaskQueue(Construct):  # type: ignore[misc]
             _acknowledge(self)
         if policy is not None:
             self._join(policy)
+        if key is not None and any(timer.kind == RULE for timer in self.plan.schedules):
+            # A rule sends as EventBridge, by no role. A key from elsewhere has its policy elsewhere.
+            key.grant(iam.ServicePrincipal("events.amazonaws.com"), "kms:Decrypt", "kms:GenerateDataKey*")
 
     def resource(self, id: str) -> Any:
         """Return the construct of a resource by its id in the plan, to change what there is no argument for.

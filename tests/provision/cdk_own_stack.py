@@ -56,6 +56,19 @@ own.add_metadata("producer", own.resolve(tasks.producer_environment))
 for name in ("press", "clocks"):
     DispatcherStack(app, name, app=f"{name}:app", code=code)
 
+fed = Stack(app, "fed")
+TaskQueue(
+    fed, "Tasks", app="press:app", code=code, queue="default", existing=sqs.Queue(fed, "News"), key=kms.Key(fed, "Key")
+)
+TaskQueue(
+    Stack(app, "far"),
+    "Tasks",
+    app="shop:app",
+    code=code,
+    queue="default",
+    existing=sqs.Queue.from_queue_arn(fed, "Far", "arn:aws:sqs:us-east-1:111122223333:far"),
+)
+
 two = Dispatcher("two", set_as_current=False, changes={"task_queues": ["a", "b"], "task_default_queue": "a"})
 more = TaskQueue(Stack(app, "more"), "Tasks", app=two, code=code, maximum_concurrency=7)
 assert more.queue("b").queue_arn != more.queue("a").queue_arn

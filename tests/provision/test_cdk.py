@@ -185,10 +185,36 @@ def test_what_exists_is_used(own: Path) -> None:
     }  # fmt: skip
 
 
+def test_rules_may_send_to_what_exists(own: Path) -> None:
+    """The queue's policy takes from the rules of the stack, and its key may be used by EventBridge."""
+    found = read(own, "fed")
+    queue, rules = _one(found, "News"), of_type(found, "Events::Rule")
+    assert len(rules) == 4
+    policy = next(each for each in of_type(found, "SQS::QueuePolicy").values() if each["Queues"] == [{"Ref": queue}])
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert (statement["Action"], statement["Principal"]) == ("sqs:SendMessage", {"Service": "events.amazonaws.com"})
+    allowed = {arn["Fn::GetAtt"][0] for arn in statement["Condition"]["ArnEquals"]["aws:SourceArn"]}
+    assert allowed == set(rules)
+    for rule in rules.values():
+        assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": [queue, "Arn"]}]
+    (key,) = of_type(found, "KMS::Key").values()
+    assert {"Service": "events.amazonaws.com"} in [each["Principal"] for each in key["KeyPolicy"]["Statement"]]
+
+
+def test_a_queue_from_elsewhere_is_left_alone(own: Path) -> None:
+    """Nothing of it is changed, its URL and ARN are used, and a warning says what it needs."""
+    found = read(own, "far")
+    assert {len(of_type(found, kind)) for kind in ("SQS::Queue", "SQS::QueuePolicy")} == {2}
+    arn = "arn:aws:sqs:us-east-1:111122223333:far"
+    assert arn in [each["EventSourceArn"] for each in of_type(found, "Lambda::EventSourceMapping").values()]
+    noted = (own / "far.metadata.json").read_text("utf-8")
+    assert "its visibility timeout is 360 s, and that after 100 receives it moves messages to the queue" in noted
+
+
 def test_a_role_is_granted_the_right_to_send(own: Path) -> None:
     """A service's role gets the producer policy, and finds the queue by the variables."""
     found = read(own, "own")
-    (policy,) = of_type(found, "IAM::ManagedPolicy")
+    (policy,) = [id for id in of_type(found, "IAM::ManagedPolicy") if "ProducerPolicy" in id]
     assert of_type(found, "IAM::Role")[_one(found, "Service")]["ManagedPolicyArns"] == [{"Ref": policy}]
     assert found["Metadata"]["producer"] == {
         "DISPATCHER_BROKER_URL": "sqs://",
@@ -232,7 +258,7 @@ def test_templates_are_lint_clean(shop: Path, own: Path) -> None:
     if not linter.exists():
         unavailable("cfn-lint is not installed: make template")
     templates = [str(path) for folder in (shop, own) for path in sorted(folder.glob("*.template.json"))]
-    assert len(templates) == 5
+    assert len(templates) == 7
     done = subprocess.run(
         [str(linter), "--region", "us-east-1", "--", *templates],
         capture_output=True, text=True, timeout=PATIENCE, check=False,
