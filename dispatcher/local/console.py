@@ -61,7 +61,8 @@ class Console:
 
     def _lines(self, name: str, text: str, level: str) -> None:
         moment = time.strftime("%H:%M:%S")
-        head = f"{name[:_NAME_CHARS]:<{_NAME_CHARS}}"
+        short = name if len(name) <= _NAME_CHARS else f"…{name[1 - _NAME_CHARS :]}"  # long names differ at their end
+        head = f"{short:<{_NAME_CHARS}}"
         if self._colour:
             head = f"\x1b[{_colour_of(name)}m{head}\x1b[0m"
         with self._lock:

@@ -18,7 +18,7 @@ _ALL: Final = {"PYTHONDONTWRITEBYTECODE": "1"}
 class MappedFunction:
     """A function and the queue that feeds it; ``timeout`` and ``window`` in seconds, ``memory`` in MiB.
 
-    ``concurrency`` is how many batches may run at once.
+    ``concurrency`` is how many batches may run at once. ``lost`` says that it reads what SQS gave up, and runs no task.
     """
 
     name: str
@@ -31,6 +31,7 @@ class MappedFunction:
     batch_size: int = 10
     window: int = 0
     concurrency: int = 2
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dispatcher import aws
 from dispatcher.aws import ServiceError
 from dispatcher.exceptions import DispatcherError
 from dispatcher.local.functions import MappedFunction
+from dispatcher.provision.functions import READER_HANDLER
 from dispatcher.provision.plan import Plan
 from dispatcher.provision.resources import template
 from dispatcher.provision.template import Resource, Template
@@ -151,6 +152,7 @@ def _mapped(planned: Template, mapping: Resource, wanted: _Wanted) -> MappedFunc
         batch_size=mapping.properties["BatchSize"],
         window=mapping.properties.get("MaximumBatchingWindowInSeconds", 0),
         concurrency=mapping.properties["ScalingConfig"]["MaximumConcurrency"],
+        lost=function.properties["Handler"] == READER_HANDLER,
     )
 
 

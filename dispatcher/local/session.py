@@ -220,6 +220,7 @@ def _facts(deployed: Deployed) -> list[str]:
             f"function {each.name}: {each.timeout} s, {each.memory} MB, batches of {each.batch_size}, "
             f"{each.concurrency} at once"
             for each in deployed.functions
+            if not each.lost
         ),
     ]
 
