@@ -6,14 +6,12 @@ CloudFormation does it, with the plan's own template: what is no longer planned 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from dispatcher import aws
-from dispatcher.aws import ServiceError
-from dispatcher.exceptions import DispatcherError
 from dispatcher.local.functions import MappedFunction
+from dispatcher.provision import stacks
 from dispatcher.provision.functions import READER_HANDLER
 from dispatcher.provision.plan import Plan
 from dispatcher.provision.resources import template
@@ -31,13 +29,6 @@ _FUNCTION: Final = "AWS::Lambda::Function"
 _MAPPING: Final = "AWS::Lambda::EventSourceMapping"
 #: Variables of functions that producers have no use for.
 _NOT_FOR_PRODUCERS: Final = frozenset({"DISPATCHER_APP", "DISPATCHER_LOST_AFTER", "DISPATCHER_RECORD_RETENTION"})
-
-_LOOK_SECONDS: Final = 0.05
-_TIMEOUT_SECONDS: Final = 60.0
-
-
-class StackFailed(DispatcherError):
-    """CloudFormation could not make the resources; the message has its reasons."""
 
 
 def make(plan: Plan) -> tuple[list[MappedFunction], dict[str, str]]:
@@ -101,41 +92,7 @@ def _variables(function: Resource) -> Mapping[str, Any]:
 
 
 def _deploy(name: str, body: Mapping[str, Any], wanted: _Wanted) -> None:
-    client = aws.client("cloudformation")
-    parameters = {"StackName": name, "TemplateBody": json.dumps(body), "Capabilities": ["CAPABILITY_NAMED_IAM"]}
-    known = _described(client, name)
-    if known is None:
-        aws.call(client, "create_stack", name, **parameters)
-    else:
-        try:
-            aws.call(client, "update_stack", name, **parameters)
-        except ServiceError as error:
-            if "No updates are to be performed" not in str(error):
-                raise
-    limit = time.monotonic() + _TIMEOUT_SECONDS
-    while (now := _described(client, name)) is not None and now["StackStatus"].endswith("IN_PROGRESS"):
-        if time.monotonic() > limit:
-            raise StackFailed(f"the stack {name} is still {now['StackStatus']} after {_TIMEOUT_SECONDS:g} s")
-        time.sleep(_LOOK_SECONDS)
-    if now is None or now["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-        raise StackFailed("\n".join([f"the stack {name} could not be made:", *_reasons(client, name)]))
-    wanted.found({each["OutputKey"]: each["OutputValue"] for each in now.get("Outputs", ())})
-
-
-def _described(client: Any, name: str) -> Mapping[str, Any] | None:
-    try:
-        found: Mapping[str, Any] = aws.call(client, "describe_stacks", name, StackName=name)["Stacks"][0]
-    except ServiceError as error:
-        if error.code == "ValidationError":  # the service's word for a stack that does not exist
-            return None
-        raise
-    return None if found["StackStatus"] == "DELETE_COMPLETE" else found
-
-
-def _reasons(client: Any, name: str) -> Iterator[str]:
-    for event in aws.call(client, "describe_stack_events", name, StackName=name).get("StackEvents", ()):
-        if event.get("ResourceStatus", "").endswith("FAILED") and event.get("ResourceStatusReason"):
-            yield f"{event['LogicalResourceId']} ({event['ResourceType']}): {event['ResourceStatusReason']}"
+    wanted.found(stacks.deploy(aws.client("cloudformation"), name, {"TemplateBody": json.dumps(body)}, {}))
 
 
 def _mapped(planned: Template, mapping: Resource, wanted: _Wanted) -> MappedFunction:
