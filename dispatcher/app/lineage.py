@@ -20,6 +20,8 @@ from dispatcher.workflow_state import Line, Node, Workflow
 
 #: The first part of the token of a record that was written because something else failed.
 _AFTER = "after "
+#: How many places of a group are looked at together.
+_PAGE = 100
 
 
 class Lineage:
@@ -40,6 +42,8 @@ class Lineage:
         self._to_read: dict[str, None] = {}
         self._perhaps_groups: dict[str, None] = {}
         self._ends: dict[str, str] = {}
+        self._asked_groups: set[str] = set()
+        self._guessed: dict[str, tuple[str, int]] = {}
         self.complete = True
 
     # -- reading
@@ -48,7 +52,7 @@ class Lineage:
         """Find all relatives of a result or an id; each level is a batched read of records, and one of joins."""
         if isinstance(start, str):
             self._look(start)
-            self._look_for_group(start)
+            self._look_for_group(start, known=True)
             self._probe(start)
         else:
             self._note(start)
@@ -66,16 +70,23 @@ class Lineage:
             for group_id in groups:
                 if saved := records.get(saved_id(group_id)):
                     self._note(result_from_tuple(self._app.read_meta(saved).complete().result, self._app))
+                elif group_id in self._asked_groups and group_id not in joins and group_id not in records:
+                    self._guess(group_id, 0)
             for task_id in ids:
                 if task_id in records:
                     self._learn(records[task_id])
+                    if task_id in self._guessed:
+                        self._learn_guess(task_id)
 
     def _look(self, task_id: str | None) -> None:
         if task_id and task_id not in self._seen:
             self._seen.add(task_id)
             self._to_read[task_id] = None
 
-    def _look_for_group(self, group_id: str | None) -> None:
+    def _look_for_group(self, group_id: str | None, known: bool = False) -> None:
+        """Look for what is kept of a group; where it is ``known`` to be one, or asked for, for its members, too."""
+        if group_id and known:
+            self._asked_groups.add(group_id)
         if group_id and saved_id(group_id) not in self._seen:
             self._seen.add(saved_id(group_id))
             self._perhaps_groups[group_id] = None
@@ -86,6 +97,24 @@ class Lineage:
         self._ends[first] = last
         self._look(first)
         self._look_for_group(first)
+
+    def _guess(self, group_id: str, start: int) -> None:
+        """Look for members of a group that nothing follows, by their places: a page, and another if all are there."""
+        for index in range(start, start + _PAGE):
+            leaf = plan.leaf_id(group_id, index)
+            self._guessed[leaf] = group_id, index
+            if leaf in self._found:
+                self._learn_guess(leaf)
+            self._look(leaf)
+
+    def _learn_guess(self, leaf: str) -> None:
+        group_id, index = self._guessed[leaf]
+        members = self._members.setdefault(group_id, [])
+        members.append(leaf)
+        members.sort(key=lambda each: self._guessed[each][1])
+        self._probe(leaf)
+        if (index + 1) % _PAGE == 0:
+            self._guess(group_id, index + 1)
 
     def _note(self, result: Any) -> None:
         """Take in a result, its members and what it says came before."""
@@ -128,7 +157,7 @@ class Lineage:
             self._look(relative)
             self._look_for_group(relative)
         self._look(meta.root_id)
-        self._look_for_group(meta.group_id)
+        self._look_for_group(meta.group_id, known=True)
         self._learn_ahead(record.id, meta.ahead or ())
         for child in meta.children or ():
             self._learn_child(record.id, result_from_tuple(child, self._app))

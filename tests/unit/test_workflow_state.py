@@ -102,14 +102,26 @@ def test_tasks_sent_by_tasks_and_callbacks_are_branches(bench: Bench) -> None:
     assert len(line[0].branches) == 2
 
 
-def test_a_group_of_its_own_is_known_by_its_result_and_by_its_id_once_saved(bench: Bench) -> None:
-    """Nothing else says what its members are."""
+def test_a_group_of_its_own_is_known_by_its_id_once_it_has_run_or_was_saved(bench: Bench) -> None:
+    """The ids of its members are derived from its own, but not how many they are."""
     result = group(_sig(bench, "add", 1), _sig(bench, "add", 2)).apply_async()
-    bench.work()
-    assert bench.app.workflow(result).done == 2
     assert bench.app.workflow(result.id).total == 1
+    bench.work()
+    drawing = [[(2, ["add SUCCESS"], ["add SUCCESS"])]]
+    assert drawn(bench.app.workflow(result.id).lines) == drawing
+    assert drawn(bench.app.workflow(result[1].id).lines) == drawing
+    result = group(_sig(bench, "add", 1), _sig(bench, "add", 2)).apply_async()
     result.save()
-    assert drawn(bench.app.workflow(result.id).lines) == [[(2, ["add SUCCESS"], ["add SUCCESS"])]]
+    assert drawn(bench.app.workflow(result.id).lines) == [[(2, ["add PENDING"], ["add PENDING"])]]
+
+
+def test_a_large_group_of_its_own_is_looked_for_in_pages(bench: Bench) -> None:
+    """By its id, and by that of any member."""
+    result = group(_sig(bench, "add", n) for n in range(230)).apply_async()
+    bench.work(limit=400)
+    for task_id in (result.id, result[217].id):
+        [[whole]] = bench.app.workflow(task_id).lines
+        assert [line[0].id for line in whole.members] == [member.id for member in result]
 
 
 def test_reading_is_batched_by_levels_and_limited(bench: Bench) -> None:
