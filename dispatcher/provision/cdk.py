@@ -147,23 +147,33 @@ class TaskQueue(Construct):  # type: ignore[misc]
 
     def grant_send(self, role: Any) -> None:
         """Let a role send tasks and read their results: that of a service, or of a function of yours."""
-        arn = self.resource("ProducerPolicy").ref
-        role.add_managed_policy(
-            self._once("Producer", lambda id: iam.ManagedPolicy.from_managed_policy_arn(self, id, arn))
-        )
+        self._attach("ProducerPolicy", role)
+
+    def grant_schedules(self, role: Any) -> None:
+        """Let a role change stored entries of the beat by `app.schedules`; raises `KeyError` without the Scheduler."""
+        self._attach("SchedulesPolicy", role)
+
+    def _attach(self, policy: str, role: Any) -> None:
+        arn = self.resource(policy).ref
+        role.add_managed_policy(self._once(policy, lambda id: iam.ManagedPolicy.from_managed_policy_arn(self, id, arn)))
 
     @property
     def producer_environment(self) -> dict[str, str]:
         """The variables by which a service that sends tasks finds queues and results."""
+        broker = f"sqs://?queue_name_prefix={self.plan.prefix or f'{aws_cdk.Aws.STACK_NAME}-'}"
+        if self.plan.scheduler:
+            role, group = self.resource("SchedulerRole").attr_arn, self.resource("ScheduleGroup").ref
+            broker += f"&scheduler_role={role}&scheduler_group={group}"
         urls = {
             queue_variable(each.name): self._existing.queue_url if self._existing else self.resource(queue_id(each)).ref
             for each in self.plan.queues
         }
-        table = self._table.table_name if self._table is not None else self.resource(_TABLE).ref
+        own_bucket = "PayloadBucket" in self._ids
         return {
-            "DISPATCHER_BROKER_URL": "sqs://",
+            "DISPATCHER_BROKER_URL": broker,
             "DISPATCHER_RESULT_BACKEND": "dynamodb://",
-            "DISPATCHER_TABLE": table,
+            "DISPATCHER_TABLE": self.resource(_TABLE).ref if self._table is None else self._table.table_name,
+            **({"DISPATCHER_PAYLOAD_BUCKET": self.resource("PayloadBucket").ref} if own_bucket else {}),
             **urls,
         }
 

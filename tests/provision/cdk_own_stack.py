@@ -50,6 +50,7 @@ tasks = TaskQueue(
 )
 service = iam.Role(own, "Service", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
 tasks.grant_send(service)
+tasks.grant_schedules(service)
 queue.grant_purge(tasks.function("default"))
 own.add_metadata("producer", own.resolve(tasks.producer_environment))
 

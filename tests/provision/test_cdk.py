@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -212,12 +213,19 @@ def test_a_queue_from_elsewhere_is_left_alone(own: Path) -> None:
 
 
 def test_a_role_is_granted_the_right_to_send(own: Path) -> None:
-    """A service's role gets the producer policy, and finds the queue by the variables."""
+    """A service's role gets the policies of producers and of schedules, and finds the queue by the variables."""
     found = read(own, "own")
-    (policy,) = [id for id in of_type(found, "IAM::ManagedPolicy") if "ProducerPolicy" in id]
-    assert of_type(found, "IAM::Role")[_one(found, "Service")]["ManagedPolicyArns"] == [{"Ref": policy}]
-    assert found["Metadata"]["producer"] == {
-        "DISPATCHER_BROKER_URL": "sqs://",
+    policies = list(of_type(found, "IAM::ManagedPolicy"))
+    assert [re.sub(r"Tasks|Resources|[0-9A-F]{8}$", "", id) for id in policies] == ["ProducerPolicy", "SchedulesPolicy"]
+    arns = [{"Ref": policy} for policy in policies]
+    assert of_type(found, "IAM::Role")[_one(found, "Service")]["ManagedPolicyArns"] == arns
+    producer = found["Metadata"]["producer"]
+    broker = "".join(
+        part if isinstance(part, str) else str(part) for part in producer.pop("DISPATCHER_BROKER_URL")["Fn::Join"][1]
+    )
+    assert broker.startswith("sqs://?queue_name_prefix={'Ref': 'AWS::StackName'}-&scheduler_role={'Fn::GetAtt'")
+    assert "&scheduler_group={'Ref'" in broker
+    assert producer == {
         "DISPATCHER_RESULT_BACKEND": "dynamodb://",
         "DISPATCHER_TABLE": {"Ref": _one(found, "Own")},
         "DISPATCHER_QUEUE_URL_DEFAULT": {"Ref": _one(found, "Orders")},
