@@ -112,7 +112,7 @@ def test_a_group_of_its_own_is_known_by_its_id_once_it_has_run_or_was_saved(benc
     assert drawn(bench.app.workflow(result[1].id).lines) == drawing
     result = group(_sig(bench, "add", 1), _sig(bench, "add", 2)).apply_async()
     result.save()
-    assert drawn(bench.app.workflow(result.id).lines) == [[(2, ["add PENDING"], ["add PENDING"])]]
+    assert drawn(bench.app.workflow(result.id).lines) == [[(2, ["None PENDING"], ["None PENDING"])]]
 
 
 def test_a_large_group_of_its_own_is_looked_for_in_pages(bench: Bench) -> None:
