@@ -1,5 +1,6 @@
 """Delays that Scheduler keeps, from a call to its result through the deployed function, on an emulator over HTTP."""
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -8,8 +9,11 @@ import pytest
 from dispatcher import Dispatcher
 from dispatcher.brokers import sqs_delays
 from dispatcher.brokers.sqs_delays import name_of
+from dispatcher.exceptions import OperationalError
+from tests.emulation.availability import unavailable
 from tests.emulation.deployment import Deployment, deploy
 from tests.emulation.endpoint import AwsEndpoint
+from tests.emulation.environments import EnvironmentUnavailable
 
 TIMEOUT = 60.0
 ROLE = "arn:aws:iam::000000000000:role/later"
@@ -84,3 +88,57 @@ def test_a_revoked_task_ends_long_before_it_is_due(shop: Dispatcher, deployment:
     assert name_of(other.id) in schedules(deployment)
     other.revoke()
     assert (other.state, name_of(other.id) in schedules(deployment)) == ("REVOKED", False)
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[AwsEndpoint]:
+    """An endpoint that asks for permissions, with the queues and a role for schedules."""
+    try:
+        endpoint = AwsEndpoint(auth=True).start()
+    except EnvironmentUnavailable as error:
+        unavailable(f"no environment for the AWS emulator: {error}")
+    for name in ("default", "default-lost", "default-dead"):
+        endpoint.client("sqs").create_queue(QueueName=name)
+    for name, who in (("later", {"Service": "scheduler.amazonaws.com"}), ("producer", {"AWS": "*"})):
+        trust = {"Effect": "Allow", "Principal": who, "Action": "sts:AssumeRole"}
+        policy = {"Version": "2012-10-17", "Statement": [trust]}
+        endpoint.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(policy))
+    yield endpoint
+    endpoint.close()
+
+
+def test_the_documented_permissions_suffice(guarded: AwsEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/aws.md for a producer with long delays, and one more to revoke; with less the error says so."""
+    for name, value in guarded.env().items():
+        monkeypatch.setenv(name, value)
+    queues = (
+        ["sqs:SendMessage", "sqs:SendMessageBatch", "sqs:GetQueueUrl"],
+        "arn:aws:sqs:us-east-1:000000000000:default*",
+    )
+    own = "arn:aws:scheduler:us-east-1:000000000000:schedule/default/task-*"
+    scheduling = ["scheduler:CreateSchedule", "scheduler:GetSchedule"], own
+    passing = ["iam:PassRole"], ROLE
+    options = {"scheduler_role": ROLE, "sts_role_arn": ROLE.replace("later", "producer")}
+
+    def allow(*given: tuple[list[str], str]) -> Dispatcher:
+        statements = [{"Effect": "Allow", "Action": actions, "Resource": on} for actions, on in given]
+        guarded.client("iam").put_role_policy(
+            RoleName="producer", PolicyName="own",
+            PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": statements}),
+        )  # fmt: skip
+        return Dispatcher(
+            "shop", set_as_current=False, broker="sqs://", backend="dynamodb://results", task_publish_retry=False,
+            broker_transport_options=options, result_backend_transport_options={"create_table": True},
+        )  # fmt: skip
+
+    def names() -> list[str]:
+        return [each["Name"] for each in guarded.client("scheduler").list_schedules()["Schedules"]]
+
+    with allow(queues) as app, pytest.raises(OperationalError, match=r"perform: scheduler:CreateSchedule .* docs/aws"):
+        app.send_task("later.now", ("never",), countdown=DAY)
+    with allow(queues, scheduling, passing) as app:
+        result = app.send_task("later.now", ("never",), countdown=DAY)
+    assert names() == [name_of(result.id)]
+    with allow(queues, scheduling, passing, (["scheduler:DeleteSchedule"], own)) as app:
+        app.control.revoke(result.id)
+    assert names() == []
