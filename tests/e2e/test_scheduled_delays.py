@@ -1,6 +1,7 @@
 """Delays that Scheduler keeps, from a call to its result through the deployed function, on an emulator over HTTP."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 
@@ -109,6 +110,8 @@ def guarded() -> Iterator[AwsEndpoint]:
 
 def test_the_documented_permissions_suffice(guarded: AwsEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of docs/aws.md for a producer with long delays, and one more to revoke; with less the error says so."""
+    for name in [name for name in os.environ if name.startswith("DISPATCHER_")]:
+        monkeypatch.delenv(name)  # the other deployment's
     for name, value in guarded.env().items():
         monkeypatch.setenv(name, value)
     queues = (
