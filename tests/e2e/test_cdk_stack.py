@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dispatcher import Dispatcher
+from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import firing_id
 from tests.e2e.commands import run
 from tests.emulation.availability import unavailable
@@ -142,7 +143,7 @@ def test_rules_fire(aws: AwsEndpoint, app: Dispatcher) -> None:
     began, limit = int(time.time()) // MINUTE * MINUTE - MINUTE, time.monotonic() + PATIENCE
     while True:
         minutes = range(began, int(time.time()) + 1, MINUTE)
-        done = [app.AsyncResult(firing_id("tidy", float(minute))) for minute in minutes]
+        done = [app.AsyncResult(firing_id(identity(app), "tidy", float(minute))) for minute in minutes]
         if any(result.ready() for result in done):
             break
         assert time.monotonic() < limit, f"the rule did not fire\n{aws.log()}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import Dispatcher
+from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import firing_id
 from dispatcher.result import AsyncResult
 from tests.e2e.commands import run
@@ -118,5 +119,7 @@ def test_rule_fires_into_the_queue_and_its_result_is_readable(
 def _ready(app: Dispatcher, began: float) -> "AsyncResult[str] | None":
     """The result of a firing in one of the minutes since, as soon as one is there."""
     minutes = range(int(began), int(time.time()) + 1, MINUTE)
-    results: list[AsyncResult[str]] = [app.AsyncResult(firing_id("tidy", float(minute))) for minute in minutes]
+    results: list[AsyncResult[str]] = [
+        app.AsyncResult(firing_id(identity(app), "tidy", float(minute))) for minute in minutes
+    ]
     return next((result for result in results if result.ready()), None)
