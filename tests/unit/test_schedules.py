@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 from zoneinfo import ZoneInfo
 
@@ -199,6 +200,18 @@ def test_runs_in_a_minute() -> None:
     assert schedule(300).runs_in_minute(minute) == (minute,)
     assert crontab("*/2").runs_in_minute(minute) == ()
     assert crontab("1").runs_in_minute(minute) == (minute,)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "celery_crontabs.json"
+
+
+def test_crontabs_run_when_celery_runs_them() -> None:
+    """Random crontabs in five zones: zone, five fields in Celery's order, last run, and the next by Celery 5.7."""
+    rows = json.loads(GOLDEN.read_text("utf-8"))
+    for zone, *fields, last, expected in rows:
+        found = crontab(*fields).next_after(datetime.fromisoformat(last).astimezone(ZoneInfo(zone)))
+        assert found == datetime.fromisoformat(expected), (zone, fields, last)
+    assert len(rows) == 240
 
 
 # What Celery 5.7 answers: event, latitude, longitude, after, next.
