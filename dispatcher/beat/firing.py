@@ -12,7 +12,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from dispatcher.beat.entries import CatchUp, Entry
+from dispatcher.beat.entries import ON_TIME, CatchUp, Entry
 from dispatcher.exceptions import DecodeError
 from dispatcher.message import MAX_ID_LENGTH, WIRE_VERSION, InvalidMessage, UnsupportedMessage
 from dispatcher.serialization import json_decode, json_encode
@@ -25,6 +25,7 @@ _SUN: Final = 2.0
 #: How far ahead of our clock a firing's time may be, in seconds: the longest that SQS delays a message.
 AHEAD: Final = 900.0
 #: A firing that is less late than this is on time, in seconds, whatever was due since: it was fired, and is on its way.
+#: For those of whole minutes it is `ON_TIME`.
 PUNCTUAL: Final = 10.0
 
 
@@ -105,10 +106,16 @@ def kept(entry: Entry, at: float, now: float) -> float | None:
     All in epoch seconds. It is another one where a later one makes up for it.
     """
     late = now - at
-    if entry.catch_up is CatchUp.LAST and late > PUNCTUAL:
+    if entry.catch_up is CatchUp.LAST and late > _punctual(entry, at):
         at = entry.latest_due(at, now)
         late = now - at
     return None if entry.within is not None and late > entry.within else at
+
+
+def _punctual(entry: Entry, at: float) -> float:
+    """Return how late a firing is on time: one of a whole minute may come from a timer that takes a minute itself."""
+    shorter = entry.every is not None and entry.every < _MINUTE
+    return PUNCTUAL if shorter or at % _MINUTE else ON_TIME
 
 
 def wanted(entry: Entry, times: list[float], now: float) -> list[float]:

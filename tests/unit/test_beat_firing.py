@@ -167,6 +167,17 @@ def test_a_constant_lag_loses_no_more_than_one_firing() -> None:
     assert len({head["beat_at"] for head in beat.heads}) == len(beat.calls)
 
 
+def test_a_timer_that_takes_its_time_loses_nothing() -> None:
+    """EventBridge Scheduler takes up to a minute: an entry of every minute runs for each all the same."""
+    beat = Beat(crontab())
+    for minute in range(10):
+        beat.advance_to(START + timedelta(minutes=minute + 1, seconds=(minute * 7) % 30))
+        beat.fire(START + timedelta(minutes=minute))
+        beat.step()
+    beat.work()
+    assert len({head["beat_at"] for head in beat.heads}) == len(beat.calls) == 10
+
+
 def test_all_late_firings_run_where_the_entry_says_so_within_its_bound() -> None:
     """`catch_up="all"` runs each, but none older than its bound."""
     beat = Beat(crontab(minute=0), catch_up="all", catch_up_within=timedelta(hours=3))
