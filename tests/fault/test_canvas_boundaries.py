@@ -56,7 +56,7 @@ class World:
     @staticmethod
     def _adding(task: Any, *names: str) -> int:
         for name in names:
-            task.add_to_chord(task.app.signature(name, ("add",) if name == "adding" else (10,)))
+            task.add_to_chord(task.app.signature(name, (10,)))
         return 1
 
     def work(self, fuse: Fuse) -> None:
@@ -134,10 +134,10 @@ CANVASES: dict[str, Callable[[Dispatcher], Any]] = {
     "failed step": lambda app: chain(_sig(app, "fail"), _sig(app, "add", 1), _sig(app, "add", 1)),
     "replaced member": lambda app: chord([_sig(app, "become", 1), _sig(app, "add", 2)], _sig(app, "total")),
     "member that adds": lambda app: chord(
-        [_sig(app, "adding", "adding", "add"), _sig(app, "add", 2)], _sig(app, "total")
+        [_sig(app, "adding", "add"), _sig(app, "add", 2)], _sig(app, "total")
     ),
     "failed addition": lambda app: chord(
-        [_sig(app, "adding", "fail"), _sig(app, "add", 2)], _sig(app, "total").on_error(_sig(app, "note"))
+        [_sig(app, "adding", "fail")], _sig(app, "total").on_error(_sig(app, "note"))
     ),
 }  # fmt: skip
 
