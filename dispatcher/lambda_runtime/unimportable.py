@@ -120,7 +120,8 @@ class Undertaker:
                 return None
             return decode(delivery.body, self._conf.max_message_bytes)
         except (DecodeError, SecurityError) as error:
-            logger.error("message %s goes back: %s", delivery.message_id, error)
+            why = "only the app knows which task a firing of its beat starts" if '"beat"' in delivery.body else error
+            logger.error("message %s goes back: %s", delivery.message_id, why)
             return None
 
     def _is_due(self, message: Message, record: TaskRecord | None) -> bool:

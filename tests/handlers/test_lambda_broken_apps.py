@@ -202,6 +202,15 @@ def test_a_message_that_was_hardly_tried_goes_back(hopeless: Lab, monkeypatch: p
     assert handback.hand_back([record], now + 700, NO_STRIPE)["batchItemFailures"]
 
 
+def test_a_firing_of_the_beat_waits_for_an_app(hopeless: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """Which task it starts is known to the app alone: it goes back, with the reason, and its entry decides later."""
+    hopeless.sqs.send_message(QueueUrl=hopeless.url, MessageBody='{"v":1,"beat":"nightly","at":"2027-01-15T08:00:00Z"}')
+    event = hopeless.take()
+    answer = handback.hand_back(event["Records"], time.time() + 1000, NO_STRIPE)
+    assert len(answer["batchItemFailures"]) == 1
+    assert "only the app knows which task a firing of its beat starts" in caplog.text
+
+
 def test_what_would_not_run_now_is_left_alone(hopeless: Lab) -> None:
     """Finished tasks, those that wait, and bodies that cannot be read: an app decides on them when there is one."""
     done, waits, later = (hopeless.app.send_task("lab.add") for _ in range(3))
