@@ -217,6 +217,11 @@ def plan(
     has settings of ``infra`` for every function, which win over what the app says. Raises
     `ImproperlyConfigured` for what cannot work in Lambda, naming task and reason.
     """
+    found = spec or app.main
+    if not found:
+        raise ImproperlyConfigured(
+            "the app has no name to be found by; give it one, Dispatcher('shop'), or name it by -A"
+        )
     app.finalize()
     conf = app.conf
     wanted = settings.read(conf.infra, stage, functions)
@@ -228,7 +233,7 @@ def plan(
     queues = tuple(_queue(name, [task for task in runs if task.queue == name], wanted, conf) for name in names)
     name = wanted.name or _name(app, spec)
     return Plan(
-        app=spec or str(app.main),
+        app=found,
         name=name,
         stage=stage,
         tasks=tasks,
@@ -242,7 +247,7 @@ def plan(
         kms_key=wanted.kms_key,
         producers=wanted.producers,
         record_retention=max(LOST_RETENTION, math.ceil(conf.record_retention)),
-        notes=tuple(_notes(conf, queues)),
+        notes=tuple(_notes(conf, queues, wanted, bool(fired))),
     )
 
 
@@ -422,7 +427,7 @@ def _bucket(url: str | None, days: int | None) -> PlannedBucket | None:
     return PlannedBucket(name, prefix.strip("/"), days)
 
 
-def _notes(conf: Any, queues: tuple[PlannedQueue, ...]) -> Iterable[str]:
+def _notes(conf: Any, queues: tuple[PlannedQueue, ...], wanted: Infrastructure, fires: bool) -> Iterable[str]:
     routers = conf.task_routes if isinstance(conf.task_routes, tuple) else (conf.task_routes,)
     if any(callable(router) or hasattr(router, "route_for_task") for router in routers if router is not None):
         yield (
@@ -432,3 +437,6 @@ def _notes(conf: Any, queues: tuple[PlannedQueue, ...]) -> Iterable[str]:
     for queue in queues:
         if queue.function is None:
             yield f"no function reads {queue.name}: run `dispatcher worker -Q {queue.name}` for it"
+    users = [*(["events.amazonaws.com"] if fires else []), *wanted.producers]
+    if wanted.kms_key is not None and users:
+        yield f"the policy of the key {wanted.kms_key} must let {', '.join(users)} use it (Decrypt, GenerateDataKey)"

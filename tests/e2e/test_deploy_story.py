@@ -86,10 +86,7 @@ def variables(aws: AwsEndpoint, outputs: Mapping[str, str]) -> dict[str, str]:
     """The environment of producers, as the descriptions of the outputs say."""
     return {
         **aws.env(),
-        "DISPATCHER_BROKER_URL": "sqs://",
-        "DISPATCHER_RESULT_BACKEND": "dynamodb://",
-        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
-        "DISPATCHER_QUEUE_URL_DEFAULT_DEAD": outputs["DefaultDeadQueueUrl"],
+        "DISPATCHER_BROKER_URL": outputs["BrokerUrl"],
         "DISPATCHER_TABLE": outputs["Table"],
     }
 

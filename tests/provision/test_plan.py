@@ -298,3 +298,19 @@ def test_functions_of_many_queues_ask_by_name() -> None:
     statements = many["Q7Role"].properties["Policies"][0]["PolicyDocument"]["Statement"]
     (others,) = [each for each in statements if each["Sid"] == "SendTasks"]
     assert others["Action"] == ["sqs:SendMessage", "sqs:GetQueueUrl"]
+
+
+def test_key_of_a_customer_needs_a_policy_for_those_who_send() -> None:
+    """The key is the user's, so the plan can only say whom its policy must let use it."""
+    key = "arn:aws:kms:eu-west-1:111122223333:key/0d9a4ff2-5a3c-4cc5-9a3e-3d8be2f7a6a5"
+    app = app_with(infra={"kms_key": key, "producers": ["444455556666"]})
+    assert plan(app).notes[0].endswith("must let 444455556666 use it (Decrypt, GenerateDataKey)")
+    fired = app_with(infra={"kms_key": key}, beat_schedule={"e": {"task": "t", "schedule": 60}})
+    fired.task(name="t")(lambda: None)
+    assert "must let events.amazonaws.com use it" in plan(fired).notes[0]
+
+
+def test_app_without_a_name_is_refused() -> None:
+    """Functions would not find it."""
+    with pytest.raises(ImproperlyConfigured, match="no name to be found by"):
+        plan(Dispatcher(set_as_current=False))
