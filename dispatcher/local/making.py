@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dispatcher import aws
+from dispatcher.aws_options import ClientSettings
 from dispatcher.local.functions import MappedFunction
 from dispatcher.provision import stacks
 from dispatcher.provision.functions import READER_HANDLER
@@ -92,7 +93,8 @@ def _variables(function: Resource) -> Mapping[str, Any]:
 
 
 def _deploy(name: str, body: Mapping[str, Any], wanted: _Wanted) -> None:
-    wanted.found(stacks.deploy(aws.client("cloudformation"), name, {"TemplateBody": json.dumps(body)}, {}))
+    given = stacks.given(ClientSettings(), f"{name}-code".lower(), body)
+    wanted.found(stacks.deploy(aws.client("cloudformation"), name, given, {}))
 
 
 def _mapped(planned: Template, mapping: Resource, wanted: _Wanted) -> MappedFunction:

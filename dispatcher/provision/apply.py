@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import aws
-from dispatcher.aws import ServiceError
 from dispatcher.aws_options import ClientSettings
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision import stacks
@@ -50,26 +48,11 @@ def apply(plan: Plan, *, endpoint: str, stack: str | None = None, code: Path | N
     if code is not None:
         package = _packed(code)
         key = f"{hashlib.sha256(package).hexdigest()[:20]}.zip"  # another package is another key, which is an update
-        _put(settings, bucket, key, package)
+        stacks.put(settings, bucket, key, package)
         parameters = dict(zip((each.id for each in CODE), (bucket, key), strict=True))
-    if stacks.size(body) <= stacks.MAX_BODY_BYTES:
-        given = {"TemplateBody": json.dumps(body)}
-    else:
-        _put(settings, bucket, "template.json", json.dumps(body).encode())
-        given = {"TemplateURL": f"{endpoint.rstrip('/')}/{bucket}/template.json"}
-    outputs = stacks.deploy(client, name, given, parameters)
+    outputs = stacks.deploy(client, name, stacks.given(settings, bucket, body), parameters)
     _complete(settings, made, stacks.members(client, name))
     return outputs
-
-
-def _put(settings: ClientSettings, bucket: str, key: str, content: bytes) -> None:
-    client = aws.client("s3", settings)
-    try:
-        aws.call(client, "create_bucket", bucket, Bucket=bucket)
-    except ServiceError as error:
-        if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-            raise
-    aws.call(client, "put_object", bucket, Bucket=bucket, Key=key, Body=content)
 
 
 def _packed(code: Path) -> bytes:

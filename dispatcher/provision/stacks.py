@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dispatcher import aws
 from dispatcher.aws import ServiceError
+from dispatcher.aws_options import ClientSettings
 from dispatcher.exceptions import DispatcherError
 
 _LOOK_SECONDS: Final = 0.1
@@ -80,6 +81,21 @@ def _reasons(client: Any, name: str) -> Iterator[str]:
             yield f"{event['LogicalResourceId']} ({event['ResourceType']}): {event['ResourceStatusReason']}"
 
 
-def size(body: Mapping[str, Any]) -> int:
-    """Return the bytes of a template."""
-    return len(json.dumps(body).encode())
+def given(settings: ClientSettings, bucket: str, body: Mapping[str, Any]) -> dict[str, str]:
+    """Return a template as `deploy` takes it: itself, or where in ``bucket`` it was put if it is too large for that."""
+    text = json.dumps(body)
+    if len(text) <= MAX_BODY_BYTES:
+        return {"TemplateBody": text}
+    return {"TemplateURL": put(settings, bucket, "template.json", text.encode())}
+
+
+def put(settings: ClientSettings, bucket: str, key: str, content: bytes) -> str:
+    """Put an object into a bucket, which is made if need be, and return its URL."""
+    client = aws.client("s3", settings)
+    try:
+        aws.call(client, "create_bucket", bucket, Bucket=bucket)
+    except ServiceError as error:
+        if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise
+    aws.call(client, "put_object", bucket, Bucket=bucket, Key=key, Body=content)
+    return f"{client.meta.endpoint_url.rstrip('/')}/{bucket}/{key}"
