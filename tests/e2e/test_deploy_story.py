@@ -59,7 +59,7 @@ def aws() -> Iterator[AwsEndpoint]:
 
 @pytest.fixture(scope="module")
 def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """What the stack gives out that a newcomer has deployed."""
+    """What the stack gives out that a newcomer has deployed, its name, and the project's directory."""
     project = tmp_path_factory.mktemp("project")
     (project / "tasks.py").write_text(APP)
     (project / "requirements.txt").write_text(f"serverless-dispatcher @ {ROOT.as_uri()}\n")
@@ -78,7 +78,8 @@ def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mappi
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{aws.log()}"
     (made,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE"
-    return {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
+    found = {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
+    return {**found, "stack": stack, "project": str(project)}
 
 
 @pytest.fixture
@@ -96,6 +97,21 @@ def test_producer_gets_the_result_of_a_deployed_function(variables: dict[str, st
     (tmp_path / "tasks.py").write_text(APP)
     done = run(tmp_path, "-A", "tasks", "call", "tasks.add", "--args", "[20, 22]", "--wait", variables=variables)
     assert done.stdout.splitlines() == ["42"], done.stderr
+
+
+def test_check_finds_what_somebody_changed_in_the_stack(aws: AwsEndpoint, outputs: Mapping[str, str]) -> None:
+    """A number that was changed by hand is named, beside what the emulator's CloudFormation leaves out by itself."""
+    project = Path(outputs["project"])
+    command = ("-A", "tasks", "infra", "check", "--stack", outputs["stack"], "--endpoint", aws.url)
+    before = run(project, *command, variables=aws.env()).stdout.splitlines()
+    properties = ("QueuePolicy.", "TimeToLiveSpecification.", ".RecursiveLoop")
+    assert not [line for line in before if not any(name in line for name in properties)]
+    aws.client("sqs").set_queue_attributes(QueueUrl=outputs["DefaultQueueUrl"], Attributes={"VisibilityTimeout": "7"})
+    drifted = run(project, *command, variables=aws.env())
+    aws.client("sqs").set_queue_attributes(QueueUrl=outputs["DefaultQueueUrl"], Attributes={"VisibilityTimeout": "360"})
+    assert drifted.returncode == 1
+    (found,) = [line for line in drifted.stdout.splitlines() if line not in before]
+    assert found == 'DefaultQueue.VisibilityTimeout: "7", but the app needs 360'
 
 
 def test_rule_fires_into_the_queue_and_its_result_is_readable(
