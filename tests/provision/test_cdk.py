@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dispatcher.loading import find_app
+from dispatcher.provision.check import broken_rules, check_template
 from dispatcher.provision.plan import plan
 from dispatcher.provision.resources import template
 from dispatcher.provision.sam import render
@@ -113,6 +114,23 @@ def test_sam_and_cdk_make_the_same(name: str, request: pytest.FixtureRequest, mo
     assert sorted(of_sam) == sorted(of_cdk)
     for id, resource in of_cdk.items():
         assert of_sam[id] == resource, id
+
+
+@pytest.mark.parametrize("name", ["shop", "press", "clocks"])
+def test_check_finds_no_drift_in_a_stack(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dispatcher infra check` says of the CDK's template what it says of SAM's: nothing."""
+    folder: Path = request.getfixturevalue("shop" if name == "shop" else "own")
+    monkeypatch.setattr(sys, "path", [*map(str, APPS), *sys.path])
+    made = template(plan(find_app(f"{name}:app"), spec=f"{name}:app"))
+    assert check_template(made, (folder / f"{name}.template.json").read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("name", ["own", "more", "fed"])
+def test_stacks_of_ones_own_keep_the_rules(own: Path, name: str) -> None:
+    """Overrides and things that exist break no rule of construction."""
+    assert [str(each) for each in broken_rules(read(own, name)) if "Tasks" in str(each)] == []
 
 
 def _comparable(resources: dict[str, Any]) -> dict[str, Any]:
