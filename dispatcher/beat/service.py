@@ -109,7 +109,7 @@ class Beat:
         if not self._fire(entries, now):
             self._follow()
             return 0.01
-        return self._rest(entries)
+        return self._rest(entries, now)
 
     def _fire(self, entries: Mapping[str, Entry], now: float) -> bool:
         """Send what is due, then note it; false where another beat turned out to lead.
@@ -175,11 +175,12 @@ class Beat:
             )  # fmt: skip
         self._unknown = unknown
 
-    def _rest(self, entries: Mapping[str, Entry]) -> float:
+    def _rest(self, entries: Mapping[str, Entry], fired_at: float) -> float:
+        """Return the seconds until something is due that was not at ``fired_at``."""
         now: float = self.app.clock.time()
         rest = min(self.max_interval, self.lease * (1 - _RENEW_AT))
         for entry in entries.values():
-            following = self.timetable.next_time(entry, now) if entry.enabled else None
+            following = self.timetable.next_time(entry, fired_at) if entry.enabled else None
             if following is not None:
                 rest = min(rest, following - now)
         return max(0.0, rest)

@@ -97,6 +97,28 @@ def test_intervals_lie_on_a_grid_since_1970(interval: Any, first: float) -> None
     assert all((START + at) % min(span, 86_400) == 0 for at in found)
 
 
+class Restless(ManualClock):
+    """A clock that goes on whenever it is asked, as real ones do."""
+
+    def time(self) -> float:
+        """Return the time, a little later than the last time."""
+        self.advance(0.007)
+        return super().time()
+
+
+def test_a_time_that_passes_while_the_beat_works_is_fired() -> None:
+    """Between looking for what is due and looking for what comes next, no time gets lost."""
+    beats = Beats(often={"schedule": 0.5, "catch_up": "all"})
+    clock = beats.clock = beats.app.clock = Restless(START)
+    beat = beats.beat()
+    beat.tick()
+    for number in range(1, 51):
+        clock._now = START + 0.5 * number - 0.01  # it is due between the first time it asks and the next
+        beat.tick()
+        beat.tick()
+    assert beats.times() == [0.5 * number for number in range(1, 51)]
+
+
 def test_one_of_several_fires() -> None:
     """The lease is one beat's; the others fire nothing."""
     beats = Beats(often={"schedule": 10})
