@@ -135,11 +135,7 @@ def _scratch() -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make the environments that tests will ask for: the first time takes longer than a test may.
-
-    And forget what modules have shared with all apps when they were imported: it is not for the apps of other tests.
-    """
-    state._on_app_finalizers.clear()
+    """Make the environments that tests will ask for: the first time takes longer than a test may."""
     if not _only_distributes(session.config) and any(
         _NEED_ENVIRONMENTS.intersection(getattr(item, "fixturenames", ())) for item in session.items
     ):
