@@ -84,6 +84,7 @@ def dashboard(plan: Plan) -> Resource:
     """Return the dashboard: for each queue its backlog, age and dead letters, for each function its work."""
     widgets = []
     for row, queue in enumerate(plan.queues):
+        shown = queue.name.replace("${", "${!")  # no variable of the Sub around it
         own, dead = (f"${{{queue_id(queue, kind)}.QueueName}}" for kind in ("Queue", "DeadQueue"))
         lines = [
             ("messages", "Sum", [
@@ -103,7 +104,7 @@ def dashboard(plan: Plan) -> Resource:
             widgets.append({
                 "type": "metric", "x": 8 * column, "y": 6 * row, "width": 8, "height": 6,
                 "properties": {
-                    "title": f"{queue.name}: {title}", "region": "${AWS::Region}", "stat": statistic, "period": _PERIOD,
+                    "title": f"{shown}: {title}", "region": "${AWS::Region}", "stat": statistic, "period": _PERIOD,
                     "metrics": metrics,
                 },
             })  # fmt: skip

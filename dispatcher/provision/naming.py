@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from dispatcher.brokers.sqs_queues import Queues
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision.plan import Plan
 from dispatcher.quotas import EVENTBRIDGE_MAX_NAME_CHARS, SQS_MAX_QUEUE_NAME_CHARS
@@ -59,10 +60,8 @@ def named(plan: Plan, rest: str, most: int) -> Any:
 
 
 def queue_name(plan: Plan, queue: str) -> Any:
-    """Return the name of a queue at SQS, which is the package's rule with this prefix."""
-    stem, dot, kind = queue.partition(".fifo")
-    legal = re.sub(r"[^A-Za-z0-9_-]", lambda found: "-" if found[0] == "." else "_", stem)
-    return named(plan, f"{legal}{dot}{kind}", SQS_MAX_QUEUE_NAME_CHARS)
+    """Return the name of a queue at SQS: the prefix and what the package's own rule makes of it."""
+    return named(plan, Queues({}).sqs_name(queue), SQS_MAX_QUEUE_NAME_CHARS)
 
 
 def rule_name(plan: Plan, entry: str) -> Any:

@@ -26,6 +26,7 @@ _RUNTIME: Final = re.compile(r"python3\.\d+")
 _LOG_DAYS: Final = (
     1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
 )  # fmt: skip
+_STAGE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 _ACCOUNT: Final = re.compile(r"\d{12}")
 
 
@@ -98,6 +99,10 @@ def read(
     What ``stages`` has for the stage wins over what is said for all; queues are merged key by key. ``functions`` wins
     over both, for every function.
     """
+    if stage is not None and not _STAGE.fullmatch(stage):
+        raise ImproperlyConfigured(
+            f"a stage is called by letters, digits and dashes, which names can have, not {stage!r}"
+        )
     values = dict(given or {})
     stages = _mapping(values.pop("stages", {}), "infra['stages']")
     if stage is not None and stages and stage not in stages:

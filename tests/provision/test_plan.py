@@ -55,6 +55,8 @@ def test_stage_names_and_changes() -> None:
     assert template(made)["VideoQueue"].properties["QueueName"] == "press-prod-video"
     with pytest.raises(ImproperlyConfigured, match="no stage 'test'; it has prod"):
         plan(app, stage="test")
+    with pytest.raises(ImproperlyConfigured, match="letters, digits and dashes"):
+        plan(app, stage="prod/eu")
 
 
 def test_limit_beyond_lambda_is_refused_with_the_way_out() -> None:
@@ -265,6 +267,8 @@ def test_limits_of_aws_are_checked() -> None:
         template(plan(app_with(infra={"environment": {"BIG": "x" * 4_000}})))
     with pytest.raises(ImproperlyConfigured, match=r"'a-b' and 'a\.b' would both be AB"):
         template(plan(app_with(task_queues=["a-b", "a.b"])))
+    with pytest.raises(ImproperlyConfigured, match="cannot be the name of an SQS queue"):
+        template(plan(app_with(task_queues=["aÄ"])))
     with pytest.raises(ImproperlyConfigured, match="80 at most; shorten"):
         template(plan(app_with(task_queues=["q" * 70]), stage="production"))
 
