@@ -50,6 +50,20 @@ def stuck():
 """
 
 
+LOSE = """
+import os, sys, boto3
+sys.path.insert(0, os.getcwd())
+import shop
+sent, send = [], shop.app.broker.send
+shop.app.broker.send = sent.extend
+result = shop.add.delay(20, 22)
+shop.app.broker.send = send
+lost = os.environ["DISPATCHER_QUEUE_URL_DEFAULT_LOST"]
+boto3.client("sqs").send_message(QueueUrl=lost, MessageBody=sent[0].body)  # as SQS moves it
+print(result.get(timeout=60))
+"""
+
+
 class Local(WorkerProcess):
     """`dispatcher -A shop local` with the emulator on any free port."""
 
@@ -112,6 +126,16 @@ def test_task_runs_in_a_function_and_its_result_is_readable(running: tuple[Local
     local, exports = running
     assert local.call(exports, "shop.add", "--args", "[20, 22]", "--wait").splitlines()[0] == "42"
     assert local.wait_for("succeeded").split()[1] == "Default"
+
+
+def test_lost_messages_are_decided_on(running: tuple[Local, dict[str, str]], tmp_path: Path) -> None:
+    """The second function reads the lost queues: what can still run is sent home."""
+    local, exports = running
+    script = tmp_path / "lose.py"
+    script.write_text(LOSE)
+    done = run(local.directory, variables={**local.variables, **exports}, program=(sys.executable, str(script)))
+    assert done.stdout.strip() == "42", done.stderr
+    assert local.wait_for("sent lost message").split()[1] == "DefaultLost"
 
 
 def test_timeout_of_the_function_is_enforced(running: tuple[Local, dict[str, str]]) -> None:
