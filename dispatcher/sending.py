@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher import signals
 from dispatcher.brokers.base import Broker
+from dispatcher.canvas.plan import CHAIN, CHORD, GROUP
 from dispatcher.canvas.stamping import carried
 from dispatcher.clock import Clock, timestamp
 from dispatcher.config.structures import PublishPolicy
@@ -130,6 +131,8 @@ class Sender:
             delay = set_options(fields, options, now or present, self._conf.timezone)
             delay = max(0.0, delay + (now or present) - present)
             _check_limits(fields, task)
+        if name in (CHAIN, GROUP, CHORD):
+            raise TypeError(f"{name} is no task but a canvas: send it by its own apply_async()")
         if type(name) is not str or not name:
             raise TypeError(f"a task's name must be a text, not {name!r}")
         marks = both(marks, marks_of_call(options, args, kwargs, task))

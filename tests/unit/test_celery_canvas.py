@@ -437,6 +437,16 @@ def test_what_an_error_callback_of_a_chord_is_told(w: World) -> None:
     assert w.noted == [(result.id, "total"), result.id]
 
 
+def test_a_canvas_is_not_sent_as_a_call(w: World) -> None:
+    """Nobody could run its message: among many calls, and by its name, it is refused before anything is sent."""
+    for canvas in (chain(w.add.s(1)), group(w.add.s(1)), chord([w.add.s(1)], w.total.s())):
+        with pytest.raises(TypeError, match="is no task but a canvas: send it by its own apply_async"):
+            w.app.send_many([w.add.s(1, 1), canvas])
+        with pytest.raises(TypeError, match="is no task but a canvas"):
+            w.app.send_task(canvas.task)
+    assert not w.left()
+
+
 def test_a_group_has_no_result_to_call_back_with(w: World) -> None:
     """``link=`` of a group is refused, as by Celery."""
     with pytest.raises(TypeError, match=r"use group \| callback"):
