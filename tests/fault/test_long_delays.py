@@ -32,6 +32,17 @@ def journal(aws: SimulatedAws, **options: Any) -> tuple[Any, list[tuple[Any, flo
     return note, ran
 
 
+def body(aws: SimulatedAws) -> tuple[Any, list[tuple[list[int], float]]]:
+    """Return a task for the end of a chord, which notes what it is given, and when."""
+    ended: list[tuple[list[int], float]] = []
+
+    @aws.app.task(name="end")
+    def end(values: list[int]) -> None:
+        ended.append((values, aws.clock.time()))
+
+    return end, ended
+
+
 @pytest.mark.parametrize("scheduler", [True, False])
 def test_any_delay_runs_once_at_its_second(make_aws: MakeAws, scheduler: bool) -> None:
     """From a second to a year (without Scheduler: days), all delivered twice: each runs once, within a second."""
@@ -88,12 +99,7 @@ def test_a_chord_waits_for_its_last_member(make_aws: MakeAws, scheduler: bool) -
     """Members that are done weeks before others, past the retention of records, have their results in the body."""
     aws = make_aws(scheduler=scheduler)
     note, _ = journal(aws)
-    ended: list[Any] = []
-
-    @aws.app.task(name="end")
-    def end(values: list[int]) -> None:
-        ended.append((values, aws.clock.time()))
-
+    end, ended = body(aws)
     begin = aws.clock.time()
     inner = chord([note.s(3, begin).set(countdown=6 * DAY), note.s(4, begin)], note.si(5, begin))
     chord([note.s(1, begin), note.s(2, begin).set(countdown=12 * DAY), inner])(end.s())
@@ -291,12 +297,7 @@ def test_the_body_of_a_chord_may_be_late(make_aws: MakeAws, scheduler: bool) -> 
     """What begins weeks after its group still finds the group's results."""
     aws = make_aws(scheduler=scheduler)
     note, _ = journal(aws)
-    ended: list[Any] = []
-
-    @aws.app.task(name="end")
-    def end(values: list[int]) -> None:
-        ended.append((values, aws.clock.time()))
-
+    end, ended = body(aws)
     begin = aws.clock.time()
     chord([note.s(1, begin), note.s(2, begin)])(end.s().set(countdown=12 * DAY))
     aws.work()

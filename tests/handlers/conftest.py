@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from dispatcher.config.environment import queue_variable
 from dispatcher.local.sandbox import Function, Sandbox
 from tests.emulation import environments
 from tests.emulation.endpoint import AwsEndpoint
-from tests.handlers.lab import Lab
+from tests.handlers.lab import Lab, MakeLab
 
 MakeSandbox = Callable[..., Sandbox]
 
@@ -18,6 +19,20 @@ MakeSandbox = Callable[..., Sandbox]
 def lab(aws_env: AwsEndpoint, request: pytest.FixtureRequest) -> Lab:
     """A queue, of a parameter's kind ("fifo"), and a table; the app is the sandbox's own."""
     return Lab(aws_env, fifo=getattr(request, "param", "") == "fifo")
+
+
+@pytest.fixture
+def make_lab(aws_env: AwsEndpoint) -> Iterator[MakeLab]:
+    """Make an app with a queue of its own."""
+    made: list[Lab] = []
+
+    def make(**settings: Any) -> Lab:
+        made.append(Lab(aws_env, **settings))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.worker.close()
 
 
 @pytest.fixture

@@ -107,6 +107,9 @@ class Lab:
         return list(answer.get("Messages", []))
 
 
+MakeLab = Callable[..., Lab]
+
+
 def checked(answer: Any, event: Any) -> list[str]:
     """Return the reported ids of an answer that a mapping would accept: known ones, each once."""
     assert isinstance(answer, dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,24 +12,9 @@ import pytest
 from dispatcher.beat.dynamic import timer_name
 from dispatcher.beat.firing import Firing, firing_id
 from dispatcher.schedules import crontab
-from tests.emulation.endpoint import AwsEndpoint
-from tests.handlers.lab import Lab
+from tests.handlers.lab import Lab, MakeLab
 
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
-
-
-@pytest.fixture
-def make_lab(aws_env: AwsEndpoint) -> Iterator[Callable[..., Lab]]:
-    """Make an app with a queue of its own."""
-    made: list[Lab] = []
-
-    def make(**settings: Any) -> Lab:
-        made.append(Lab(aws_env, **settings))
-        return made[-1]
-
-    yield make
-    for lab in made:
-        lab.worker.close()
 
 
 def this_minute() -> datetime:
@@ -50,7 +34,7 @@ def fire(lab: Lab, name: str, at: datetime) -> None:
     )
 
 
-def test_a_rules_message_runs_the_entrys_task_once(make_lab: Callable[..., Lab]) -> None:
+def test_a_rules_message_runs_the_entrys_task_once(make_lab: MakeLab) -> None:
     """Two firings of one minute, in one batch and in two, are one task with a result of its own."""
     lab = make_lab(fifo=False)
     calls: list[Any] = []
@@ -67,7 +51,7 @@ def test_a_rules_message_runs_the_entrys_task_once(make_lab: Callable[..., Lab])
     assert lab.app.AsyncResult(firing_id(str(lab.app.main), "each minute", at.timestamp())).state == "SUCCESS"
 
 
-def test_a_minute_fans_out(make_lab: Callable[..., Lab]) -> None:
+def test_a_minute_fans_out(make_lab: MakeLab) -> None:
     """The message of a minute becomes one for each time in it, delayed, and is gone."""
     lab = make_lab()
     lab.task(lambda: None, name="lab.tick")
@@ -78,7 +62,7 @@ def test_a_minute_fans_out(make_lab: Callable[..., Lab]) -> None:
     assert depth["delayed"] + depth["visible"] == 3
 
 
-def test_a_fifo_queue_takes_firings(make_lab: Callable[..., Lab]) -> None:
+def test_a_fifo_queue_takes_firings(make_lab: MakeLab) -> None:
     """On a FIFO queue an entry's firings are a group of their own, and one time is one task."""
     lab = make_lab(fifo=True)
     ran: list[str] = []
@@ -95,7 +79,7 @@ def test_a_fifo_queue_takes_firings(make_lab: Callable[..., Lab]) -> None:
     assert ran == [text(datetime.fromtimestamp(at, UTC))]
 
 
-def test_an_unknown_entry_goes_back_and_is_dead_after_the_grace(make_lab: Callable[..., Lab]) -> None:
+def test_an_unknown_entry_goes_back_and_is_dead_after_the_grace(make_lab: MakeLab) -> None:
     """Within the grace the function hands it back; past it the message is a dead letter that says why."""
     lab = make_lab()
     fire(lab, "gone", this_minute())
@@ -107,7 +91,7 @@ def test_an_unknown_entry_goes_back_and_is_dead_after_the_grace(make_lab: Callab
     assert "the beat has no entry 'gone'" in letter["MessageAttributes"]["exception"]["StringValue"]
 
 
-def test_a_stored_entry_has_a_schedule_and_is_found_by_the_worker(make_lab: Callable[..., Lab]) -> None:
+def test_a_stored_entry_has_a_schedule_and_is_found_by_the_worker(make_lab: MakeLab) -> None:
     """With a role, `app.schedules` makes, pauses and deletes a schedule at EventBridge, which names the entry."""
     lab = make_lab()
     app = lab.app
@@ -141,9 +125,7 @@ def test_a_stored_entry_has_a_schedule_and_is_found_by_the_worker(make_lab: Call
     assert lab.invoke() == []  # dropped: it was deleted
 
 
-def test_without_a_role_it_is_said_that_a_beat_is_needed(
-    make_lab: Callable[..., Lab], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_role_it_is_said_that_a_beat_is_needed(make_lab: MakeLab, caplog: pytest.LogCaptureFixture) -> None:
     """An entry that nothing at AWS fires is stored with a warning."""
     lab = make_lab()
     lab.task(lambda: None, name="lab.report")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,12 +13,10 @@ from dispatcher import aws, aws_bounds
 from dispatcher.backends.dynamodb import DynamoDBBackend
 from dispatcher.lambda_runtime import deadline
 from dispatcher.lambda_runtime.lost import Reader
-from tests.emulation.endpoint import AwsEndpoint
-from tests.handlers.lab import Context, Lab
+from tests.handlers.lab import Context, Lab, MakeLab
 from tests.handlers.test_lambda_worker import until_visible
 from tests.unit.aws_wire import Refused, Wire
 
-MakeLab = Callable[..., Lab]
 #: Seconds of the invocations here, and the share that is the settle margin: wide, for a machine that has much to do.
 SECONDS, MARGIN = 2.5, 0.4
 
@@ -64,19 +62,10 @@ def silence() -> Iterator[Silence]:
     server.close()
 
 
-@pytest.fixture
-def make_lab(aws_env: AwsEndpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLab]:
-    """Make an app with a queue of its own."""
+@pytest.fixture(autouse=True)
+def short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker with little time have some for its tasks."""
     monkeypatch.setattr(deadline, "MAX_MARGIN", MARGIN)
-    made: list[Lab] = []
-
-    def make(**settings: Any) -> Lab:
-        made.append(Lab(aws_env, **settings))
-        return made[-1]
-
-    yield make
-    for lab in made:
-        lab.worker.close()
 
 
 def run_batch(lab: Lab) -> tuple[list[str], int]:

@@ -5,7 +5,6 @@ import itertools
 import logging
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,24 +12,7 @@ from botocore.exceptions import ConnectionClosedError
 
 from dispatcher.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 from dispatcher.lambda_runtime.transport import LambdaTransport
-from tests.emulation.endpoint import AwsEndpoint
-from tests.handlers.lab import Context, Lab
-
-MakeLab = Callable[..., Lab]
-
-
-@pytest.fixture
-def make_lab(aws_env: AwsEndpoint) -> Iterator[MakeLab]:
-    """Make an app with a queue of its own."""
-    made: list[Lab] = []
-
-    def make(**settings: Any) -> Lab:
-        made.append(Lab(aws_env, **settings))
-        return made[-1]
-
-    yield make
-    for lab in made:
-        lab.worker.close()
+from tests.handlers.lab import Context, Lab, MakeLab
 
 
 @pytest.fixture
