@@ -318,3 +318,12 @@ def test_app_without_a_name_is_refused() -> None:
     """Functions would not find it."""
     with pytest.raises(ImproperlyConfigured, match="no name to be found by"):
         plan(Dispatcher(set_as_current=False))
+
+
+def test_other_broker_or_backend_is_noted_without_its_password() -> None:
+    """The functions' environment names SQS and DynamoDB; who has others in the code is told."""
+    app = app_with(broker_url="redis://:secret@localhost/0", result_backend="sqlite:///x.db")
+    broker, backend = plan(app).notes
+    assert broker.startswith("broker_url is one of redis here; functions are told sqs://")
+    assert backend.startswith("result_backend is one of sqlite here; functions are told dynamodb://")
+    assert "secret" not in broker + backend
