@@ -140,7 +140,9 @@ def _deploy(spec: str) -> dict[str, Any]:
     return {
         "functions": [dataclasses.asdict(each) for each in functions],
         "producer": producer,
-        "schedules": [f"{each.entry}: {each.expression}" for each in planned.schedules],
+        "schedules": [
+            " ".join(filter(None, (f"{each.entry}:", each.expression, each.timezone))) for each in planned.schedules
+        ],
         "notes": list(planned.notes),
         "files": _own_files(),
     }
