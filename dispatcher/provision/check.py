@@ -16,6 +16,8 @@ _MAPPING: Final = "AWS::Lambda::EventSourceMapping"
 #: Where the package is, which the template of SAM and the plain one say differently.
 _CODE: Final = frozenset({"Code", "CodeUri"})
 _ABSENT: Final = object()
+#: What members of lists are called by whose order means nothing.
+_NAMES: Final = ("Sid", "PolicyName")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,24 @@ def compared(place: str, wanted: Any, found: Any) -> Iterator[Difference]:
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys((*wanted, *found)):
             yield from compared(f"{place}.{key}", wanted.get(key, _ABSENT), found.get(key, _ABSENT))
+    elif (one := _by_name(wanted)) is not None and (other := _by_name(found)) is not None:
+        for name in dict.fromkeys((*one, *other)):
+            yield from compared(f"{place}[{name}]", one.get(name, _ABSENT), other.get(name, _ABSENT))
     elif isinstance(wanted, list | tuple) and isinstance(found, list | tuple) and len(wanted) == len(found):
         for index, (one, other) in enumerate(zip(wanted, found, strict=True)):
             yield from compared(f"{place}[{index}]", one, other)
     elif _plain(wanted) != _plain(found):
         yield Difference(place, f"{_shown(found)}, but the app needs {_shown(wanted)}")
+
+
+def _by_name(value: Any) -> dict[str, Any] | None:
+    """Return a list's members by what they are called: statements, policies; `None` for other values."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, Mapping) for each in value):
+        return None
+    for key in _NAMES:
+        if any(key in each for each in value):
+            return {str(each.get(key, f"nameless {n}")): each for n, each in enumerate(value)}
+    return None
 
 
 def _plain(value: Any) -> Any:

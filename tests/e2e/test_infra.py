@@ -146,7 +146,7 @@ DRIFTS = [
     (_change_recursion, 'VideoFunction.RecursiveLoop: "Terminate", but the app needs "Allow"'),
     (_change_mapping, "VideoMapping.BatchSize: 7, but the app needs 1"),
     (_change_rule, 'PollBeat.State: "DISABLED", but the app needs "ENABLED"'),
-    (_change_role, "VideoRole.Policies[0].PolicyDocument.Statement[0].Action"),
+    (_change_role, "VideoRole.Policies[RunTasks].PolicyDocument.Statement[TakeMessages].Action"),
     (_remove_table, "ResultTable: is gone, though the stack knows it"),
 ]
 
