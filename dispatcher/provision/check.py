@@ -114,7 +114,11 @@ def _by_name(value: Any) -> dict[str, Any] | None:
         return None
     for key in _NAMES:
         if any(key in each for each in value):
-            return {str(each.get(key, f"nameless {n}")): each for n, each in enumerate(value)}
+            named: dict[str, Any] = {}
+            for n, each in enumerate(value):
+                name = str(each.get(key, f"nameless {n}"))
+                named[f"{name}, again at {n}" if name in named else name] = each
+            return named
     return None
 
 

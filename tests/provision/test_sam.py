@@ -12,7 +12,7 @@ from dispatcher import Dispatcher
 from dispatcher.cli.root import run
 from dispatcher.exceptions import DispatcherError
 from dispatcher.provision import Plan, plan, sam, yaml_text
-from dispatcher.provision.check import check_template, report, unfolded
+from dispatcher.provision.check import check_template, compared, report, unfolded
 from dispatcher.provision.reading import UnreadableTemplate, parse
 from dispatcher.provision.resources import template
 from tests.provision.apps.press import app as press
@@ -206,6 +206,16 @@ def test_broken_yaml_is_refused(small: Plan) -> None:
     """The place in the file is named."""
     with pytest.raises(UnreadableTemplate, match="line 2"):
         sam.render(small, "Resources:\n  - {\n")
+
+
+def test_statements_are_compared_by_their_names() -> None:
+    """Their order means nothing; one too many, one missing and one that differs are named, also where names repeat."""
+    one, two = {"Sid": "One", "Action": "a"}, {"Sid": "Two", "Action": "b"}
+    assert not list(compared("P", [one, two], [two, one]))
+    assert report(compared("P", [one, two], [one])) == f"P[Two]: nothing, but the app needs {json.dumps(two)}"
+    assert report(compared("P", [one], [{**one, "Action": "c"}])) == 'P[One].Action: "c", but the app needs "a"'
+    assert report(compared("P", [one], [one, one])).startswith("P[One, again at 1]: ")
+    assert report(compared("P", [one], [one, {"Action": "*"}])).startswith("P[nameless 1]: ")
 
 
 def test_functions_of_sam_are_compared_as_plain_ones() -> None:
