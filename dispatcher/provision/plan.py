@@ -135,7 +135,8 @@ class PlannedSchedule:
 
     ``expression`` is ``rate(…)`` or ``cron(…)`` in ``timezone`` (`None`: UTC, the only one a rule knows). Where it is
     not ``exact`` it fires more often than the entry is due, and the worker decides. ``every`` is the seconds between
-    the runs of an entry that one firing a minute fans out to. ``reason`` says why it is not exact.
+    the runs of an entry that one firing a minute fans out to. ``reason`` says why it is not exact. ``group`` is the
+    message group of its firings, on a FIFO queue.
     """
 
     entry: str
@@ -148,6 +149,7 @@ class PlannedSchedule:
     every: float | None = None
     reason: str = ""
     enabled: bool = True
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +302,7 @@ def _schedule(entry: Entry) -> PlannedSchedule:
         every=found.every,
         reason=found.reason,
         enabled=entry.enabled,
+        group=(entry.group_id or entry.own_group) if entry.queue.endswith(".fifo") else None,
     )
 
 

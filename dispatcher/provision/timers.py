@@ -57,7 +57,7 @@ def _rule(plan: Plan, timer: PlannedSchedule) -> Resource:
             "InputTemplate": f'{{"v":1,"beat":{entry},"at":"<at>"}}',
         },
         "RetryPolicy": dict(_RETRY),
-        **_group(plan, timer),
+        **_group(timer),
     }
     properties = {
         "Name": rule_name(plan, timer.entry),
@@ -88,7 +88,7 @@ def _schedule(plan: Plan, timer: PlannedSchedule) -> Resource:
             "RoleArn": arn("SchedulerRole"),
             "Input": json.dumps({"v": 1, "beat": timer.entry, "at": "<aws.scheduler.scheduled-time>"}),
             "RetryPolicy": dict(_RETRY),
-            **_group(plan, timer),
+            **_group(timer),
         },
     }
     return Resource(timer_id(timer), "AWS::Scheduler::Schedule", properties, {
@@ -106,8 +106,8 @@ def _why(timer: PlannedSchedule) -> str:
     )
 
 
-def _group(plan: Plan, timer: PlannedSchedule) -> dict[str, Any]:
-    return {"SqsParameters": {"MessageGroupId": timer.entry[:128]}} if plan.queue(timer.queue).fifo else {}
+def _group(timer: PlannedSchedule) -> dict[str, Any]:
+    return {"SqsParameters": {"MessageGroupId": timer.group}} if timer.group else {}
 
 
 def scheduler(plan: Plan) -> Iterator[Resource]:
