@@ -43,6 +43,8 @@ class Periodic:
         ``opts`` are options of `Task.apply_async`. The same entry twice is one. Raises `ImproperlyConfigured` where
         another entry has the name; the entry itself is checked when it is first used.
         """
+        if not isinstance(sig, Mapping) and not hasattr(sig, "s"):
+            raise TypeError(f"add_periodic_task(schedule, sig, …): sig must be a task or a signature, not {sig!r:.100}")
         call = maybe_signature(sig, self, clone=True) if isinstance(sig, Mapping) else sig.s()
         entry_name = name or repr(call)
         entry = beat_entry(schedule, call.clone(args, kwargs, **opts))
@@ -110,7 +112,8 @@ class Periodic:
             delay = delay if longest is None else min(delay, longest)
             group, once, task_id = entry.group_id, None, firing_id(entry.app, entry.name, firing.at)
             if name.endswith(".fifo"):
-                group, once = group or entry.own_group, f"{task_id}:0"
+                # Not the call's own, which may be sent to the same queue.
+                group, once = group or entry.own_group, f"{task_id}:beat"
             body = app.wire.seal(firing.body(), name)
             outgoing.append(Outgoing(name, body, task_id, delay, entry.priority, group, once))
         policy = app.conf.task_publish_retry_policy if app.conf.task_publish_retry else None

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.beat.entries import Entry, check_name, identity
+from dispatcher.beat.entries import Entry, check_name, entry_of, identity
 from dispatcher.beat.stored import EntryGone, Store, given_of
 from dispatcher.brokers.base import Outgoing
-from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.exceptions import DecodeError, ImproperlyConfigured, SecurityError
 
 if TYPE_CHECKING:
     from dispatcher.brokers.sqs_delays import Delays
+    from dispatcher.provision.eventbridge import Translation
 
 logger = logging.getLogger("dispatcher.beat")
 
@@ -73,8 +74,19 @@ class Schedules:
             return None
 
     def list(self) -> dict[str, Entry]:
-        """Return all entries, by name."""
-        return self._store.many(sorted(self._store.versions()))
+        """Return all entries, by name; one that cannot work any more is left out, and logged as an error."""
+        names = sorted(self._store.versions())
+        try:
+            return self._store.many(names)
+        except (ImproperlyConfigured, SecurityError, DecodeError, ValueError):
+            return {name: entry for each in names for name, entry in self._readable(each).items()}
+
+    def _readable(self, name: str) -> dict[str, Entry]:
+        try:
+            return self._store.many([name])
+        except (ImproperlyConfigured, SecurityError, DecodeError, ValueError) as error:
+            logger.error("the stored entry %r fires no more until that is mended: %s", name, error)
+            return {}
 
     def pause(self, name: str) -> Entry:
         """Keep an entry from firing; raises `KeyError` where there is none."""
@@ -87,10 +99,18 @@ class Schedules:
     def delete(self, name: str) -> bool:
         """Remove an entry; return whether there was one. Firings of it that are under way start nothing."""
         timer = _timer(self._app)
-        found = self.get(name)
-        if timer is not None and found is not None:
-            timer.scheduler(found.queue).delete(timer_name(self._app, name))
+        if timer is not None and name in self._store.versions():
+            timer.scheduler(self._queue_of(name)).delete(timer_name(self._app, name))
         return self._store.remove(name)
+
+    def _queue_of(self, name: str) -> str:
+        """Return where an entry's firings go; the app's default queue for one that cannot be read any more."""
+        try:
+            found = self.get(name)
+        except (ImproperlyConfigured, SecurityError, DecodeError, ValueError) as error:
+            logger.warning("the stored entry %r cannot be read: %s", name, error)
+            found = None
+        return str(self._app.conf.task_default_queue) if found is None else found.queue
 
     def _known(self, name: str) -> Entry:
         found = self.get(name)
@@ -106,11 +126,13 @@ class Schedules:
                 "add_periodic_task; change it there, or choose another name"
             )
         timer = _timer(self._app)
-        before = self.get(name) if timer is not None else None
+        if timer is not None:
+            _translated(self._app, entry_of(self._app, name, given, where="app.schedules"))
+        before = self._queue_of(name) if timer is not None else None
         entry = self._store.put(name, given, self._app.clock.time())
         if timer is not None:
-            if before is not None and before.queue != entry.queue:
-                timer.scheduler(before.queue).delete(timer_name(self._app, name))
+            if before is not None and before != entry.queue:
+                timer.scheduler(before).delete(timer_name(self._app, name))
             _set_timer(self._app, timer, entry)
         elif _is_sqs(self._app):
             logger.warning(
@@ -136,11 +158,16 @@ def _timer(app: Any) -> Delays | None:
     return delays
 
 
-def _set_timer(app: Any, timer: Delays, entry: Entry) -> None:
-    from dispatcher.brokers.sqs_scheduler import Schedule
+def _translated(app: Any, entry: Entry) -> Translation:
     from dispatcher.provision.eventbridge import translate
 
-    translated = translate(entry.schedule, app.conf.timezone)
+    return translate(entry.schedule, app.conf.timezone)
+
+
+def _set_timer(app: Any, timer: Delays, entry: Entry) -> None:
+    from dispatcher.brokers.sqs_scheduler import Schedule
+
+    translated = _translated(app, entry)
     body = json.dumps({"v": 1, "beat": entry.name, "at": _TIME}, separators=(",", ":"))
     fifo = entry.queue.endswith(".fifo")
     group = entry.group_id or (entry.own_group if fifo else None)

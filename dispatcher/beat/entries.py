@@ -142,8 +142,8 @@ class Entry:
 
 
 def identity(app: Any) -> str:
-    """Return what tells an app's entries from those of others that share its store: its name, else its queue."""
-    return str(app.main or app.conf.task_default_queue)
+    """Return what tells an app's entries from those of others that share its store: its name and its default queue."""
+    return f"{app.main or ''}@{app.conf.task_default_queue}"
 
 
 def entries(app: Any) -> dict[str, Entry]:

@@ -22,6 +22,8 @@ _BEAT: Final = "beat"
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "dispatcher/beat")
 _MINUTE: Final = 60
 _SUN: Final = 2.0
+#: Every time zone has a calendar for what is before, in epoch seconds: the beginning of the year 9999.
+_LATEST: Final = 253_370_764_800
 #: How far ahead of our clock a firing's time may be, in seconds: the longest that SQS delays a message.
 AHEAD: Final = 900.0
 #: A firing that is less late than this is on time, in seconds, whatever was due since: it was fired, and is on its way.
@@ -85,9 +87,14 @@ def read(body: str | bytes) -> Firing | None:
 def _time_of(value: Any, name: str) -> float:
     try:
         moment = datetime.fromisoformat(value)
-        return round((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp(), 6)
+        at = round((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp(), 6)
+        if not 0 <= at < _LATEST:
+            raise ValueError("no time of a firing")
+        return at
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidMessage(f"'at' of a firing of {name!r} must be an ISO 8601 time, not {value!r:.60}") from error
+        raise InvalidMessage(
+            f"'at' of a firing of {name!r} must be an ISO 8601 time from 1970 to 9998, not {value!r:.60}"
+        ) from error
 
 
 def due(entry: Entry, firing: Firing) -> list[float]:

@@ -45,8 +45,7 @@ class Beat:
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self.timetable = Timetable(app)
         self.timetable.refresh(strict=True)
-        # Apps of one name that share a store are told apart by their queues.
-        self._lead = Lead(f"{identity(app)}@{app.conf.task_default_queue}")
+        self._lead = Lead(identity(app))
         self._unknown: frozenset[str] = frozenset()
         self._leads = False
         self._stopped = False

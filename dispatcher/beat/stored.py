@@ -15,7 +15,14 @@ from typing import Any, Final
 from dispatcher import schedules
 from dispatcher.backends.base import ResultBackend, TaskRecord, Write
 from dispatcher.beat.entries import Entry, entry_of, identity
-from dispatcher.exceptions import DispatcherError, EncodeError, ImproperlyConfigured, MessageTooLarge
+from dispatcher.exceptions import (
+    DecodeError,
+    DispatcherError,
+    EncodeError,
+    ImproperlyConfigured,
+    MessageTooLarge,
+    SecurityError,
+)
 from dispatcher.message import LOCK_PREFIX
 from dispatcher.serialization import json_decode, json_encode
 
@@ -27,7 +34,11 @@ _STATUS, _GONE, _NAMES = "ENTRY", "GONE", "ENTRIES"
 
 
 class EntryGone(DispatcherError):
-    """There was an entry of this name, and it was deleted."""
+    """There was an entry of this name, and it was deleted; ``entry`` is what it was, where that can still be read."""
+
+    def __init__(self, message: str, entry: Entry | None) -> None:
+        super().__init__(message)
+        self.entry = entry
 
 
 class Store:
@@ -74,14 +85,16 @@ class Store:
         """Remove an entry; return whether there was one. Its name is known to be gone for a while."""
         if name not in self.versions():
             return False
-        self._change(name, "", _GONE)
+        self._change(name, None, _GONE)
         return True
 
-    def _change(self, name: str, data: str, status: str) -> None:
+    def _change(self, name: str, data: str | None, status: str) -> None:
+        """Write a row and the list; with no data the row keeps what it had, for what the entry has begun."""
         backend, row, now = self._backend, self._row(name), self._app.clock.time()
         for _ in range(_ATTEMPTS):
             found = backend.read([row, self._prefix])
             before, names = found.get(row), found.get(self._prefix)
+            text = data if data is not None else before.data if before is not None else ""
             version = max(before.retries if before is not None else 0, int(now * 1000)) + 1
             known = _names_of(names)
             if status == _GONE:
@@ -89,14 +102,14 @@ class Store:
             else:
                 known[name] = version
             listed = json.dumps(known, separators=(",", ":"))
-            for what, text in ((f"the entry {name!r}", data), ("the list of all stored entries", listed)):
-                if backend.max_data is not None and len(text) > backend.max_data:
+            for what, each in ((f"the entry {name!r}", text), ("the list of all stored entries", listed)):
+                if backend.max_data is not None and len(each) > backend.max_data:
                     raise MessageTooLarge(
-                        f"{what} has {len(text):,} bytes, over the {backend.max_data:,} that {backend.describe()} keeps"
+                        f"{what} has {len(each):,} bytes, over the {backend.max_data:,} that {backend.describe()} keeps"
                     )
             kept = _KEPT if status == _STATUS else self._app.conf.record_retention
             writes = [
-                _write(row, status, before, version, data, now + kept),
+                _write(row, status, before, version, text, now + kept),
                 _write(
                     self._prefix, _NAMES, names, (names.retries if names is not None else 0) + 1, listed, now + _KEPT
                 ),
@@ -116,8 +129,15 @@ class Store:
     def _entry(self, name: str, record: TaskRecord | None) -> Entry | None:
         if record is None:
             return None
-        if record.status == _GONE:
-            raise EntryGone(f"the entry {name!r} was deleted")
+        if record.status != _GONE:
+            return self._read(name, record)
+        try:
+            entry = self._read(name, record)
+        except (ImproperlyConfigured, SecurityError, DecodeError):
+            entry = None
+        raise EntryGone(f"the entry {name!r} was deleted", entry)
+
+    def _read(self, name: str, record: TaskRecord) -> Entry:
         kept = json_decode(self._app.wire.open_kept(record.id, record.data))
         try:
             given = {**kept["entry"], "schedule": schedules.from_dict(kept["entry"]["schedule"])}

@@ -42,10 +42,13 @@ def infra() -> None:
 def planned(session: Session, stage: str | None) -> Plan:
     """Return the plan of the app that was named; raises `CommandError` where none is."""
     from dispatcher.provision import plan
+    from dispatcher.provision.resources import template
 
     if session.spec is None:
         raise CommandError(NEEDS_APP)
-    return plan(session.app_with_modules(), spec=session.spec, stage=stage)
+    made = plan(session.app_with_modules(), spec=session.spec, stage=stage)
+    template(made)  # some limits are known only once there are resources
+    return made
 
 
 @infra.command("plan")
@@ -179,7 +182,7 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
         return OK
     path = Path(output)
     # Bytes, so that line endings stay as they are.
-    before = path.read_bytes().decode() if path.exists() else None
+    before = _text_of(path) if path.exists() else None
     after = render(made, before, force=force or check)
     if before == after:
         if not session.quiet:
@@ -194,6 +197,13 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
     if not session.quiet:
         click.echo(f"{output} {'written' if before is None else 'renewed'}", err=True)
     return OK
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is no UTF-8 text: {error}") from error
 
 
 @infra.command("check")
@@ -212,7 +222,7 @@ def check(session: Session, stage: str | None, path: str | None, stack: str | No
         raise CommandError("name what to compare with: --template FILE or --stack NAME")
     made = template(planned(session, stage))
     if path is not None:
-        found = check_template(made, Path(path).read_text(encoding="utf-8"))
+        found = check_template(made, _text_of(Path(path)))
     else:
         from dispatcher.provision.live import check_stack
 

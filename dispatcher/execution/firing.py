@@ -86,9 +86,11 @@ def read(env: Environment, run: Run, error: Exception) -> Message | None:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
         return None
     except EntryGone as gone:
-        outcomes.info("a firing starts nothing: %s", gone)
-        run.outcome = Outcome(Kind.DROPPED)
-        return None
+        if gone.entry is None or not _begun(env, task_id):
+            outcomes.info("a firing starts nothing: %s", gone)
+            run.outcome = Outcome(Kind.DROPPED)
+            return None
+        entry = gone.entry
     except ImproperlyConfigured as trouble:
         raise UnsupportedMessage(str(trouble), task_id) from trouble
     if entry is None:
@@ -96,6 +98,16 @@ def read(env: Environment, run: Run, error: Exception) -> Message | None:
             f"the beat has no entry {fired.entry!r} here: was it renamed, or is the code of another release?", task_id
         )
     return _message(env, run, fired, entry, signed=isinstance(error, InvalidMessage))
+
+
+def _begun(env: Environment, task_id: str) -> bool:
+    """Whether a task has begun and not ended; a store that cannot be read keeps it, as admission will find."""
+    try:
+        record = env.backend.read([task_id]).get(task_id)
+    except (OperationalError, BackendError) as trouble:
+        logger.warning("whether %s has begun is not known: %s", task_id, trouble)
+        return True
+    return record is not None and not record.final
 
 
 def _message(env: Environment, run: Run, fired: Firing, entry: Entry, *, signed: bool) -> Message | None:

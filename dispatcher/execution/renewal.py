@@ -70,6 +70,9 @@ def _waits(env: Environment, run: Run) -> float | None:
         return None
     if outcome.kind is not Kind.RETRY and not goes_back(outcome):
         return None
+    if run.fired is not None and outcome.kind is Kind.RETRY:
+        # A firing says neither task nor arguments, and its entry may change until then.
+        return outcome.delay
     ordered = delivery.order is not None
     if env.transport.budget_spent(delivery) >= (RENEW_ORDERED_AT if ordered else RENEW_AT):
         return outcome.delay

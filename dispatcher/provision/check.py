@@ -51,7 +51,11 @@ def broken_rules(template: Mapping[str, Any]) -> Iterator[Difference]:
 def unfolded(template: Mapping[str, Any]) -> dict[str, Any]:
     """Return a template of SAM in the plain form: functions, and a mapping for each of their events of a queue."""
     resources: dict[str, Any] = {}
-    for id, resource in (template.get("Resources") or {}).items():
+    given_resources = template.get("Resources") or {}
+    if not isinstance(given_resources, dict):
+        raise UnreadableTemplate(f"Resources must be a mapping, not {given_resources!r:.60}")
+    for id, resource in given_resources.items():
+        _check_shape(id, resource)
         if resource["Type"] != FUNCTION:
             resources[id] = resource
             continue
@@ -65,6 +69,13 @@ def unfolded(template: Mapping[str, Any]) -> dict[str, Any]:
                 resources[f"{id}{name}"] = {"Type": _MAPPING, "Properties": {**source, **given}}
         resources[id] = {**resource, "Type": "AWS::Lambda::Function", "Properties": properties}
     return {**template, "Resources": resources}
+
+
+def _check_shape(id: str, resource: Any) -> None:
+    if not isinstance(resource, dict) or not isinstance(resource.get("Type"), str):
+        raise UnreadableTemplate(f"the resource {id} must be a mapping with a Type, not {resource!r:.60}")
+    if not isinstance(resource.get("Properties", {}), dict):
+        raise UnreadableTemplate(f"the Properties of {id} must be a mapping, not {resource['Properties']!r:.60}")
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:

@@ -62,10 +62,16 @@ def numbers(template: Template, value: Any) -> list[int]:
     match value:
         case {"Ref": name} if name in template.get("Parameters", {}):
             parameter = template["Parameters"][name]
-            return [int(each) for each in (parameter.get("Default", 0), *parameter.get("AllowedValues", ()))]
+            allowed = (parameter.get("Default", 0), *parameter.get("AllowedValues", ()))
+            return [int(each) for each in allowed if _is_number(each)]
         case dict():
             return []  # an expression: what it comes to is known at the deployment
-    return [int(value)]
+    return [int(each) for each in [value] if _is_number(each)]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or the text of one; what is none differs from what the app needs anyway."""
+    return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
 
 
 def _mappings(template: Template) -> Iterator[tuple[str, dict[str, Any], str, str]]:

@@ -221,6 +221,15 @@ def _runtime(where: str, value: Any) -> str:
     return value
 
 
+#: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
+_RESERVED: Final = frozenset({
+    "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_LAMBDA_RUNTIME_API", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+    "LAMBDA_RUNTIME_DIR", "LAMBDA_TASK_ROOT",
+})  # fmt: skip
+
+
 def _layers(where: str, value: Any) -> tuple[str, ...]:
     layers = _texts(where, value)
     if len(layers) > LAMBDA_MAX_LAYERS:
@@ -231,6 +240,9 @@ def _layers(where: str, value: Any) -> tuple[str, ...]:
 def _environment(where: str, value: Any) -> Mapping[str, str]:
     if not all(isinstance(text, str) for text in _mapping(value, where).values()):
         raise ImproperlyConfigured(f"{where} must be a dict of texts to texts")
+    reserved = sorted(name for name in value if name in _RESERVED or name.startswith("AWS_LAMBDA_FUNCTION_"))
+    if reserved:
+        raise ImproperlyConfigured(f"{where}: Lambda sets {', '.join(reserved)} itself, and refuses other values")
     return dict(value)
 
 

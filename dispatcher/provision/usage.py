@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -34,7 +35,7 @@ def rate(text: str) -> Setting:
     """Read ``[TASK=]NUMBER/UNIT``; the unit is s, m, h, d or month. Raises `ImproperlyConfigured`."""
     pattern, _, wanted = text.rpartition("=")
     found = _RATE.fullmatch(wanted)
-    if found is None:
+    if found is None or not math.isfinite(float(found[1])):
         raise ImproperlyConfigured(
             f"{text!r} is no rate; write [TASK=]NUMBER/UNIT, such as tasks.add=1000/h; units are {', '.join(_PERIODS)}"
         )
@@ -72,7 +73,7 @@ def batch(text: str, queues: Sequence[str]) -> dict[str, float]:
         value = float(number)
     except ValueError:
         value = 0.0
-    if value < 1.0:
+    if not 1.0 <= value < math.inf:
         raise ImproperlyConfigured(f"{text!r}: a batch has one message or more")
     return dict.fromkeys([name] if name else queues, value)
 

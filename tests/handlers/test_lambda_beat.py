@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dispatcher.beat.dynamic import timer_name
+from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import Firing, firing_id
+from dispatcher.exceptions import DispatcherError
 from dispatcher.schedules import crontab
 from tests.handlers.lab import Lab, MakeLab
 
@@ -48,7 +50,7 @@ def test_a_rules_message_runs_the_entrys_task_once(make_lab: MakeLab) -> None:
     fire(lab, "each minute", at)
     assert lab.invoke() == []
     assert calls == ["x"]
-    assert lab.app.AsyncResult(firing_id(str(lab.app.main), "each minute", at.timestamp())).state == "SUCCESS"
+    assert lab.app.AsyncResult(firing_id(identity(lab.app), "each minute", at.timestamp())).state == "SUCCESS"
 
 
 def test_a_minute_fans_out(make_lab: MakeLab) -> None:
@@ -77,6 +79,20 @@ def test_a_fifo_queue_takes_firings(make_lab: MakeLab) -> None:
         assert event["Records"][0]["attributes"]["MessageGroupId"] == entry.own_group
         assert lab.invoke(event) == []
     assert ran == [text(datetime.fromtimestamp(at, UTC))]
+
+
+def test_a_fifo_queue_takes_firings_of_unique_tasks(make_lab: MakeLab) -> None:
+    """The call of a unique task follows its firing into the same queue, which takes both."""
+    lab = make_lab(fifo=True)
+    ran: list[int] = []
+    lab.task(lambda: ran.append(1), name="lab.tick", unique=True)
+    lab.app.conf.beat_schedule = {"tick": {"task": "lab.tick", "schedule": 60}}
+    entry = lab.app.beat_entry("tick")
+    assert entry is not None
+    lab.app.send_firings([(entry, Firing("tick", this_minute().timestamp()))])
+    for _ in range(2):
+        assert lab.invoke() == []
+    assert ran == [1]
 
 
 def test_an_unknown_entry_goes_back_and_is_dead_after_the_grace(make_lab: MakeLab) -> None:
@@ -114,7 +130,11 @@ def test_a_stored_entry_has_a_schedule_and_is_found_by_the_worker(make_lab: Make
     due = entry.latest_due(entry.next_after(time.time() - 2 * 86_400) or 0.0, time.time())
     fire(lab, "mine", datetime.fromtimestamp(due, UTC))
     assert lab.invoke() == []
-    assert app.AsyncResult(firing_id(str(app.main), "mine", due)).get(timeout=0) == "long"
+    assert app.AsyncResult(firing_id(identity(app), "mine", due)).get(timeout=0) == "long"
+
+    with pytest.raises(DispatcherError, match="whole seconds"):
+        app.schedules.put("mine", "lab.report", 0.5, ["long"])
+    assert app.schedules.get("mine") == entry
 
     app.schedules.pause("mine")
     assert scheduler.get_schedule(Name=name, GroupName="default")["State"] == "DISABLED"

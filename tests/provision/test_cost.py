@@ -153,6 +153,7 @@ def test_rates_and_settings_are_read() -> None:
 @pytest.mark.parametrize(
     ("read", "text", "why"),
     [
+        (usage.rate, "9" * 400 + "/s", "is no rate"),
         (usage.rate, "10", "'10' is no rate; write .*tasks.add=1000/h"),
         (usage.rate, "a=10/y", "units are s, m, h, d, month"),
         (usage.setting, "duration", "says nothing"),

@@ -331,3 +331,11 @@ def test_other_broker_or_backend_is_noted_without_its_password() -> None:
     assert broker.startswith("broker_url is one of redis here; functions are told sqs://")
     assert backend.startswith("result_backend is one of sqlite here; functions are told dynamodb://")
     assert "secret" not in broker + backend
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_LAMBDA_FUNCTION_NAME", "LAMBDA_TASK_ROOT"])
+def test_variables_that_lambda_sets_are_refused(name: str) -> None:
+    """Lambda would refuse the function when it is deployed."""
+    with pytest.raises(ImproperlyConfigured, match=name):
+        plan(app_with(infra={"environment": {name: "x"}}))
+    assert plan(app_with(infra={"environment": {"AWS_LAMBDA_EXEC_WRAPPER": "/opt/x"}})).queues

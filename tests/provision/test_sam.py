@@ -232,3 +232,28 @@ def test_functions_of_sam_are_compared_as_plain_ones() -> None:
         "EventSourceArn": {"Fn::GetAtt": ["Q", "Arn"]}, "FunctionName": {"Ref": "F"}, "BatchSize": 1,
     }  # fmt: skip
     assert made["Resources"]["F"] == {"Type": "AWS::Lambda::Function", "Properties": {"Timeout": 3}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("VisibilityTimeout", "sixty", "VisibilityTimeout"),
+        ("RedrivePolicy", {"maxReceiveCount": "x"}, "RedrivePolicy"),
+    ],
+)
+def test_numbers_that_are_none_are_differences(key: str, value: Any, said: str) -> None:
+    """What somebody wrote in place of a number is named like any other difference."""
+    made = template(plan(Dispatcher("shop", set_as_current=False)))
+    other = json.loads(json.dumps(made.cloudformation()))
+    other["Resources"]["DefaultQueue"]["Properties"][key] = value
+    assert any(said in str(each) for each in check_template(made, json.dumps(other)))
+
+
+@pytest.mark.parametrize(
+    "resources", [5, {"DefaultQueue": 5}, {"DefaultQueue": {}}, {"DefaultQueue": {"Type": "x", "Properties": "foo"}}]
+)
+def test_templates_of_a_wrong_shape_are_refused(resources: Any) -> None:
+    """The message says which resource is no resource."""
+    made = template(plan(Dispatcher("shop", set_as_current=False)))
+    with pytest.raises(UnreadableTemplate, match=r"Resources must be|DefaultQueue"):
+        check_template(made, json.dumps({"Resources": resources}))

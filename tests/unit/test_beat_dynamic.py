@@ -172,6 +172,43 @@ def test_a_broken_stored_entry_stops_no_other(caplog: pytest.LogCaptureFixture) 
     assert "the stored entry bad fires no more" in caplog.text
 
 
+def test_an_entry_of_a_task_that_is_gone_can_be_deleted(caplog: pytest.LogCaptureFixture) -> None:
+    """It hides no other entry, and what of it is under way starts nothing."""
+    beat = Beat()
+    schedules = beat.app.schedules
+    schedules.put("good", "shop.report", 60)
+    beat.app.task(lambda: None, name="shop.gone")
+    schedules.put("bad", "shop.gone", 60)
+    beat.app.tasks.unregister("shop.gone")
+    assert list(schedules.list()) == ["good"]
+    assert "the stored entry 'bad' fires no more" in caplog.text
+    assert schedules.delete("bad")
+    assert schedules.get("bad") is None
+    beat.put({"v": 1, "beat": "bad", "at": "2027-01-15T08:00:00Z"})
+    assert beat.kinds(beat.work()) == [Kind.DROPPED]
+
+
+def test_a_task_that_began_goes_on_when_its_entry_is_deleted() -> None:
+    """Its firing may come again, after a crash; the entry is known for as long as records are."""
+    beat = Beat()
+    started: list[int] = []
+
+    @beat.app.task(name="shop.fragile", bind=True)
+    def fragile(this: Any) -> None:
+        started.append(this.request.retries)
+        if not this.request.retries:
+            raise this.retry(countdown=5)
+
+    beat.app.schedules.put("mine", "shop.fragile", 60)
+    beat.put({"v": 1, "beat": "mine", "at": "2027-01-15T08:00:00Z"})
+    beat.step()
+    beat.app.broker.purge("default")  # as if the retry had been recorded, and not sent
+    beat.app.schedules.delete("mine")
+    beat.put({"v": 1, "beat": "mine", "at": "2027-01-15T08:00:00Z"})
+    beat.work()
+    assert started == [0, 1]
+
+
 def test_entries_put_at_once_are_all_there() -> None:
     """Several who change entries at the same time lose nothing of each other's."""
     beat = Beat()

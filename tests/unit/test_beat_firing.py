@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dispatcher import states
+from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import Firing, firing_id, read, time_text
 from dispatcher.brokers.base import Outgoing
 from dispatcher.exceptions import OperationalError
@@ -60,7 +61,7 @@ class Beat(Bench):
 
     def status(self, at: datetime) -> str | None:
         """Return the recorded state of the task of a time."""
-        task_id = firing_id("bench", "nightly", at.timestamp())
+        task_id = firing_id(identity(self.app), "nightly", at.timestamp())
         record = self.app.backend.read([task_id]).get(task_id)
         return record.status if record is not None else None
 
@@ -144,6 +145,47 @@ def test_a_firing_far_ahead_is_dead() -> None:
     assert not beat.calls
 
 
+@pytest.mark.parametrize(
+    "at",
+    ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59"],
+)
+def test_a_time_at_the_end_of_the_calendar_harms_no_neighbour(at: str) -> None:
+    """What no zone can show is dead, and what came with it runs."""
+    beat = Beat(conf={"timezone": "America/New_York"})
+    beat.fire(at)
+    beat.fire(START)
+    beat.work()
+    assert len(beat.calls) == 1
+    [letter] = beat.app.broker.dead_letters("default")
+    assert "from 1970 to 9998" in str(letter.reason)
+
+
+def test_apps_of_one_name_have_tasks_of_their_own() -> None:
+    """Apps that share a name and a store, not a queue, fire entries of one name each for itself."""
+    shop, bank = Beat(conf={"task_default_queue": "shop"}), Beat(conf={"task_default_queue": "bank"})
+    assert identity(shop.app) != identity(bank.app)
+
+
+def test_a_retry_goes_on_as_it_began() -> None:
+    """An entry that is changed while its task waits for a retry changes nothing for it."""
+    beat = Beat(args=["old"])
+    tries: list[Any] = []
+
+    @beat.app.task(name="shop.flaky", bind=True, max_retries=3)
+    def flaky(this: Any, value: str) -> None:
+        tries.append(value)
+        if this.request.retries < 1:
+            raise this.retry(countdown=10)
+
+    beat.app.conf.beat_schedule["nightly"]["task"] = "shop.flaky"
+    beat.fire(START)
+    beat.step()
+    beat.app.conf.beat_schedule = {"nightly": {"task": "shop.report", "schedule": 60, "args": ["new"]}}
+    beat.work()
+    assert tries == ["old", "old"]
+    assert not beat.calls
+
+
 def test_of_late_firings_the_last_makes_up_for_the_others() -> None:
     """A backlog of hourly firings becomes one run, of the hour that was due last."""
     beat = Beat(crontab(minute=0))
@@ -215,7 +257,7 @@ def test_what_was_begun_is_not_late() -> None:
     beat.fire(START)
     beat.work()
     assert [retries for _, retries in tries] == [0, 1, 2]
-    assert {task_id for task_id, _ in tries} == {firing_id("bench", "nightly", START.timestamp())}
+    assert {task_id for task_id, _ in tries} == {firing_id(identity(beat.app), "nightly", START.timestamp())}
     assert beat.status(START) == states.SUCCESS
 
 
