@@ -25,6 +25,9 @@ def find_app(spec: str) -> Dispatcher:
     path, colon, attribute = spec.strip().partition(":")
     if not path or (colon and not attribute):
         raise ImproperlyConfigured(f"{spec!r} names no app; it must look like 'shop.tasks:app' or 'shop.tasks'")
+    if "/" in path or path.endswith(".py"):
+        module = path.removesuffix(".py").strip("./").replace("/", ".")
+        raise ImproperlyConfigured(f"{path!r} is a file's path; name the module: {module!r}")
     found = _import(path, spec)
     if attribute:
         return _checked(_attribute(found, attribute, spec), f"{path}:{attribute}")
@@ -66,6 +69,11 @@ def _checked(found: Any, path: str) -> Dispatcher:
     # Proxies and an app's attribute of another module both pass; a module does not.
     if isinstance(found, Dispatcher):
         return found
+    if callable(found) and not isinstance(found, type):
+        raise ImproperlyConfigured(
+            f"{path} is a function, not an app: call it in a module, as in app = {path.rpartition(':')[2]}(), "
+            "and name that"
+        )
     raise ImproperlyConfigured(f"{path} is {found!r}, not an app: app = Dispatcher('name')")
 
 

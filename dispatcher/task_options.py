@@ -166,13 +166,17 @@ def _check_send_options(task: Any) -> None:
         raise ImproperlyConfigured(f"task {task.name}: queue must be a queue's name, not {queue!r}")
     if priority is not None and (type(priority) is not int or not 0 <= priority <= 9):
         raise ImproperlyConfigured(f"task {task.name}: priority must be a whole number from 0 to 9, not {priority!r}")
-    for option, look_up in (("serializer", get_codec), ("compression", compression_name)):
-        value = getattr(task, option)
+    check_encoding(f"task {task.name}", task.serializer, task.compression)
+
+
+def check_encoding(what: str, serializer: str | None, compression: str | None) -> None:
+    """Raise `ImproperlyConfigured`, saying of what, for a serializer or a compression that nobody knows."""
+    for value, look_up in ((serializer, get_codec), (compression, compression_name)):
         if value is not None:
             try:
                 look_up(value)
             except ImproperlyConfigured as error:
-                raise ImproperlyConfigured(f"task {task.name}: {error}") from error
+                raise ImproperlyConfigured(f"{what}: {error}") from error
 
 
 def _exception_classes(task: Any) -> tuple[type[BaseException], ...]:

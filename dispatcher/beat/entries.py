@@ -19,6 +19,7 @@ from dispatcher.exceptions import DispatcherError, ImproperlyConfigured, Unsuppo
 from dispatcher.message import MAX_ID_LENGTH, encode
 from dispatcher.packing import Call
 from dispatcher.schedules import BaseSchedule, crontab, schedule
+from dispatcher.task_options import check_encoding
 
 #: How late a firing still counts as on time where late ones are skipped, in seconds: EventBridge takes up to a minute
 #: by itself, and so may another beat to notice that the one before it has died.
@@ -251,11 +252,29 @@ def _catch_up_of(app: Any, given: Mapping[str, Any], what: str) -> tuple[CatchUp
     return policy, float(seconds)
 
 
+def _check_span(options: Mapping[str, Any], what: str) -> None:
+    """Refuse an expiry, which counts from when the entry is due, that is over before a run may start."""
+    expires, countdown = (_span(options.get(option)) for option in ("expires", "countdown"))
+    if expires is not None and expires <= (countdown or 0.0):
+        raise ImproperlyConfigured(
+            f"{what}: no run would ever start: 'expires' is {expires:g} s and 'countdown' {countdown or 0.0:g} s "
+            "after it is due"
+        )
+
+
+def _span(value: Any) -> float | None:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return float(value) if isinstance(value, int | float) else None
+
+
 def _call_of(app: Any, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any], what: str) -> Call:
     """Make the call once, to see that it can be made."""
     for option, reason in _REFUSED.items():
         if options.get(option) is not None:
             raise ImproperlyConfigured(f"{what}: the option {option!r} cannot work: {reason}")
+    check_encoding(what, options.get("serializer"), options.get("compression"))
+    _check_span(options, what)
     if isinstance(args, str) or not isinstance(args, Sequence):
         raise ImproperlyConfigured(f"{what}: 'args' must be a list or a tuple, not {type(args).__name__}")
     try:

@@ -216,13 +216,17 @@ def check(session: Session, stage: str | None, path: str | None, stack: str | No
     """Compare the app with a template or with a deployed stack; fail where they differ."""
     from dispatcher.aws_options import ClientSettings
     from dispatcher.provision.check import check_template
+    from dispatcher.provision.reading import UnreadableTemplate
     from dispatcher.provision.resources import template
 
     if (path is None) == (stack is None):
         raise CommandError("name what to compare with: --template FILE or --stack NAME")
     made = template(planned(session, stage))
     if path is not None:
-        found = check_template(made, _text_of(Path(path)))
+        try:
+            found = check_template(made, _text_of(Path(path)))
+        except UnreadableTemplate as error:
+            raise CommandError(f"{path}: {error}") from error
     else:
         from dispatcher.provision.live import check_stack
 

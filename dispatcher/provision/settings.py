@@ -107,6 +107,9 @@ def read(
     stages = _mapping(values.pop("stages", {}), "infra['stages']")
     if stage is not None and stages and stage not in stages:
         raise ImproperlyConfigured(f"infra['stages'] has no stage {stage!r}; it has {', '.join(sorted(stages))}")
+    if stage is None:
+        for each in stages:  # a mistake there is to be found before that stage is deployed
+            read(given, each, functions)
     queues = {
         name: _entry(entry, name) for name, entry in _mapping(values.pop("queues", {}), "infra['queues']").items()
     }

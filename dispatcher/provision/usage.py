@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from dispatcher.config.names import nearest
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision.demand import MONTH, Traffic
+from dispatcher.quotas import DYNAMODB_MAX_ITEM_BYTES, LAMBDA_MAX_TIMEOUT, SQS_MAX_MESSAGE_BYTES
 
 _PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "month": MONTH}
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)/(s|m|h|d|month)")
@@ -21,6 +22,13 @@ _SHARES: Final = ("failures", "joined", "payloads", "scheduled", "fired")
 #: Firings of an entry that are looked at, and how far ahead.
 _FIRINGS: Final = 500
 _AHEAD: Final = timedelta(days=366)
+
+
+#: The longest run, in seconds, and the largest message and record, in bytes.
+_MOST: Final = {
+    "duration": float(LAMBDA_MAX_TIMEOUT), "body": float(SQS_MAX_MESSAGE_BYTES),
+    "record": float(DYNAMODB_MAX_ITEM_BYTES),
+}  # fmt: skip
 
 
 class Setting(NamedTuple):
@@ -57,9 +65,9 @@ def setting(text: str) -> Setting:
     except ValueError:
         raise ImproperlyConfigured(f"{text!r}: {right!r} is no number") from None
     least = 1.0 if field == "together" else 0.0
-    most = 1.0 if field in _SHARES else float("inf")
+    most = 1.0 if field in _SHARES else _MOST.get(field, math.inf)
     if not least <= value <= most:
-        bounds = f"from {least:g} to {most:g}" if field in _SHARES else f"{least:g} or more"
+        bounds = f"from {least:g} to {most:,.10g}" if most < math.inf else f"{least:g} or more"
         raise ImproperlyConfigured(f"{text!r}: {field} must be {bounds}")
     return Setting(pattern or "*", field, value)
 

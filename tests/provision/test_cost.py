@@ -161,6 +161,8 @@ def test_rates_and_settings_are_read() -> None:
         (usage.setting, "calls=1", "--rate is for calls"),
         (usage.setting, "duration=long", "'long' is no number"),
         (usage.setting, "failures=2", "failures must be from 0 to 1"),
+        (usage.setting, "duration=1000", "duration must be from 0 to 900"),
+        (usage.setting, "body=5000000", "body must be from 0 to 1,048,576"),
         (usage.setting, "together=0", "together must be 1 or more"),
         (lambda text: usage.batch(text, ["default"]), "mail=3", "no queue 'mail'; there are default"),
         (lambda text: usage.batch(text, ["default"]), "default=0", "one message or more"),

@@ -339,3 +339,9 @@ def test_variables_that_lambda_sets_are_refused(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=name):
         plan(app_with(infra={"environment": {name: "x"}}))
     assert plan(app_with(infra={"environment": {"AWS_LAMBDA_EXEC_WRAPPER": "/opt/x"}})).queues
+
+
+def test_mistakes_of_a_stage_are_found_without_it() -> None:
+    """What CI plans without a stage says what would fail when that stage is deployed."""
+    with pytest.raises(ImproperlyConfigured, match="memry"):
+        plan(app_with(infra={"stages": {"prod": {"memry": 1}}}))

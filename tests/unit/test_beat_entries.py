@@ -90,6 +90,9 @@ def test_celerys_starting_deadline_bounds_lateness() -> None:
     [
         (7, "must be a dict with at least 'task' and 'schedule'"),
         ({"schedule": 60}, "has no 'task'"),
+        ({"task": "shop.report", "schedule": 60, "options": {"serializer": "msgpackk"}}, "unknown serializer"),
+        ({"task": "shop.report", "schedule": 60, "options": {"expires": -1}}, "no run would ever start"),
+        ({"task": "shop.report", "schedule": 60, "options": {"expires": 1, "countdown": 3}}, "'countdown' 3 s"),
         ({"task": "shop.report"}, "has no 'schedule'"),
         ({"task": "shop.reprot", "schedule": 60}, "did you mean 'shop.report'"),
         ({"task": "x", "schedule": 60}, "is the module with it in imports= or include="),

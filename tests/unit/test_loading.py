@@ -98,8 +98,21 @@ def test_missing_attribute_names_the_apps(write: Write) -> None:
         find_app("found_i:app")
 
 
+def test_a_function_that_makes_an_app_is_none(write: Write) -> None:
+    """The message says how to name what it makes."""
+    write("found_j.py", "def create(): ...")
+    with pytest.raises(ImproperlyConfigured, match=r"app = create\(\)"):
+        find_app("found_j:create")
+
+
 @pytest.mark.parametrize(
-    ("spec", "complaint"), [("", "names no app"), ("x:", "names no app"), (":app", "names no app")]
+    ("spec", "complaint"),
+    [
+        ("", "names no app"),
+        ("x:", "names no app"),
+        (":app", "names no app"),
+        ("shop/tasks.py", "name the module: 'shop.tasks'"),
+    ],
 )
 def test_specs_that_name_nothing(spec: str, complaint: str) -> None:
     """An empty module or attribute is refused."""
