@@ -3,15 +3,20 @@
 The endpoint has CloudFormation, but not the SAM transform nor some of the service's conversions; `deploy` does those.
 """
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import time
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from dispatcher import Dispatcher
 from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.environments import ROOT
@@ -63,7 +68,7 @@ def deploy(aws: AwsEndpoint, package: Path) -> dict[str, str]:
     bucket, key = unique_name("code"), "worker.zip"
     s3 = aws.client("s3")
     s3.create_bucket(Bucket=bucket)
-    s3.put_object(Bucket=bucket, Key=key, Body=_zipped(package))
+    s3.put_object(Bucket=bucket, Key=key, Body=zipped(package))
     stack = unique_name("shop")
     cloudformation = aws.client("cloudformation")
     cloudformation.create_stack(
@@ -77,7 +82,23 @@ def deploy(aws: AwsEndpoint, package: Path) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
 
 
-def _zipped(package: Path) -> bytes:
+@contextlib.contextmanager
+def producer(name: str, aws: AwsEndpoint, outputs: Mapping[str, str]) -> Iterator[Dispatcher]:
+    """Make an app that sends to a stack, configured by its outputs, as their descriptions say."""
+    variables = {
+        "DISPATCHER_BROKER_URL": "sqs://",
+        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
+        "DISPATCHER_TABLE": outputs["Table"],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in {**aws.env(), **variables}.items():
+            patch.setenv(variable, value)
+        with Dispatcher(name, set_as_current=False) as app:
+            yield app
+
+
+def zipped(package: Path) -> bytes:
+    """Return a directory as the archive of a function's code."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in package.rglob("*"):

@@ -3,10 +3,8 @@
 Only AWS is an emulator, and only the publishing of assets is done here, for the CDK's own CLI is no Python package.
 """
 
-import io
 import json
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from dispatcher import Dispatcher
 from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import firing_id
+from tests.e2e import lambda_stack
 from tests.e2e.commands import run
 from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint, unique_name
@@ -98,29 +97,14 @@ def _publish(aws: AwsEndpoint, folder: Path) -> None:
             bucket = bucket.replace(name, value)
         if source["packaging"] == "zip":
             s3.create_bucket(Bucket=bucket)
-            s3.put_object(Bucket=bucket, Key=destination["objectKey"], Body=_zipped(folder / source["path"]))
-
-
-def _zipped(package: Path) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in package.rglob("*"):
-            if path.is_file():
-                archive.write(path, path.relative_to(package))
-    return buffer.getvalue()
+            package = lambda_stack.zipped(folder / source["path"])
+            s3.put_object(Bucket=bucket, Key=destination["objectKey"], Body=package)
 
 
 @pytest.fixture
-def app(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
-    """A producer configured by the stack's outputs, as their descriptions say."""
-    variables = {
-        "DISPATCHER_BROKER_URL": "sqs://",
-        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
-        "DISPATCHER_TABLE": outputs["Table"],
-    }
-    for name, value in {**aws.env(), **variables}.items():
-        monkeypatch.setenv(name, value)
-    with Dispatcher("bakery", set_as_current=False) as app:
+def app(aws: AwsEndpoint, outputs: dict[str, str]) -> Iterator[Dispatcher]:
+    """A producer for the stack."""
+    with lambda_stack.producer("bakery", aws, outputs) as app:
         yield app
 
 

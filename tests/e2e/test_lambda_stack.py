@@ -39,16 +39,9 @@ def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture
-def shop(aws: AwsEndpoint, outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
-    """A producer configured by the stack's outputs, as their descriptions say."""
-    variables = {
-        "DISPATCHER_BROKER_URL": "sqs://",
-        "DISPATCHER_QUEUE_URL_DEFAULT": outputs["DefaultQueueUrl"],
-        "DISPATCHER_TABLE": outputs["Table"],
-    }
-    for name, value in {**aws.env(), **variables}.items():
-        monkeypatch.setenv(name, value)
-    with Dispatcher("shop", set_as_current=False) as app:
+def shop(aws: AwsEndpoint, outputs: dict[str, str]) -> Iterator[Dispatcher]:
+    """A producer for the stack."""
+    with lambda_stack.producer("shop", aws, outputs) as app:
         yield app
 
 
