@@ -35,7 +35,11 @@ of a result), body and record (bytes). All are means of one call. TASK may be a 
 
 @click.command(epilog=_COST)
 @click.option(
-    "--rate", "rates", multiple=True, metavar="[TASK=]N/UNIT", help="Calls: a number per s, m, h, d or month."
+    "--rate",
+    "rates",
+    multiple=True,
+    metavar="[TASK=]N/UNIT",
+    help="Calls: a number per s, m, h, d or month. Without TASK: of all that the beat does not fire.",
 )
 @click.option("--set", "settings", multiple=True, metavar="[TASK:]NAME=VALUE", help="How calls are; see below.")
 @click.option("--batch", "batches", multiple=True, metavar="[QUEUE=]N", help="Messages of a batch, if you know them.")
@@ -78,11 +82,12 @@ def cost(
     filled: dict[str, float] = {}
     if measured is not None:
         seen = logs.read(measured, queues)
-        known, filled = {**known, **seen.traffic}, seen.filled
+        known, filled = usage.measured(known, seen.traffic), seen.filled
         for note in seen.notes:
             say_error(note)
+    most = {queue.name: queue.function.batch_size for queue in planned.queues if queue.function}
     for text in batches:
-        filled |= usage.batch(text, [queue.name for queue in planned.queues])
+        filled |= usage.batch(text, most)
     given = [*map(usage.rate, rates), *map(usage.setting, settings)]
     use = Use(
         planned,

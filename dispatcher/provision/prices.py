@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -74,6 +75,8 @@ class Prices:
         wrong = [name for name, price in given.items() if name != "date" and not _is_price(price)]
         if wrong:
             raise ImproperlyConfigured(f"{path}: {wrong[0]} must be a number of dollars, not {given[wrong[0]]!r}")
+        if not isinstance(given.get("date", ""), str):
+            raise ImproperlyConfigured(f'{path}: date must be a text such as "{DATE}", not {given["date"]!r}')
         known = {**_REGIONS.get(region, {}), "date": f"{DATE}, with {path.name}"}
         if missing := sorted(names - given.keys() - known.keys()):
             raise ImproperlyConfigured(f"{path}: the table has no region {region!r}, so {missing[0]} is missing")
@@ -91,7 +94,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _is_price(price: Any) -> bool:
-    return isinstance(price, int | float) and not isinstance(price, bool) and price >= 0
+    return isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf
 
 
 _US: Final[dict[str, Any]] = {

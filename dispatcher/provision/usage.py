@@ -32,30 +32,30 @@ _MOST: Final = {
 
 
 class Setting(NamedTuple):
-    """Something said of the traffic of the tasks whose names match a pattern."""
+    """Something said of the traffic of the tasks whose names match a pattern; without one, of all."""
 
-    pattern: str
+    pattern: str | None
     field: str
     value: float
 
 
 def rate(text: str) -> Setting:
     """Read ``[TASK=]NUMBER/UNIT``; the unit is s, m, h, d or month. Raises `ImproperlyConfigured`."""
-    pattern, _, wanted = text.rpartition("=")
+    pattern, sign, wanted = text.rpartition("=")
     found = _RATE.fullmatch(wanted)
-    if found is None or not math.isfinite(float(found[1])):
+    if found is None or not math.isfinite(float(found[1])) or (sign and not pattern):
         raise ImproperlyConfigured(
             f"{text!r} is no rate; write [TASK=]NUMBER/UNIT, such as tasks.add=1000/h; units are {', '.join(_PERIODS)}"
         )
-    return Setting(pattern or "*", "calls", float(found[1]) * MONTH / _PERIODS[found[2]])
+    return Setting(pattern or None, "calls", float(found[1]) * MONTH / _PERIODS[found[2]])
 
 
 def setting(text: str) -> Setting:
     """Read ``[TASK:]NAME=VALUE`` of a field of `Traffic`. Raises `ImproperlyConfigured`."""
     left, sign, right = text.rpartition("=")
-    pattern, _, field = left.rpartition(":")
+    pattern, colon, field = left.rpartition(":")
     fields = [each.name for each in dataclasses.fields(Traffic) if each.name != "calls"]
-    if not sign:
+    if not sign or (colon and not pattern):
         raise ImproperlyConfigured(f"{text!r} says nothing; write [TASK:]NAME=VALUE, such as tasks.add:duration=0.5")
     if field not in fields:
         near = _near(field, fields) or f"; it knows {', '.join(fields)}, and --rate is for calls"
@@ -69,21 +69,32 @@ def setting(text: str) -> Setting:
     if not least <= value <= most:
         bounds = f"from {least:g} to {most:,.10g}" if most < math.inf else f"{least:g} or more"
         raise ImproperlyConfigured(f"{text!r}: {field} must be {bounds}")
-    return Setting(pattern or "*", field, value)
+    return Setting(pattern or None, field, value)
 
 
-def batch(text: str, queues: Sequence[str]) -> dict[str, float]:
-    """Read ``[QUEUE=]NUMBER``: the messages of a batch by queue. Raises `ImproperlyConfigured`."""
-    name, _, number = text.rpartition("=")
-    if name and name not in queues:
-        raise ImproperlyConfigured(f"{text!r}: there is no queue {name!r}; there are {', '.join(queues)}")
+def batch(text: str, most: Mapping[str, int]) -> dict[str, float]:
+    """Read ``[QUEUE=]NUMBER``: the messages of a batch by queue. Raises `ImproperlyConfigured`.
+
+    ``most`` has the ``batch_size`` of each queue that a function reads.
+    """
+    name, sign, number = text.rpartition("=")
+    if sign and name not in most:
+        raise ImproperlyConfigured(
+            f"{text!r}: there is no queue {name!r} that a function reads; there are {', '.join(most) or 'none'}"
+        )
     try:
         value = float(number)
     except ValueError:
         value = 0.0
     if not 1.0 <= value < math.inf:
         raise ImproperlyConfigured(f"{text!r}: a batch has one message or more")
-    return dict.fromkeys([name] if name else queues, value)
+    queues = [name] if sign else list(most)
+    for queue in queues:
+        if value > most[queue]:
+            raise ImproperlyConfigured(
+                f"{text!r}: batches of {queue} have {most[queue]} messages at most; infra's batch_size changes that"
+            )
+    return dict.fromkeys(queues, value)
 
 
 def traffic(
@@ -91,12 +102,24 @@ def traffic(
 ) -> dict[str, Traffic]:
     """Return the traffic of tasks: what is ``known`` of them, and above it the settings; later ones win.
 
-    Raises `ImproperlyConfigured` for a pattern that no task matches.
+    A rate without a pattern leaves out the tasks that the beat fires: how often, their schedules say. Raises
+    `ImproperlyConfigured` for a pattern that no task matches.
     """
     values: dict[str, dict[str, Any]] = {name: dict((known or {}).get(name, {})) for name in tasks}
+    of_beat = {name for name in tasks if values[name].get("fired")}
     for pattern, field, value in settings:
-        meant = [name for name in tasks if fnmatch.fnmatchcase(name, pattern)]
-        if not meant:
+        if pattern is None:
+            meant = [name for name in tasks if field != "calls" or name not in of_beat]
+        else:
+            meant = [name for name in tasks if fnmatch.fnmatchcase(name, pattern)]
+        if not meant and pattern is None:
+            why = (
+                "the beat fires every task of the app; name those it is not alone to call"
+                if tasks
+                else "the app has no tasks"
+            )
+            raise ImproperlyConfigured(why)
+        if not meant and pattern is not None:
             raise ImproperlyConfigured(
                 f"no task is called {pattern!r}{_near(pattern, tasks)}; `dispatcher list tasks` has all"
             )
@@ -120,6 +143,20 @@ def firings(schedule: Any, now: datetime) -> float:
         count, moment = count + 1, found
     span = moment - now if count == _FIRINGS else _AHEAD
     return count / span.total_seconds() * MONTH
+
+
+def measured(
+    known: Mapping[str, Mapping[str, float]], seen: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return what is known of tasks with what was measured above it; the beat's firings are a part of what was seen."""
+    found = {name: dict(each) for name, each in known.items()}
+    for name, each in seen.items():
+        before = found.get(name, {})
+        found[name] = {**before, **each}
+        if before.get("fired"):
+            calls = each["calls"]
+            found[name]["fired"] = min(1.0, before["calls"] / calls) if calls else 0.0
+    return found
 
 
 def of_entries(entries: Iterable[Any], firing: Mapping[str, float]) -> dict[str, dict[str, float]]:

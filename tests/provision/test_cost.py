@@ -124,6 +124,8 @@ def test_a_region_without_prices_is_refused() -> None:
         ("{", "no prices can be read"),
         ('{"sqs": 1}', "'sqs' is no price; there are alarm, dashboard"),
         ('{"logs": "dear"}', "logs must be a number of dollars, not 'dear'"),
+        ('{"logs": Infinity}', "logs must be a number of dollars, not inf"),
+        ('{"date": 5}', "date must be a text such as .*, not 5"),
         ('{"logs": 1}', "has no region 'mars-1', so alarm is missing"),
     ],
 )
@@ -155,6 +157,8 @@ def test_rates_and_settings_are_read() -> None:
     [
         (usage.rate, "9" * 400 + "/s", "is no rate"),
         (usage.rate, "10", "'10' is no rate; write .*tasks.add=1000/h"),
+        (usage.rate, "=5/s", "'=5/s' is no rate"),
+        (usage.setting, ":duration=1", "':duration=1' says nothing"),
         (usage.rate, "a=10/y", "units are s, m, h, d, month"),
         (usage.setting, "duration", "says nothing"),
         (usage.setting, "durtion=1", "no 'durtion', did you mean 'duration'"),
@@ -164,8 +168,20 @@ def test_rates_and_settings_are_read() -> None:
         (usage.setting, "duration=1000", "duration must be from 0 to 900"),
         (usage.setting, "body=5000000", "body must be from 0 to 1,048,576"),
         (usage.setting, "together=0", "together must be 1 or more"),
-        (lambda text: usage.batch(text, ["default"]), "mail=3", "no queue 'mail'; there are default"),
-        (lambda text: usage.batch(text, ["default"]), "default=0", "one message or more"),
+        (
+            lambda text: usage.batch(text, {"default": 10}),
+            "mail=3",
+            "no queue 'mail' that a function reads; there are default",
+        ),
+        (lambda text: usage.batch(text, {"default": 10}), "=3", "no queue ''"),
+        (lambda text: usage.batch(text, {"default": 10}), "default=0", "one message or more"),
+        (lambda text: usage.batch(text, {"default": 10}), "default=11", "batches of default have 10 messages at most"),
+        (lambda text: usage.batch(text, {"default": 10, "bulk": 100}), "50", "batches of default have 10 messages"),
+        (
+            lambda text: usage.traffic(["a"], [usage.rate(text)], {"a": {"fired": 1.0}}),
+            "1/s",
+            "the beat fires every task",
+        ),
         (lambda text: usage.traffic(["tasks.add"], [usage.rate(text)]), "tasks.ad=1/s", "did you mean 'tasks.add'"),
     ],
 )
@@ -182,9 +198,28 @@ def test_the_beat_s_calls_of_lean_tasks_have_records() -> None:
     alone = usage.traffic(["shop.mail"], [], known)
     (_, line) = estimate(Use(shop(), alone, US)).lines
     assert (line.demand.writes, line.demand.reads) == (1.0, 1.0)
-    among = usage.traffic(["shop.mail"], [usage.rate("2/h")], known)
+    among = usage.traffic(["shop.mail"], [usage.rate("shop.mail=2/h")], known)
     (_, line) = estimate(Use(shop(), among, US)).lines
     assert (line.demand.writes, line.demand.reads) == (0.5, 0.5)
+
+
+def test_a_rate_without_a_task_leaves_the_beat_s_alone() -> None:
+    """Their schedules say how often they run; a pattern means them all the same."""
+    known = usage.of_entries([SimpleNamespace(name="hourly", task="shop.mail")], {"hourly": 730.0})
+    tasks = ["shop.charge", "shop.mail"]
+    traffic = usage.traffic(tasks, [usage.rate("5/s"), usage.setting("duration=0.2")], known)
+    assert {name: round(each.calls) for name, each in traffic.items()} == {"shop.charge": 5 * MONTH, "shop.mail": 730}
+    assert {each.duration for each in traffic.values()} == {0.2}
+    assert usage.traffic(tasks, [usage.rate("*=5/s")], known)["shop.mail"].calls == 5 * MONTH
+
+
+def test_the_beat_s_calls_are_a_part_of_what_was_measured() -> None:
+    """So many of the calls seen are firings, which have records."""
+    known = usage.of_entries([SimpleNamespace(name="hourly", task="shop.mail")], {"hourly": 730.0})
+    seen = usage.measured(known, {"shop.mail": {"calls": 1460.0, "duration": 2.0}, "shop.charge": {"calls": 5.0}})
+    assert seen["shop.mail"] == {"calls": 1460.0, "duration": 2.0, "fired": 0.5}
+    assert seen["shop.charge"] == {"calls": 5.0}
+    assert usage.measured(known, {"shop.mail": {"calls": 0.0}})["shop.mail"]["fired"] == 0.0
 
 
 def test_schedules_of_eventbridge_scheduler_are_paid_for_each_firing() -> None:
