@@ -44,6 +44,8 @@ _Result = TypeVar("_Result")
 
 #: Threads for calls that are made side by side (several batches of one send); made on first use.
 MAX_THREADS: Final = 8
+#: The region of an emulator where nobody has set one: what the tools of emulators take.
+EMULATOR_REGION: Final = "us-east-1"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -202,7 +204,10 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
     try:
         return session.create_client(service, **arguments)
     except (NoRegionError, PartialCredentialsError, TypeError, ValueError) as error:
-        raise ImproperlyConfigured(f"no {service} client can be made: {error}; {_hint(error)}") from error
+        hint = _hint(error)
+        raise ImproperlyConfigured(
+            f"no {service} client can be made: {error}" + (f"; {hint}" if hint else "")
+        ) from error
     except BotoCoreError as error:
         raise ImproperlyConfigured(f"no {service} client can be made: {error}") from error
 
@@ -249,9 +254,22 @@ def _config(service: str, session: Any) -> dict[str, Any]:
 def _localstack(service: str, settings: ClientSettings) -> ClientSettings:
     return settings._replace(
         endpoint_url=localstack_endpoint(service),
-        region=settings.region or "us-east-1",
+        region=settings.region or EMULATOR_REGION,
         credentials=settings.credentials or Credentials("test", "test"),
     )
+
+
+def at_endpoint(url: str | None) -> ClientSettings:
+    """Return the settings of clients at an address; an emulator gets a region and keys where none are configured.
+
+    It takes any, and botocore makes no client without.
+    """
+    if url is None or is_aws(url):
+        return ClientSettings(endpoint_url=url)
+    session = botocore.session.Session()
+    region = None if session.get_config_variable("region") else EMULATOR_REGION
+    own = session.get_component("credential_provider").get_provider("env").load() or session.full_config["profiles"]
+    return ClientSettings(region, url, credentials=None if own else Credentials("test", "test"))
 
 
 def localstack_endpoint(service: str) -> str:

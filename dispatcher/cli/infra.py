@@ -14,8 +14,10 @@ from dispatcher.cli.errors import FAILED, OK, CommandError, say_error
 from dispatcher.cli.options import shown
 from dispatcher.cli.session import NEEDS_APP, Session
 from dispatcher.cli.tables import show_table
+from dispatcher.exceptions import DispatcherError, ImproperlyConfigured
 
 if TYPE_CHECKING:
+    from dispatcher.aws_options import ClientSettings
     from dispatcher.provision import Plan
 
 _EPILOG = """\b
@@ -183,7 +185,12 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
     path = Path(output)
     # Bytes, so that line endings stay as they are.
     before = _text_of(path) if path.exists() else None
-    after = render(made, before, force=force or check)
+    try:
+        after = render(made, before, force=force or check)
+    except ImproperlyConfigured:
+        raise
+    except DispatcherError as error:
+        raise CommandError(f"{output}: {error}", FAILED) from error
     if before == after:
         if not session.quiet:
             click.echo(f"{output} is up to date", err=True)
@@ -214,13 +221,14 @@ def _text_of(path: Path) -> str:
 @click.pass_obj
 def check(session: Session, stage: str | None, path: str | None, stack: str | None, endpoint: str | None) -> int:
     """Compare the app with a template or with a deployed stack; fail where they differ."""
-    from dispatcher.aws_options import ClientSettings
     from dispatcher.provision.check import check_template
     from dispatcher.provision.reading import UnreadableTemplate
     from dispatcher.provision.resources import template
 
     if (path is None) == (stack is None):
         raise CommandError("name what to compare with: --template FILE or --stack NAME")
+    if path is not None and endpoint is not None:
+        raise CommandError("--endpoint is where a stack is; a template is read from its file")
     made = template(planned(session, stage))
     if path is not None:
         try:
@@ -231,7 +239,7 @@ def check(session: Session, stage: str | None, path: str | None, stack: str | No
         from dispatcher.provision.live import check_stack
 
         assert stack is not None
-        found = check_stack(made, stack, ClientSettings(endpoint_url=endpoint))
+        found = check_stack(made, stack, _at(session, endpoint))
     place = path or f"the stack {stack}"
     for each in found:
         click.echo(str(each))
@@ -241,6 +249,16 @@ def check(session: Session, stage: str | None, path: str | None, stack: str | No
     if not session.quiet:
         click.echo(f"{place} is what the app needs", err=True)
     return OK
+
+
+def _at(session: Session, endpoint: str | None) -> ClientSettings:
+    """Return the settings of clients, and say which region was chosen."""
+    from dispatcher import aws
+
+    settings = aws.at_endpoint(endpoint)
+    if settings.region is not None and not session.quiet:
+        click.echo(f"region {settings.region}: none is set (AWS_DEFAULT_REGION)", err=True)
+    return settings
 
 
 @infra.command("apply")
@@ -261,7 +279,9 @@ def apply(
     """Make what the app needs at an emulator, or bring it up to date."""
     from dispatcher.provision.apply import apply
 
-    outputs = apply(planned(session, stage), endpoint=endpoint, stack=stack, code=code)
+    made = planned(session, stage)
+    _at(session, endpoint)
+    outputs = apply(made, endpoint=endpoint, stack=stack, code=code)
     if as_json:
         click.echo(shown(outputs))
     else:

@@ -28,11 +28,11 @@ _RUNNING = frozenset({"AWS::Lambda::Function", "AWS::Lambda::EventSourceMapping"
 def apply(plan: Plan, *, endpoint: str, stack: str | None = None, code: Path | None = None) -> dict[str, str]:
     """Make or update what a plan needs at an emulator, and return the outputs of the stack.
 
-    ``endpoint`` is the emulator's address; that of AWS is refused. ``stack`` is the stack's name, left out that of the
-    plan. ``code`` is the functions' package, a ZIP archive or a directory; without it there are no functions. Raises
-    `StackFailed`, `ServiceError`, `ImproperlyConfigured`.
+    ``endpoint`` is the emulator's address; that of AWS is refused. Region and keys are those of `aws.at_endpoint`.
+    ``stack`` is the stack's name, left out that of the plan. ``code`` is the functions' package, a ZIP archive or a
+    directory; without it there are no functions. Raises `StackFailed`, `ServiceError`, `ImproperlyConfigured`.
     """
-    settings = ClientSettings(endpoint_url=endpoint)
+    settings = aws.at_endpoint(endpoint)
     client = aws.client("cloudformation", settings)
     if aws.is_aws(client.meta.endpoint_url):
         raise ImproperlyConfigured(

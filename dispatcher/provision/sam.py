@@ -110,12 +110,9 @@ def _theirs(document: list[str]) -> dict[str, Any]:
     """Return what stands outside the marks, as data."""
     kept, inside = [], False
     for line in document:
-        if _BEGIN.match(line):
-            inside = True
-        elif _END.match(line):
-            inside = False
-        elif not inside:
-            kept.append(line)
+        inside = (inside or _BEGIN.match(line) is not None) and not _END.match(line)
+        # Lines of ours are empty ones, so that errors name the others by their numbers in the file.
+        kept.append("" if inside or _END.match(line) else line)
     found = parse("\n".join(kept))
     if found.get("Transform") != TRANSFORM:
         raise DispatcherError(

@@ -184,6 +184,28 @@ def test_commands_apply_and_check(
     assert "there is no stack 'nobody'" in capsys.readouterr().err
 
 
+def test_an_emulator_needs_neither_region_nor_keys(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where none are configured it gets some, and the region is said; an address that is none is refused plainly."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    aws.release("cloudformation", ClientSettings(endpoint_url=url))
+    stack, command = unique_name("bare"), ["-A", "tests.provision.apps.press:app", "infra"]
+    assert run([*command, "apply", "--endpoint", url, "--stack", stack]) == 0
+    assert "region us-east-1: none is set" in capsys.readouterr().err
+    assert run([*command, "check", "--endpoint", url, "--stack", stack]) == 1
+    said = capsys.readouterr()
+    assert "region us-east-1: none is set" in said.err
+    assert "DefaultFunction: is missing" in said.out
+    assert run([*command, "check", "--endpoint", "nowhere", "--stack", stack]) == 2
+    assert capsys.readouterr().err.endswith("no cloudformation client can be made: Invalid endpoint: nowhere\n")
+    assert run([*command, "check", "--endpoint", url, "--template", __file__]) == 2
+    assert "--endpoint is where a stack is" in capsys.readouterr().err
+
+
 def test_aws_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an endpoint there is no apply, and AWS's own is none."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

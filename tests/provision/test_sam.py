@@ -208,6 +208,54 @@ def test_broken_yaml_is_refused(small: Plan) -> None:
         sam.render(small, "Resources:\n  - {\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Resources:\n  A: {Type: x}\n  B:\n    Type: x\n  A: {Type: y}\n", "the key 'A' of line 2 .* in line 5"),
+        ("Resources: {}\nOutputs: {}\nResources: {}\n", "the key 'Resources' of line 1 .* in line 3"),
+        ("Resources: {A: {Type: !Sub {a: 1, a: 2}}}\n", "the key 'a' of line 1 is there again in line 1"),
+        ('{"Resources": {"A": {"Type": "x", "Type": "y"}}}', "the key 'Type' is there twice"),
+    ],
+)
+def test_keys_that_are_there_twice_are_refused(text: str, said: str) -> None:
+    """YAML and JSON readers would each take one of them, and not say which."""
+    with pytest.raises(UnreadableTemplate, match=said):
+        parse(text)
+
+
+def test_merged_mappings_may_be_written_over() -> None:
+    """A merge key is no key that is there twice, also where what is merged has one of its own."""
+    text = "a: &a {x: 1}\nb: &b\n  <<: *a\n  x: 2\nc:\n  <<: *b\n  x: 3\nd: *b\n"
+    assert parse(text) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}, "d": {"x": 2}}
+
+
+def test_dates_are_texts() -> None:
+    """As CloudFormation takes them, in the version of a policy or of the template."""
+    assert parse("Version: 2012-10-17\nAt: !Sub 2012-10-17\n") == {
+        "Version": "2012-10-17",
+        "At": {"Fn::Sub": "2012-10-17"},
+    }
+
+
+def test_the_file_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the line in the file, whatever of it is ours; a changed one too."""
+    monkeypatch.chdir(tmp_path)
+    command = ["-A", "tests.provision.apps.press:app", "infra", "sam", "-o", "own.yaml"]
+    assert run(command) == 0
+    text = Path("own.yaml").read_text()
+    Path("own.yaml").write_text(f"{text}Mappings: {{}}\nMappings: {{}}\n")
+    line = text.count("\n") + 1
+    capsys.readouterr()
+    for option in ([], ["--check"]):
+        assert run([*command, *option]) == 1
+        assert f"own.yaml: the key 'Mappings' of line {line} is there again" in capsys.readouterr().err
+    Path("own.yaml").write_text(text.replace("Timeout: 120", "Timeout: 121"))
+    assert run(command) == 1
+    assert "own.yaml: Resources, lines" in capsys.readouterr().err
+
+
 def test_statements_are_compared_by_their_names() -> None:
     """Their order means nothing; one too many, one missing and one that differs are named, also where names repeat."""
     one, two = {"Sid": "One", "Action": "a"}, {"Sid": "Two", "Action": "b"}
