@@ -6,7 +6,7 @@ import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from dispatcher.exceptions import ImproperlyConfigured, QueueNotFound
 
@@ -38,6 +38,17 @@ class Routes:
         self._routers = [_router(item) for item in _as_routers(routes)]
         self._by_name_only = all(isinstance(router, _Table) for router in self._routers)
         self._known: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, conf: Any) -> Self:
+        """Return the routes of an app's settings."""
+        return cls(conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues))
+
+    def home(self, task: Any) -> str:
+        """Return the queue of a call without arguments that names none; routers that are functions may raise."""
+        return self.queue(
+            task.queue if task.queue is not None else self.route(task.name, (), {}, {}, task).get("queue")
+        )
 
     def route(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], task: Any

@@ -253,9 +253,7 @@ class Dispatcher(Workflows, Changes, Periodic):
     def _set_up(self) -> None:
         conf = self.conf
         self._wire = wire = Wire(conf, self.clock)
-        routes = Routes(
-            conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues)
-        )
+        routes = Routes.of(conf)
         seal = wire.seal if wire.signs else None
         self._sender = Sender(conf, lambda: self.broker, routes, self.clock, seal, lambda: wire.payloads)
         self._claims = Claims(self._sender, lambda: self.backend, self.clock, self._tasks)

@@ -20,6 +20,9 @@ NO_RESULT = 3
 #: ended by Ctrl-C
 INTERRUPTED = 130
 
+#: what the commands may miss that an extra brings
+_EXTRA_OF = {"boto3": "aws", "botocore": "aws", "redis": "redis", "yaml": "yaml", "aws_cdk": "cdk", "constructs": "cdk"}
+
 _ASKED_WRONGLY = (ImproperlyConfigured, UnsupportedOption, QueueNotFound)
 
 
@@ -47,6 +50,8 @@ def explain(error: Exception) -> CommandError:
         return CommandError(str(error), MISUSED)
     if isinstance(error, DispatcherError | OSError):
         return CommandError(str(error) or type(error).__name__, FAILED)
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRA_OF.get((error.name or "").partition(".")[0])):
+        return CommandError(f"this needs the library {error.name}: pip install 'serverless-dispatcher[{extra}]'")
     where = _origin(error)
     return CommandError(f"{type(error).__name__}: {error}{where} (--debug shows the traceback)", FAILED)
 

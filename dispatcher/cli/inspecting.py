@@ -69,15 +69,13 @@ def tasks(session: Session, as_json: bool) -> int:
 def _task_row(app: Any, name: str) -> dict[str, Any]:
     from dispatcher.routing import Routes
 
-    task, conf = app.tasks[name], app.conf
-    routes = Routes(conf.task_routes, conf.task_queues, conf.task_default_queue, conf.task_create_missing_queues)
-    queue = routes.route(name, (), {}, {}, task).get("queue") or task.queue or conf.task_default_queue
+    task = app.tasks[name]
     options = {
         option: getattr(task, option)
         for option in _OPTIONS
         if option != "queue" and getattr(task, option) != _default(app, option)
     }
-    return {"name": name, "queue": getattr(queue, "name", queue), "async": task._is_async, "options": options}
+    return {"name": name, "queue": Routes.of(app.conf).home(task), "async": task._is_async, "options": options}
 
 
 def _default(app: Any, option: str) -> Any:

@@ -27,6 +27,7 @@ from dispatcher.lambda_runtime.sources import Sources, names_of
 from dispatcher.lambda_runtime.transport import LambdaTransport, Response
 from dispatcher.lambda_runtime.watchdog import SharedProgress, Watchdog
 from dispatcher.loading import find_app
+from dispatcher.routing import Routes
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -138,7 +139,7 @@ class LambdaEnvironment:
                 request_id = getattr(context, "aws_request_id", "")
                 progress.begin(deliveries, seconds, deadline.margin(seconds, self._margins[1]), str(request_id))
             if not self._checked and seconds is not None:
-                self._check_limits(seconds)
+                self._check_limits(deliveries[0].queue, seconds)
             self._env.transport = transport
             self._env.time_left = deadline.time_left(seconds, self._margins)
             if self._alarm is not None:
@@ -159,11 +160,20 @@ class LambdaEnvironment:
         self._executor.close()
         self.app.close()
 
-    def _check_limits(self, timeout: float) -> None:
-        """Complain of time limits that the function cannot keep; its timeout shows at the first invocation only."""
+    def _check_limits(self, queue: str, timeout: float) -> None:
+        """Complain of limits of the queue's tasks that the function cannot keep; its timeout and its queue show now."""
         self._checked = True
-        for complaint in deadline.check_limits(self.app.tasks.values(), timeout + 1):
+        routes = Routes.of(self.app.conf)
+        here = [task for task in self.app.tasks.values() if _may_come_from(queue, task, routes)]
+        for complaint in deadline.check_limits(here, timeout + 1):
             logger.error("%s; until then it gets the soft limit of the function", complaint)
+
+
+def _may_come_from(queue: str, task: Any, routes: Routes) -> bool:
+    try:
+        return routes.home(task) == queue
+    except Exception:  # a router of the user's, asked without arguments: its task may go anywhere
+        return True
 
 
 def _refuse_worker_rates(app: Dispatcher) -> None:

@@ -227,7 +227,7 @@ def plan(
     app.finalize()
     conf = app.conf
     wanted = settings.read(conf.infra, stage, functions)
-    routes = Routes(conf.task_routes, conf.task_queues, conf.task_default_queue, bool(conf.task_create_missing_queues))
+    routes = Routes.of(conf)
     tasks = tuple(_task(task, routes, conf.worker_disable_rate_limits) for _, task in sorted(app.tasks.items()))
     fired = entries(app)
     names = _queue_names({*(task.queue for task in tasks), *(entry.queue for entry in fired.values())}, conf, wanted)
@@ -266,7 +266,7 @@ def _task(task: Any, routes: Routes, unlimited: bool) -> PlannedTask:
     rate = None if unlimited else rate_of(task)
     return PlannedTask(
         name=task.name,
-        queue=routes.queue(task.queue if task.queue is not None else route.get("queue")),
+        queue=routes.home(task),
         # As in a message: what a route says wins over the task.
         time_limit=route.get("time_limit") or task.time_limit,
         soft_time_limit=route.get("soft_time_limit") or task.soft_time_limit,

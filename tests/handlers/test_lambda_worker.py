@@ -261,6 +261,14 @@ def test_limits_over_the_function_s_timeout_are_told_once(lab: Lab, caplog: pyte
     assert "the function ends" not in caplog.text
 
 
+def test_limits_of_other_queues_tasks_are_no_complaint(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """A function says nothing of a task that goes to a queue with a function of its own."""
+    lab.task(lambda: None, name="lab.elsewhere", queue="slow", time_limit=900)
+    lab.task(lambda: None, name="lab.here").delay()
+    assert lab.invoke(context=Context(20)) == []
+    assert "the function ends" not in caplog.text
+
+
 def test_message_settled_twice_in_a_batch_is_reported_if_either_stays(lab: Lab) -> None:
     """The same message twice in one event: its id is reported once, as long as one of both has to stay."""
     lab.task(lambda self: self.retry(countdown=9), bind=True, name="lab.retry").delay()

@@ -1,6 +1,7 @@
 """Routing by name: what wins, what is remembered, what is refused."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,3 +71,11 @@ def test_queues_have_names() -> None:
     assert [closed.queue(name) for name in ("a", "default", None)] == ["a", "default", "default"]
     with pytest.raises(QueueNotFound, match="queue 'b' is not declared"):
         closed.queue("b")
+
+
+def test_home_is_where_a_call_without_options_goes() -> None:
+    """A task's own queue wins over the route, as it does when it is sent; without both it is the default queue."""
+    routes = Routes({"shop.*": {"queue": "routed"}}, None, "default", True)
+    assert routes.home(SimpleNamespace(name="shop.own", queue="own")) == "own"
+    assert routes.home(SimpleNamespace(name="shop.other", queue=None)) == "routed"
+    assert routes.home(SimpleNamespace(name="mail.send", queue=None)) == "default"
