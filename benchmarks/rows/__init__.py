@@ -12,6 +12,7 @@ from benchmarks.rows import (
     group,
     handler_cpu,
     handler_init,
+    handler_results,
     memory,
     round_trip,
     send,
@@ -20,6 +21,7 @@ from benchmarks.rows import (
 from benchmarks.rows.row import Row
 
 _MODULES: Final = (
-    drain, round_trip, send, send_many, group, chord, chord_units, body, handler_cpu, handler_init, memory,
+    drain, round_trip, send, send_many, group, chord, chord_units, body, handler_cpu, handler_results, handler_init,
+    memory,
 )  # fmt: skip
 ROWS: Final[dict[str, Row]] = {module.ROW.name: module.ROW for module in _MODULES}

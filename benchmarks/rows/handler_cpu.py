@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
 
 
-def measure(bench: Bench, handler: str) -> Sample:
+def measure(bench: Bench, handler: str, variables: Mapping[str, str] = LAMBDA_VARIABLES) -> Sample:
     """Call a handler with warm batches of ten in a fresh process."""
-    seconds = bench.python(["-m", "benchmarks.handlers.run", handler, str(bench.scale.batches)], **LAMBDA_VARIABLES)
+    seconds = bench.python(["-m", "benchmarks.handlers.run", handler, str(bench.scale.batches)], **variables)
     return Sample(seconds * 1e6)
 
 
-def describe(bench: Bench, handler: str) -> dict[str, Any]:
+def describe(bench: Bench, handler: str, variables: Mapping[str, str] = LAMBDA_VARIABLES) -> dict[str, Any]:
     """Return the versions and settings of a handler."""
-    description: dict[str, Any] = bench.python(["-m", "benchmarks.handlers.run", handler], **LAMBDA_VARIABLES)
+    description: dict[str, Any] = bench.python(["-m", "benchmarks.handlers.run", handler], **variables)
     return description
 
 
