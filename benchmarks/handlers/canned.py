@@ -51,4 +51,4 @@ _KNOWN: Final[dict[str, bytes]] = {}
 def _body(asked: dict[str, Any]) -> bytes:
     if "Statements" in asked:
         return json.dumps({"Responses": [{"TableName": "bench"} for _ in asked["Statements"]]}).encode()
-    return json.dumps({"Responses": dict.fromkeys(asked["RequestItems"], []), "UnprocessedKeys": {}}).encode()
+    return json.dumps({"Responses": {table: [] for table in asked["RequestItems"]}, "UnprocessedKeys": {}}).encode()
