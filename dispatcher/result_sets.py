@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -239,6 +238,8 @@ class ResultSet(Generic[R]):
         return self._afinishing(None, 0.5)
 
     async def _afinishing(self, timeout: float | None, interval: float) -> AsyncIterator[AsyncResult[R]]:
+        import asyncio
+
         now = asyncio.get_running_loop().time
         deadline = None if timeout is None else now() + timeout
         seen: set[str] = set()

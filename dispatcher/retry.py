@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from dispatcher.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, TaskPredicate
 
@@ -32,8 +32,7 @@ class Rng(Protocol):
         """Return a whole number from 0 to ``start - 1``."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RetryDecision:
+class RetryDecision(NamedTuple):
     """Run the task again, ``delay`` seconds from now.
 
     ``options`` are what else ``retry_kwargs`` holds: ``args``, ``kwargs`` and options of ``apply_async`` for the next
@@ -42,7 +41,7 @@ class RetryDecision:
 
     delay: float
     reason: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _EMPTY)
+    options: Mapping[str, Any] = _EMPTY
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

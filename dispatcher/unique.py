@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dispatcher import states
 from dispatcher.exceptions import EncodeError, ImproperlyConfigured
@@ -31,8 +30,7 @@ class Scope(StrEnum):
     PERIOD = "period"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Uniqueness:
+class Uniqueness(NamedTuple):
     """The rule of one unique task; ``seconds`` is how long a claim lasts without any word from its task."""
 
     task: str

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dispatcher import registry, state, states
-from dispatcher.app.lineage import read_workflow
 from dispatcher.canvas import plan
 from dispatcher.canvas.mapped import ACCUMULATE, built_in
 from dispatcher.canvas.signature import maybe_signature, to_wire
@@ -20,7 +19,9 @@ from dispatcher.sending import Sender
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.serialization import json_encode
 from dispatcher.utils import uuid
-from dispatcher.workflow_state import Workflow
+
+if TYPE_CHECKING:
+    from dispatcher.workflow_state import Workflow
 
 #: How many messages of a large group are made before they are sent.
 _PAGE = 1000
@@ -206,6 +207,8 @@ class Workflows:
         Records and joins lead to their relatives; each level is read in batches, up to ``limit`` tasks. A result that a
         canvas returned knows more than an id: of what has not run, records know the next few steps only.
         """
+        from dispatcher.app.lineage import read_workflow
+
         self._app.finalize(auto=True)
         return read_workflow(self._app, start, limit)
 

@@ -8,10 +8,9 @@ change that gave a lease is that lease's *fence*: of two runs of a key the later
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dispatcher.backends.base import ResultBackend, TaskRecord, Write
 from dispatcher.message import LOCK_PREFIX
@@ -24,8 +23,7 @@ CLOCK_SKEW: Final = 5.0
 _STATUS: Final = "LOCK"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(NamedTuple):
     """A lock as it was read; times are epoch seconds. Version 0 stands for a row that is not there."""
 
     key: str
@@ -54,7 +52,7 @@ class Lock:
 
     def changed(self, now: float, **fields: Any) -> Lock:
         """Return the lock's next version."""
-        return dataclasses.replace(self, version=self._next(now), **fields)
+        return self._replace(version=self._next(now), **fields)
 
     def with_claim(self, task_id: str, until: float, now: float) -> Lock:
         """Return the lock claimed for a task whose message is yet to be sent."""

@@ -8,7 +8,6 @@ places, so that whoever plans the same canvas again plans the same messages.
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,8 +55,7 @@ class Header(NamedTuple):
     own: Mapping[int, str] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One message: a call, the steps that follow its success, and its place in a group."""
 
     sig: Wire
@@ -67,8 +65,7 @@ class Step:
     member: Member | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Opening:
+class Opening(NamedTuple):
     """A join to be opened before any of its members is sent; ``ids`` are the leaves whose ids are not derived.
 
     ``group`` are the members.

@@ -114,7 +114,7 @@ class Lives:
         member = planned.member
         if member is None or member.id not in self._until:
             return planned
-        return dataclasses.replace(planned, member=member._replace(until=self._until[member.id]))
+        return planned._replace(member=member._replace(until=self._until[member.id]))
 
 
 # -- after a run

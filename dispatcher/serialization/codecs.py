@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dispatcher.exceptions import DecodeError, EncodeError, ImproperlyConfigured
 from dispatcher.serialization.jsontext import json_decode, json_encode
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 DEFAULT_ACCEPT_CONTENT: Final = frozenset({"json", "msgpack"})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(NamedTuple):
     """A serializer; ``encode`` gives bytes if ``binary``, else text.
 
     One that is not ``trusted`` is used only where ``accept_content`` lists it.

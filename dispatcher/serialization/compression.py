@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dispatcher.exceptions import DecodeError, ImproperlyConfigured
 from dispatcher.serialization.values import shorten
@@ -15,8 +14,7 @@ from dispatcher.serialization.values import shorten
 MAX_DICTIONARY_BYTES: Final = 128 * 1024 * 1024
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Compressor:
+class _Compressor(NamedTuple):
     compress: Callable[[bytes], bytes]
     decompress: Callable[[bytes, int], bytes]
 

@@ -7,7 +7,6 @@ back as lists, as in any JSON, except inside sets, whose members must stay hasha
 from __future__ import annotations
 
 import binascii
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -234,7 +233,6 @@ def _hashables(value: Any) -> list[Any]:
     return members
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Form:
     """Turns a value into plain data for one serializer, or says where in it is what cannot be sent.
 
@@ -243,10 +241,17 @@ class Form:
     as keys; ``convert_keys`` writes keys of an escaped dict as JSON would.
     """
 
-    keep: tuple[type, ...] = ()
-    finite: bool = True
-    keys: tuple[type, ...] = (str, int, float, bool, type(None))
-    convert_keys: bool = True
+    def __init__(
+        self,
+        keep: tuple[type, ...] = (),
+        finite: bool = True,
+        keys: tuple[type, ...] = (str, int, float, bool, type(None)),
+        convert_keys: bool = True,
+    ) -> None:
+        self.keep = keep
+        self.finite = finite
+        self.keys = keys
+        self.convert_keys = convert_keys
 
     def __call__(self, value: Any) -> Any:
         """Return plain data; raises `EncodeError` with the path of what cannot be encoded."""
