@@ -8,10 +8,6 @@ import sys
 
 from benchmarks import environment
 
-#: Fewer rounds than this say nothing about a ratio.
-FULL_ROUNDS = 7
-QUICK_ROUNDS = 2
-
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
@@ -34,17 +30,19 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure dispatcher beside its peers.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure (default: all; see --list)")
-    parser.add_argument("--full", action="store_true", help="full sizes; keeps the results, rewrites the README")
-    parser.add_argument("--rounds", type=int, help=f"rounds (default: {QUICK_ROUNDS}, with --full {FULL_ROUNDS})")
+    parser.add_argument(
+        "--full", action="store_true", help="full sizes; keeps each row's figures and rewrites the report"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds (default: 1; with --full as --list shows)")
     parser.add_argument("--only", help="contenders to measure, separated by commas (default: all of the row)")
-    parser.add_argument("--list", action="store_true", help="list the rows and end")
-    parser.add_argument("--report", action="store_true", help="rewrite the README from the kept results and end")
+    parser.add_argument("--list", action="store_true", help="list the rows, their rounds and what they took, and end")
+    parser.add_argument("--report", action="store_true", help="rewrite README and plots from the kept figures and end")
     options = parser.parse_args(arguments)
-    if options.rounds is None:
-        options.rounds = FULL_ROUNDS if options.full else QUICK_ROUNDS
-    if options.rounds < 1:
+    if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
     options.only = options.only.split(",") if options.only else []
+    if options.full and options.only:
+        parser.error("--only is for quick looks: the kept figures of a row are of all its contenders, side by side")
     return options
 
 

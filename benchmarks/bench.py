@@ -13,6 +13,7 @@ from typing import Any, Final
 import redis
 
 from benchmarks import environment
+from benchmarks.backlogs import Backlogs
 from benchmarks.outcome import parse
 from benchmarks.processes import Child, cpu_seconds, peak_bytes, proportional_bytes
 from benchmarks.redis_server import RedisServer
@@ -22,8 +23,10 @@ from benchmarks.work import TICKS
 PROCESSES: Final = 2
 #: Peers that need the second environment.
 ENVIRONMENTS: Final = {"saq": "redis5", "arq": "redis5"}
+#: Contenders that differ in their workers only -> whose backlog they work off.
+PRODUCERS: Final = {"celery_threads": "celery"}
 
-_PROBE_TIMEOUT: Final = 300.0
+_PROBE_TIMEOUT: Final = 200.0
 _POLL: Final = 0.005
 
 
@@ -40,9 +43,12 @@ class MeasurementError(Exception):
 class Scale:
     """How much work a measurement does."""
 
-    #: Tasks of a backlog, and the seconds after which a slow library's drain is cut off.
+    #: Tasks of a backlog, and of the large one; the seconds after which a slow library's drain is cut off.
     backlog: int
+    large_backlog: int
     drain_window: float
+    #: Tasks that each do something: compute, wait, carry a payload.
+    working: int
     sends: int
     calls: int
     bulks: int
@@ -54,10 +60,12 @@ class Scale:
 
 
 QUICK: Final = Scale(
-    backlog=2_000, drain_window=5, sends=1_000, calls=100, bulks=5, batches=200, starts=3, chord=1_000
+    backlog=2_000, large_backlog=5_000, drain_window=3, working=300,
+    sends=1_000, calls=100, bulks=5, batches=200, starts=3, chord=1_000,
 )  # fmt: skip
 FULL: Final = Scale(
-    backlog=20_000, drain_window=10, sends=10_000, calls=500, bulks=20, batches=1_000, starts=9, chord=10_000
+    backlog=20_000, large_backlog=100_000, drain_window=6, working=2_000,
+    sends=5_000, calls=500, bulks=20, batches=1_000, starts=9, chord=10_000,
 )  # fmt: skip
 
 
@@ -106,10 +114,17 @@ class Bench:
         self.scale = scale
         self._server = server
         self.redis = redis.Redis.from_url(server.url)
+        self._backlogs = Backlogs(self.redis)
 
-    def probe(self, peer: str, verb: str, count: int = 0, *, results: bool = False) -> Any:
+    def probe(self, peer: str, verb: str, *arguments: int | str, results: bool = False) -> Any:
         """Run one verb of a peer's producer in a fresh process and return what it yields."""
-        return self.python(["-m", "benchmarks.probe", peer, verb, str(count)], peer, **self._variables(results))
+        command = ["-m", "benchmarks.probe", peer, verb, *map(str, arguments)]
+        return self.python(command, peer, **self._variables(results))
+
+    def fill(self, peer: str, count: int, work: str = "tick") -> None:
+        """Make a backlog of one kind of work the only thing in Redis: sent by the peer, or as it once sent it."""
+        producer = PRODUCERS.get(peer, peer)
+        self._backlogs.restore(f"{producer} {count} {work}", lambda: self.probe(producer, "fill", count, work))
 
     def python(self, arguments: list[str], peer: str = "", **variables: str) -> Any:
         """Run a Python process of the peer's environment and return the value it reports."""
@@ -134,9 +149,12 @@ class Bench:
             raise MeasurementError(f"{' '.join(arguments)} failed:\n{output}") from None
 
     @contextmanager
-    def workers(self, peer: str, *, results: bool = False) -> Iterator[Workers]:
-        """Run a peer's worker processes for the length of the block."""
-        start = self.probe(peer, "workers", PROCESSES, results=results)
+    def workers(self, peer: str, *, concurrency: int = 0, results: bool = False) -> Iterator[Workers]:
+        """Run a peer's worker processes for the length of the block.
+
+        Each runs ``concurrency`` tasks at once; with 0, one where tasks block, and the default where they don't.
+        """
+        start = self.probe(peer, "workers", PROCESSES, concurrency, results=results)
         variables = environment.variables(**self._variables(results), **start["variables"])
         with ExitStack() as stack:
             children = []

@@ -1,4 +1,4 @@
-"""A producer in a process of its own: ``python -m benchmarks.probe PEER VERB [COUNT]`` hands back one value."""
+"""A producer in a process of its own: ``python -m benchmarks.probe PEER VERB [ARGUMENT ...]`` hands back one value."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from benchmarks.processes import peak_bytes
 
 def main(arguments: list[str]) -> None:
     """Run one verb of one peer."""
-    name, verb, count = arguments[0], arguments[1], int(arguments[2]) if len(arguments) > 2 else 0
+    name, verb = arguments[:2]
     peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
-    emit(run(peer, verb, count))
+    emit(run(peer, verb, *(int(each) if each.isdigit() else each for each in arguments[2:])))
 
 
-def run(peer: Peer, verb: str, count: int) -> Any:
+def run(peer: Peer, verb: str, *arguments: int | str) -> Any:
     """Return what a verb yields: nothing, seconds, a list of seconds, bytes, or a description."""
-    verbs: dict[str, Callable[[], Any]] = {
+    verbs: dict[str, Callable[..., Any]] = {
         "describe": lambda: describe(peer),
-        "workers": lambda: {"commands": peer.workers(count), "variables": peer.variables()},
-        "fill": lambda: peer.fill(count),
-        "sends": lambda: peer.time_sends(count),
-        "bulks": lambda: peer.time_bulks(count),
-        "calls": lambda: peer.time_calls(count),
-        "groups": lambda: peer.time_groups(count),
-        "chord": lambda: {"seconds": peer.time_chord(count), "peak": peak_bytes([os.getpid()])},
+        "workers": lambda processes, concurrency=0: {
+            "commands": peer.workers(processes, concurrency),
+            "variables": peer.variables(concurrency),
+        },
+        "fill": peer.fill,
+        "sends": peer.time_sends,
+        "bulks": peer.time_bulks,
+        "calls": peer.time_calls,
+        "groups": peer.time_groups,
+        "chord": lambda size: {"seconds": peer.time_chord(size), "peak": peak_bytes([os.getpid()])},
         "addition": peer.send_addition,
     }
     if verb not in verbs:
         raise SystemExit(f"error: no verb {verb!r}")
-    return verbs[verb]()
+    return verbs[verb](*arguments)
 
 
 def describe(peer: Peer) -> dict[str, Any]:

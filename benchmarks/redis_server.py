@@ -12,6 +12,7 @@ from typing import Final
 
 import redis
 
+from benchmarks.backlogs import DATABASES
 from benchmarks.environment import variables
 from benchmarks.processes import Child
 
@@ -36,7 +37,7 @@ def redis_server() -> Iterator[RedisServer]:
         raise SystemExit("error: redis-server is not on the PATH; install it (on Debian: apt-get install redis-server)")
     port = _free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning"]
-    server = Child([program, *options], variables(), _LIMIT)
+    server = Child([program, *options, "--databases", str(DATABASES)], variables(), _LIMIT)
     url = f"redis://127.0.0.1:{port}/0"
     try:
         _wait_until_ready(server, url)

@@ -7,19 +7,29 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from benchmarks import environment, report
+from benchmarks import environment, record, report
 from benchmarks.bench import ENVIRONMENTS, FULL, QUICK, Bench, MeasurementError
 from benchmarks.redis_server import redis_server
 from benchmarks.rows import ROWS
 from benchmarks.rows.row import Row, Sample
 
+QUICK_RESULTS: Final = record.RESULTS / "quick"
+#: A contender that fails so often in a row is not tried again: each failure may take a whole timeout.
+ATTEMPTS: Final = 2
+INTERRUPTED: Final = 130
+
 
 def show_rows() -> int:
-    """Print the rows' names, titles and contenders."""
+    """Print the rows' names and titles, their rounds of a full run and what the kept one took, and the contenders."""
+    took = {result.row: result.seconds for result in record.stored(record.RESULTS)}
     for row in ROWS.values():
-        print(f"{row.name:14} {row.title}\n{'':14} {', '.join(row.contenders)}")
+        seconds = f"{took[row.name]:.0f} s" if took.get(row.name) else "not measured"
+        print(f"{row.name:16} {row.title} ({row.rounds(full=True)} rounds, {seconds})")
+        print(f"{'':16} {', '.join(row.contenders)}")
+    print(f"{'':16} all that is kept: {sum(took.values()) / 60:.0f} min")
     return 0
 
 
@@ -29,41 +39,67 @@ def rewrite_report() -> int:
     return 0
 
 
-def measure(names: Sequence[str], rounds: int, only: Sequence[str], *, full: bool) -> int:
-    """Measure rows and print the report; returns 1 when a contender failed.
+def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, full: bool) -> int:
+    """Measure rows and print the report; returns 1 when a contender failed, 130 when interrupted.
 
-    Every round visits all contenders in an order of its own, so that a machine that slows down favours none.
+    What a row gave is written before the next one starts, so an interrupted or failed run loses one row at most, and a
+    later run of some rows replaces theirs.
     """
     rows = _chosen(names)
     for name in {ENVIRONMENTS[contender] for row in rows for contender in row.contenders if contender in ENVIRONMENTS}:
         environment.ensure(name)
-    directory = report.RESULTS if full else report.RESULTS / "quick"
-    results = []
-    with redis_server() as server:
-        bench = Bench(server, FULL if full else QUICK)
-        for row in rows:
-            contenders = [contender for contender in row.contenders if not only or contender in only]
-            started = time.monotonic()
-            result = _measure_row(bench, row, contenders, 1 if row.exact else rounds)
-            _log(f"{row.name}: {time.monotonic() - started:.0f} s")
-            result.save(directory)
-            results.append(result)
-    if full:
+    directory = record.RESULTS if full else QUICK_RESULTS
+    results: list[record.Result] = []
+    interrupted = False
+    try:
+        _measure_rows(rows, rounds, only, directory, results, full=full)
+    except KeyboardInterrupt:
+        _log("interrupted: the row under way is lost, the ones before are kept")
+        interrupted = True
+    if full and results:
         report.update_readme()
     print(report.render(results))
+    if interrupted:
+        return INTERRUPTED
     return 1 if any(result.errors for result in results) else 0
 
 
-def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int) -> report.Result:
+def _measure_rows(
+    rows: Sequence[Row],
+    rounds: int | None,
+    only: Sequence[str],
+    directory: Path,
+    results: list[record.Result],
+    *,
+    full: bool,
+) -> None:
+    with redis_server() as server:
+        bench = Bench(server, FULL if full else QUICK)
+        for row in rows:
+            visited = row.contenders if full or only else row.quick or row.contenders
+            contenders = [contender for contender in visited if not only or contender in only]
+            result = _measure_row(bench, row, contenders, rounds or row.rounds(full=full))
+            _log(f"{row.name}: {result.seconds:.0f} s")
+            result.save(directory)
+            results.append(result)
+
+
+def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int) -> record.Result:
+    """Measure all contenders in every round, in an order of its own, so that a machine that slows down favours none."""
+    started = time.monotonic()
     samples: dict[str, list[Sample | None]] = {contender: [] for contender in contenders}
     errors: dict[str, str] = {}
-    machine = report.machine(str(bench.redis.info("server")["redis_version"]))
+    date, machine = record.now(), record.machine(str(bench.redis.info("server")["redis_version"]))
+    bench.redis.flushall()
     peers = _descriptions(bench, row, contenders, errors)
     order = random.Random(0)
     for number in range(1, rounds + 1):
         for contender in order.sample(list(contenders), len(contenders)):
-            samples[contender].append(_measure_one(bench, row, contender, number, errors))
-    return report.Result(row.name, report.now(), machine, asdict(bench.scale), peers, samples, errors)
+            before = samples[contender]
+            hopeless = len(before) >= ATTEMPTS and not any(before[-ATTEMPTS:])
+            before.append(None if hopeless else _measure_one(bench, row, contender, number, errors))
+    seconds = round(time.monotonic() - started, 1)
+    return record.Result(row.name, date, machine, asdict(bench.scale), peers, samples, errors, seconds)
 
 
 def _descriptions(
@@ -83,8 +119,10 @@ def _measure_one(bench: Bench, row: Row, contender: str, number: int, errors: di
     started = time.monotonic()
     try:
         sample = row.measure(bench, contender)
-    except MeasurementError as error:
-        errors[contender] = error.reason
+    # Whatever one library's measurement raises is reported and costs that library's figure, not the others'.
+    except Exception as error:  # noqa: BLE001
+        reason = error.reason if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
+        errors[contender] = reason
         _log(f"{row.name} #{number} {contender}: failed: {error}")
         return None
     _log(f"{row.name} #{number} {contender}: {sample.value:,.1f} {row.unit} ({time.monotonic() - started:.1f} s)")

@@ -29,13 +29,17 @@ class Bare(SyncPeer):
     def __init__(self) -> None:
         self._client = redis.Redis.from_url(work.REDIS_URL)
 
-    def workers(self, processes: int) -> list[list[str]]:
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
         """Return one loop a process."""
         return [[sys.executable, "-m", "benchmarks.peers.bare"]] * processes
 
     def send(self) -> None:
         """Add one entry."""
         self._client.xadd(STREAM, {"body": BODY})
+
+    def send_work(self, work: str) -> None:
+        """Refuse: the loop knows the no-op only."""
+        raise NotImplementedError(f"the bare loop cannot {work}")
 
     def send_many(self, count: int) -> None:
         """Add entries in one pipeline."""

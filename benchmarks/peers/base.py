@@ -30,16 +30,19 @@ class Peer(ABC):
     on_kill: ClassVar[str]
 
     @abstractmethod
-    def workers(self, processes: int) -> list[list[str]]:
-        """Return the command lines that together run so many processes, one task at a time each."""
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
+        """Return the command lines that together run so many processes with so many tasks at once in each.
 
-    def variables(self) -> dict[str, str]:
+        With a concurrency of 0 it is one task where tasks block, and the library's default where they don't.
+        """
+
+    def variables(self, concurrency: int) -> dict[str, str]:
         """Return environment variables the workers need."""
         return {}
 
     @abstractmethod
-    def fill(self, count: int) -> None:
-        """Send so many no-ops as fast as the library can."""
+    def fill(self, count: int, work: str = "tick") -> None:
+        """Send so many tasks of one kind of work as fast as the library can."""
 
     @abstractmethod
     def time_sends(self, count: int) -> float:
@@ -98,6 +101,10 @@ class SyncPeer(Peer):
     def send(self) -> None:
         """Send one no-op."""
 
+    @abstractmethod
+    def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+
     def send_many(self, count: int) -> None:
         """Send so many no-ops: one by one, unless the library has a bulk call."""
         for _ in range(count):
@@ -107,8 +114,12 @@ class SyncPeer(Peer):
         """Send an addition and return its result."""
         raise NotImplementedError(f"{self.name} has no results here")
 
-    def fill(self, count: int) -> None:
-        """Send so many no-ops as fast as the library can."""
+    def fill(self, count: int, work: str = "tick") -> None:
+        """Send so many tasks of one kind of work as fast as the library can."""
+        if work != "tick":
+            for _ in range(count):
+                self.send_work(work)
+            return
         for start in range(0, count, BULK):
             self.send_many(min(BULK, count - start))
 
@@ -146,6 +157,10 @@ class AsyncPeer(Peer):
         """Send one no-op."""
 
     @abstractmethod
+    async def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+
+    @abstractmethod
     async def call(self) -> int:
         """Send an addition and return its result."""
 
@@ -153,9 +168,9 @@ class AsyncPeer(Peer):
     async def add(self) -> None:
         """Send the task ``tasks.add`` with the arguments 1 and 2."""
 
-    def fill(self, count: int) -> None:
-        """Send so many no-ops as fast as the library can."""
-        asyncio.run(self._send_loop(0, count))
+    def fill(self, count: int, work: str = "tick") -> None:
+        """Send so many tasks of one kind of work as fast as the library can."""
+        asyncio.run(self._fill_loop(count, work))
 
     def time_sends(self, count: int) -> float:
         """Return how long it takes to send so many no-ops one after the other."""
@@ -179,6 +194,12 @@ class AsyncPeer(Peer):
         elapsed = time.perf_counter() - started
         await self.close()
         return elapsed
+
+    async def _fill_loop(self, count: int, work: str) -> None:
+        await self.open()
+        for _ in range(count):
+            await self.send_work(work)
+        await self.close()
 
     async def _call_loop(self, count: int) -> list[float]:
         await self.open()

@@ -9,6 +9,7 @@ from celery import Celery, chord, group
 
 from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, CanvasPeer, SyncPeer
+from benchmarks.work import arguments
 
 PREFETCH: Final = 128
 
@@ -18,9 +19,17 @@ app.conf.update(
     worker_prefetch_multiplier=PREFETCH,
     broker_connection_retry_on_startup=True,
 )
-tick = app.task(name="tasks.tick")(work.tick)
+tasks = {name: app.task(name=f"tasks.{name}")(function) for name, function in work.WORK.items()}
+tick = tasks["tick"]
 add = app.task(name="tasks.add")(work.add)
 total = app.task(name="tasks.total")(work.total)
+
+
+def worker(pool: str, concurrency: int) -> list[str]:
+    """Return the command line of one worker."""
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    command = [sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery", "worker"]
+    return [*command, "--pool", pool, "--concurrency", str(concurrency), *quiet]
 
 
 class CeleryPeer(CanvasPeer, SyncPeer):
@@ -37,15 +46,17 @@ class CeleryPeer(CanvasPeer, SyncPeer):
         "the running ones are lost (acknowledged early, its default), prefetched ones come back after 1 h"
     )
 
-    def workers(self, processes: int) -> list[list[str]]:
-        """Return one prefork worker."""
-        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-        pool = ["--pool", "prefork", "--concurrency", str(processes)]
-        return [[sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery", "worker", *pool, *quiet]]
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
+        """Return one prefork worker; where tasks are to overlap in a process, it has as many processes more."""
+        return [worker("prefork", processes * max(concurrency, 1))]
 
     def send(self) -> None:
         """Send one no-op."""
         tick.delay()
+
+    def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+        tasks[work].delay(*arguments(work))
 
     def call(self) -> int:
         """Send an addition and return its result."""

@@ -11,6 +11,7 @@ from dramatiq.results.backends import RedisBackend
 
 from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer, script
+from benchmarks.work import arguments
 
 PREFETCH: Final = 128
 
@@ -18,7 +19,8 @@ broker = RedisBroker(url=work.REDIS_URL)
 if work.RESULTS:
     broker.add_middleware(Results(backend=RedisBackend(url=work.REDIS_URL)))
 dramatiq.set_broker(broker)
-tick = dramatiq.actor(actor_name="tasks.tick")(work.tick)
+tasks = {name: dramatiq.actor(actor_name=f"tasks.{name}")(function) for name, function in work.WORK.items()}
+tick = tasks["tick"]
 add = dramatiq.actor(actor_name="tasks.add", **({"store_results": True} if work.RESULTS else {}))(work.add)
 
 
@@ -28,24 +30,28 @@ class Dramatiq(SyncPeer):
     name: ClassVar[str] = "dramatiq"
     packages: ClassVar[tuple[str, ...]] = ("dramatiq", "redis")
     settings: ClassVar[str] = (
-        f"one thread a process; dramatiq_queue_prefetch={PREFETCH} (with its default, 2 a thread, the consumer sleeps "
-        "between polls and does a tenth of this); default middleware; results: Redis backend, blocking"
+        f"one thread a process unless tasks are to overlap; dramatiq_queue_prefetch={PREFETCH} (with its default, 2 a "
+        "thread, the consumer sleeps between polls and does a tenth of this); default middleware; results: Redis "
+        "backend, blocking"
     )
     on_kill: ClassVar[str] = "requeued after the heartbeat timeout (60 s)"
-    threads: ClassVar[int] = 1
 
-    def workers(self, processes: int) -> list[list[str]]:
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
         """Return one master with its worker processes."""
-        layout = ["--processes", str(processes), "--threads", str(self.threads)]
+        layout = ["--processes", str(processes), "--threads", str(max(concurrency, 1))]
         return [[script("dramatiq"), "benchmarks.peers.dramatiq:broker", *layout]]
 
-    def variables(self) -> dict[str, str]:
+    def variables(self, concurrency: int) -> dict[str, str]:
         """Return the prefetch, which Dramatiq takes by environment only."""
         return {"dramatiq_queue_prefetch": str(PREFETCH)}
 
     def send(self) -> None:
         """Send one no-op."""
         tick.send()
+
+    def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+        tasks[work].send(*arguments(work))
 
     def call(self) -> int:
         """Send an addition and return its result."""

@@ -8,10 +8,18 @@ from huey import RedisHuey
 
 from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer, script
+from benchmarks.work import arguments
 
 huey = RedisHuey("bench", url=work.REDIS_URL, results=work.RESULTS, notify_result=work.RESULTS)
-tick = huey.task(name="tasks.tick")(work.tick)
+tasks = {name: huey.task(name=f"tasks.{name}")(function) for name, function in work.WORK.items()}
+tick = tasks["tick"]
 add = huey.task(name="tasks.add")(work.add)
+
+
+def consumer(kind: str, workers: int) -> list[str]:
+    """Return the command line of one consumer."""
+    options = ["--workers", str(workers), "--worker-type", kind, "--no-periodic", "--quiet"]
+    return [script("huey_consumer"), "benchmarks.peers.huey.huey", *options]
 
 
 class Huey(SyncPeer):
@@ -20,18 +28,24 @@ class Huey(SyncPeer):
     name: ClassVar[str] = "huey"
     packages: ClassVar[tuple[str, ...]] = ("huey", "redis")
     settings: ClassVar[str] = (
-        "process workers, blocking pop (default), no periodic tasks, quiet; results: notify_result"
+        "process workers (threads where tasks are to overlap in a process), blocking pop (default), no periodic tasks, "
+        "quiet; results: notify_result"
     )
     on_kill: ClassVar[str] = "lost (popped before they run)"
 
-    def workers(self, processes: int) -> list[list[str]]:
-        """Return one consumer with its worker processes."""
-        options = ["--workers", str(processes), "--worker-type", "process", "--no-periodic", "--quiet"]
-        return [[script("huey_consumer"), "benchmarks.peers.huey.huey", *options]]
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
+        """Return one consumer with its worker processes, or a consumer with threads for each process."""
+        if concurrency < 2:
+            return [consumer("process", processes)]
+        return [consumer("thread", concurrency)] * processes
 
     def send(self) -> None:
         """Send one no-op."""
         tick()
+
+    def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+        tasks[work](*arguments(work))
 
     def call(self) -> int:
         """Send an addition and return its result."""

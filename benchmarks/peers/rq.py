@@ -9,6 +9,7 @@ from rq import Queue
 
 from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer, script
+from benchmarks.work import arguments
 
 #: RQ finds functions by their path; the addition goes by its common name where only its size matters.
 TICK: Final = "benchmarks.work.tick"
@@ -30,9 +31,9 @@ class Rq(SyncPeer):
         self._queue = Queue(connection=redis.Redis.from_url(work.REDIS_URL))
         self._options = {} if work.RESULTS else {"result_ttl": 0}
 
-    def workers(self, processes: int) -> list[list[str]]:
-        """Return one pool."""
-        pool = ["--num-workers", str(processes), "--worker-class", "rq.worker.SimpleWorker"]
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
+        """Return one pool; where tasks are to overlap in a process, it has as many processes more."""
+        pool = ["--num-workers", str(processes * max(concurrency, 1)), "--worker-class", "rq.worker.SimpleWorker"]
         return [[script("rq"), "worker-pool", "--url", work.REDIS_URL, *pool, "--logging-level", "WARNING", "default"]]
 
     def send(self) -> None:
@@ -42,6 +43,10 @@ class Rq(SyncPeer):
     def send_many(self, count: int) -> None:
         """Send no-ops in one pipeline."""
         self._queue.enqueue_many([Queue.prepare_data(TICK, **self._options) for _ in range(count)])
+
+    def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+        self._queue.enqueue(f"benchmarks.work.{work}", *arguments(work), **self._options)
 
     def call(self) -> int:
         """Send an addition and return its result."""

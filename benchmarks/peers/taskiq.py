@@ -8,6 +8,7 @@ from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, AsyncPeer, script
+from benchmarks.work import arguments
 
 #: Seconds between two looks for a result; its default is 0.2.
 POLL: Final = 0.0005
@@ -16,7 +17,8 @@ POLL: Final = 0.0005
 broker: Any = RedisStreamBroker(url=work.REDIS_URL, consumer_id="0")
 if work.RESULTS:
     broker = broker.with_result_backend(RedisAsyncResultBackend(redis_url=work.REDIS_URL, result_ex_time=600))
-tick = broker.task(task_name="tasks.tick")(work.tick_async)
+tasks = {name: broker.task(task_name=f"tasks.{name}")(function) for name, function in work.ASYNC_WORK.items()}
+tick = tasks["tick"]
 add = broker.task(task_name="tasks.add")(work.add_async)
 
 
@@ -27,13 +29,14 @@ class Taskiq(AsyncPeer):
     packages: ClassVar[tuple[str, ...]] = ("taskiq", "taskiq-redis", "redis")
     settings: ClassVar[str] = (
         "RedisStreamBroker (its guide's choice, no slower than ListQueueBroker), async tasks, 100 at once a process "
-        f"(default), --no-parse; results: polled every {POLL * 1000} ms"
+        f"(default) unless the row says otherwise, --no-parse; results: polled every {POLL * 1000} ms"
     )
     on_kill: ClassVar[str] = "stay pending in the stream; claimed after idle_timeout (10 min)"
 
-    def workers(self, processes: int) -> list[list[str]]:
+    def workers(self, processes: int, concurrency: int) -> list[list[str]]:
         """Return one process manager with its worker processes."""
-        options = ["--workers", str(processes), "--no-parse", "--log-level", "WARNING"]
+        at_once = ["--max-async-tasks", str(concurrency)] if concurrency else []
+        options = ["--workers", str(processes), *at_once, "--no-parse", "--log-level", "WARNING"]
         return [[script("taskiq"), "worker", "benchmarks.peers.taskiq:broker", *options]]
 
     async def open(self) -> None:
@@ -47,6 +50,10 @@ class Taskiq(AsyncPeer):
     async def send(self) -> None:
         """Send one no-op."""
         await tick.kiq()
+
+    async def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+        await tasks[work].kiq(*arguments(work))
 
     async def call(self) -> int:
         """Send an addition and return its result."""

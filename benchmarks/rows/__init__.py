@@ -17,11 +17,26 @@ from benchmarks.rows import (
     round_trip,
     send,
     send_many,
+    workloads,
 )
 from benchmarks.rows.row import Row
 
-_MODULES: Final = (
-    drain, round_trip, send, send_many, group, chord, chord_units, body, handler_cpu, handler_results, handler_init,
-    memory,
-)  # fmt: skip
-ROWS: Final[dict[str, Row]] = {module.ROW.name: module.ROW for module in _MODULES}
+_ROWS: Final = (
+    drain.ROW,
+    workloads.BACKLOG,
+    workloads.CPU,
+    workloads.IO,
+    workloads.PAYLOAD,
+    round_trip.ROW,
+    send.ROW,
+    send_many.ROW,
+    group.ROW,
+    chord.ROW,
+    chord_units.ROW,
+    body.ROW,
+    handler_cpu.ROW,
+    handler_results.ROW,
+    handler_init.ROW,
+    memory.ROW,
+)
+ROWS: Final[dict[str, Row]] = {row.name: row for row in _ROWS}

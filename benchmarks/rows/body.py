@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.bench import Bench
-from benchmarks.rows.row import OURS, REDIS_PEERS, Bar, Row, Sample
+from benchmarks.rows.row import OURS, REDIS_PRODUCERS, Bar, Row, Sample
 
 
 def measure(bench: Bench, peer: str) -> Sample:
@@ -44,7 +44,7 @@ ROW = Row(
         "One message is sent into an empty Redis. The value is the largest key's content: the list item, the stream "
         "entry's fields, the hash's values."
     ),
-    contenders=(OURS, *REDIS_PEERS),
+    contenders=(OURS, *REDIS_PRODUCERS),
     bars=(Bar(150),),
     measure=measure,
     exact=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,8 +13,11 @@ OURS: Final = "dispatcher"
 BARE: Final = "bare"
 #: A bar against whichever peer's median is best.
 BEST_PEER: Final = "best peer"
-#: Peers on Redis in the order of the tables.
-REDIS_PEERS: Final = ("celery", "dramatiq", "rq", "huey", "taskiq", "saq", "arq")
+#: Libraries on Redis in the order of the tables, and those and their pools where workers take part.
+REDIS_PRODUCERS: Final = ("celery", "dramatiq", "rq", "huey", "taskiq", "saq", "arq")
+REDIS_PEERS: Final = ("celery", "celery_threads", *REDIS_PRODUCERS[1:])
+#: Those of them that a quick run of an expensive row visits.
+QUICK_PEERS: Final = ("celery", "dramatiq", "huey", "taskiq")
 #: What a Lambda function's environment holds; nobody listens at the endpoint, so no call leaves the machine.
 LAMBDA_VARIABLES: Final = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -40,10 +43,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement of one library: the value the row compares, and what else was seen."""
+    """One measurement of one library: the value the row compares, and what else was seen.
+
+    ``distribution`` holds the percentiles 1 to 99 of what was timed many times, in the row's unit, for the plots.
+    """
 
     value: float
     details: Mapping[str, float] = field(default_factory=dict)
+    distribution: Sequence[float] = ()
 
 
 def describe_peer(bench: Bench, peer: str) -> dict[str, Any]:
@@ -67,3 +74,11 @@ class Row:
     describe: Callable[[Bench, str], dict[str, Any]] = describe_peer
     #: A row that counts instead of timing needs one round only.
     exact: bool = False
+    #: Who takes part in a quick run; all where this is empty.
+    quick: tuple[str, ...] = ()
+
+    def rounds(self, *, full: bool) -> int:
+        """Return how often everybody is measured unless told otherwise: a ratio that a bar asks for needs five."""
+        if self.exact or not full:
+            return 1
+        return 5 if self.bars else 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.bench import Bench
-from benchmarks.rows.row import BARE, BEST_PEER, OURS, REDIS_PEERS, Bar, Row, Sample
+from benchmarks.rows.row import BARE, BEST_PEER, OURS, REDIS_PRODUCERS, Bar, Row, Sample
 
 
 def measure(bench: Bench, peer: str) -> Sample:
@@ -20,7 +20,7 @@ ROW = Row(
     unit="tasks/s",
     better="higher",
     method="One thread (or one coroutine) sends no-ops one after the other; no worker runs. Redis has a CPU to itself.",
-    contenders=(OURS, *REDIS_PEERS, BARE),
+    contenders=(OURS, *REDIS_PRODUCERS, BARE),
     bars=(Bar(1.2, BEST_PEER),),
     measure=measure,
 )
