@@ -28,8 +28,12 @@ _MADE: Final = frozenset({
 _MADE_ROLE: Final = "SchedulerRole"
 _FUNCTION: Final = "AWS::Lambda::Function"
 _MAPPING: Final = "AWS::Lambda::EventSourceMapping"
-#: Variables of functions that producers have no use for.
-_NOT_FOR_PRODUCERS: Final = frozenset({"DISPATCHER_APP", "DISPATCHER_LOST_AFTER", "DISPATCHER_RECORD_RETENTION"})
+#: What producers have in their environment, by the output of the template that says it.
+_PRODUCER: Final = {
+    "BrokerUrl": "DISPATCHER_BROKER_URL",
+    "Table": "DISPATCHER_TABLE",
+    "PayloadBucket": "DISPATCHER_PAYLOAD_BUCKET",
+}
 
 
 def make(plan: Plan) -> tuple[list[MappedFunction], dict[str, str]]:
@@ -45,9 +49,12 @@ def make(plan: Plan) -> tuple[list[MappedFunction], dict[str, str]]:
         wanted.add({"Ref": mapping.properties["EventSourceArn"]["Fn::GetAtt"][0]})
         for value in _variables(_function_of(planned, mapping)).values():
             wanted.add(value)
+    told = {_PRODUCER[output.id]: output.value for output in planned.outputs if output.id in _PRODUCER}
+    for value in told.values():
+        wanted.add(value)
     _deploy(f"{plan.name}-{plan.stage}", _reduced(planned, wanted), wanted)
     functions = [_mapped(planned, mapping, wanted) for mapping in mappings]
-    return functions, _producer(functions)
+    return functions, {name: wanted[value] for name, value in told.items()}
 
 
 class _Wanted:
@@ -118,13 +125,3 @@ def _mapped(planned: Template, mapping: Resource, wanted: _Wanted) -> MappedFunc
 def _name(mapping: Resource) -> str:
     """`DefaultMapping` feeds what is called `Default` here."""
     return mapping.id.removesuffix("Mapping") or mapping.id
-
-
-def _producer(functions: list[MappedFunction]) -> dict[str, str]:
-    """What the functions have in common with whoever sends tasks, reads results or looks after dead letters."""
-    made: dict[str, str] = {}
-    for function in functions:
-        for name, value in function.environment.items():
-            if name.startswith("DISPATCHER_") and name not in _NOT_FOR_PRODUCERS:
-                made.setdefault(name, value)
-    return made

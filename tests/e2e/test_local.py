@@ -58,8 +58,9 @@ sent, send = [], shop.app.broker.send
 shop.app.broker.send = sent.extend
 result = shop.add.delay(20, 22)
 shop.app.broker.send = send
-lost = os.environ["DISPATCHER_QUEUE_URL_DEFAULT_LOST"]
-boto3.client("sqs").send_message(QueueUrl=lost, MessageBody=sent[0].body)  # as SQS moves it
+client = boto3.client("sqs")
+(lost,) = client.list_queues(QueueNamePrefix="shop-local-default-lost")["QueueUrls"]
+client.send_message(QueueUrl=lost, MessageBody=sent[0].body)  # as SQS moves it
 print(result.get(timeout=60))
 """
 
@@ -167,11 +168,10 @@ def test_changed_code_is_run_and_broken_code_waits(running: tuple[Local, dict[st
 
 
 def test_new_queue_and_lost_one_follow_the_code(running: tuple[Local, dict[str, str]]) -> None:
-    """A queue that a change adds is made and read, one that it takes away is not any more."""
-    local, _ = running
+    """A queue that a change adds is made and read, with the variables told before; one taken away is not any more."""
+    local, exports = running
     local.write(APP + "\n@app.task(queue='mail')\ndef send(to):\n    return f'mail to {to}'\n")
     local.wait_for("function Mail: ")
-    exports = local.exports()
     assert "mail to ops" in local.call(exports, "shop.send", "--args", '["ops"]', "--wait")
     local.write(APP)
     local.wait_for("no more: function Mail: ")
