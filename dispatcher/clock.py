@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, tzinfo
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+#: What is later has no date in some time zone, in epoch seconds: the last day of the year 9999.
+LATEST: Final = 253_402_214_400.0
 
 
 class Clock(Protocol):

@@ -22,7 +22,8 @@ from dispatcher.result import EagerResult
 from dispatcher.sending import Sender
 from dispatcher.task import Task
 
-_IGNORED_OPTIONS = ("countdown", "eta", "expires", "throw")
+_TIMES = ("countdown", "eta", "expires")
+_IGNORED_OPTIONS = (*_TIMES, "throw")
 #: How often in a row the result backend may fail before that is the caller's to know.
 _MAX_TROUBLES = 3
 _STATES = {
@@ -163,6 +164,8 @@ def run_eagerly(
     apply; soft limits do, hard ones only to coroutines.
     """
     throw = options.get("throw")
+    if any(options.get(name) is not None for name in _TIMES):
+        sender.check_options({name: options.get(name) for name in _TIMES})  # what could not be sent fails here too
     call = sender.build(
         task.name, args, kwargs, {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}, task
     )

@@ -11,7 +11,7 @@ from dispatcher import signals
 from dispatcher.brokers.base import Broker
 from dispatcher.canvas.plan import CHAIN, CHORD, GROUP
 from dispatcher.canvas.stamping import carried
-from dispatcher.clock import Clock, timestamp
+from dispatcher.clock import LATEST, Clock, timestamp
 from dispatcher.config.structures import PublishPolicy
 from dispatcher.exceptions import (
     EncodeError,
@@ -76,6 +76,8 @@ _HANDLED = {
     "serializer", "compression", "add_to_parent", "retry", "retry_policy", "route_name", "result_cls", "sensitive",
     "argsrepr", "kwargsrepr",
 }  # fmt: skip
+#: Seconds that no float could count further.
+_ENDLESS = 1e300
 #: Options that the library sets itself; they are taken, and not proposed.
 _OWN = {"gen", "retries", "root_id", "parent_id", "group_id", "group_index", "result_cls"}
 
@@ -314,12 +316,16 @@ def _set_times(fields: dict[str, Any], options: Mapping[str, Any], now: float, t
     elif eta is not None:
         delay = _timestamp("eta", eta, now, timezone) - now
     if delay > 0:
-        fields["eta"] = round(now + delay, 3)
+        fields["eta"] = at = round(now + delay, 3)
+        if at > LATEST:
+            raise _after_all("eta" if countdown is None else "countdown", eta if countdown is None else countdown)
     expires = options.get("expires")
     if expires is not None:
         number = isinstance(expires, int | float)
         at = now + _seconds("expires", expires) if number else _timestamp("expires", expires, now, timezone)
         fields["expires"] = max(0.0, round(at, 3))
+        if at > LATEST:
+            raise _after_all("expires", expires)
         delay = min(delay, at - now)  # one that expires before it is due is not waited for any longer
     for option in ("soft_time_limit", "time_limit"):
         value = options.get(option)
@@ -328,6 +334,10 @@ def _set_times(fields: dict[str, Any], options: Mapping[str, Any], now: float, t
             if limit <= 0:
                 raise ValueError(f"{option} must be over 0 seconds, not {value!r}")
     return max(0.0, delay)
+
+
+def _after_all(option: str, value: Any) -> UnsupportedOption:
+    return UnsupportedOption(f"{option}={value!r:.60} cannot work: it ends after the year 9999")
 
 
 def _set_links(fields: dict[str, Any], options: Mapping[str, Any]) -> None:
@@ -365,7 +375,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         import difflib
 
         known = {*_PLAIN, *_HANDLED} - _OWN
-        near = difflib.get_close_matches(option, known, 1)
+        near = difflib.get_close_matches(str(option), known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
         raise TypeError(f"apply_async() has no option {option!r}{hint}")
 
@@ -390,7 +400,7 @@ def _seconds(option: str, value: Any) -> float:
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{option} must be a number of seconds, not {value!r}")
-    if value != value or value in (float("inf"), float("-inf")):
+    if not abs(value) < _ENDLESS:
         raise ValueError(f"{option} must be a finite number of seconds, not {value!r}")
     return float(value) if not isinstance(value, int) else value
 

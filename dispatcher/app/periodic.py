@@ -10,6 +10,7 @@ from dispatcher.canvas.signature import beat_entry, maybe_signature
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.packing import Call
 from dispatcher.publishing import publish
+from dispatcher.sending import keywords, positional
 from dispatcher.task import Task
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Periodic:
         """
         if not isinstance(sig, Mapping) and not hasattr(sig, "s"):
             raise TypeError(f"add_periodic_task(schedule, sig, …): sig must be a task or a signature, not {sig!r:.100}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"add_periodic_task(…, name=…): a name must be a text, not {name!r:.60}")
+        args, kwargs = positional(args), keywords(kwargs or {})
         call = maybe_signature(sig, self, clone=True) if isinstance(sig, Mapping) else sig.s()
         entry_name = name or repr(call)
         entry = beat_entry(schedule, call.clone(args, kwargs, **opts))
@@ -68,11 +72,19 @@ class Periodic:
         return Schedules(self)
 
     def build_call(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        task: Task[Any, Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        now: float | None = None,
     ) -> Call:
-        """Return a call's message and queue without sending it; raises what sending would, for what cannot work."""
+        """Return a call's message and queue without sending it; raises what sending would, for what cannot work.
+
+        Its times count from ``now`` in epoch seconds, by default the present.
+        """
         self._app.finalize(auto=True)
-        call: Call = self._app._sender.build(task.name, args, kwargs, options, task)
+        call: Call = self._app._sender.build(task.name, args, kwargs, options, task, now=now)
         return call
 
     def send_built(self, call: Call) -> None:

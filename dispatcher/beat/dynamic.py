@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.beat.entries import Entry, check_name, entry_of, identity
+from dispatcher.beat.entries import Entry, check_name, identity
 from dispatcher.beat.stored import EntryGone, Store, given_of
 from dispatcher.brokers.base import Outgoing
 from dispatcher.exceptions import DecodeError, ImproperlyConfigured, SecurityError
@@ -125,15 +125,21 @@ class Schedules:
                 f"app.schedules: the entry {name!r} is one of the app's own code, in beat_schedule or by "
                 "add_periodic_task; change it there, or choose another name"
             )
+        now = self._app.clock.time()
+        entry = self._store.read(name, given, now)
+        if entry.enabled and entry.is_over(now):
+            raise ImproperlyConfigured(
+                f"app.schedules: the entry {name!r}: no run would ever start: 'expires' is a moment in the past; give "
+                "seconds, which count from when it is due"
+            )
         timer = _timer(self._app)
-        if timer is not None:
-            _translated(self._app, entry_of(self._app, name, given, where="app.schedules"))
+        translated = _translated(self._app, entry) if timer is not None else None
         before = self._queue_of(name) if timer is not None else None
-        entry = self._store.put(name, given, self._app.clock.time())
-        if timer is not None:
+        self._store.put(entry, given)
+        if timer is not None and translated is not None:
             if before is not None and before != entry.queue:
                 timer.scheduler(before).delete(timer_name(self._app, name))
-            _set_timer(self._app, timer, entry)
+            _set_timer(self._app, timer, entry, translated)
         elif _is_sqs(self._app):
             logger.warning(
                 "the entry %r fires only while `dispatcher beat` runs: EventBridge Scheduler needs the transport "
@@ -164,10 +170,9 @@ def _translated(app: Any, entry: Entry) -> Translation:
     return translate(entry.schedule, app.conf.timezone)
 
 
-def _set_timer(app: Any, timer: Delays, entry: Entry) -> None:
+def _set_timer(app: Any, timer: Delays, entry: Entry, translated: Translation) -> None:
     from dispatcher.brokers.sqs_scheduler import Schedule
 
-    translated = _translated(app, entry)
     body = json.dumps({"v": 1, "beat": entry.name, "at": _TIME}, separators=(",", ":"))
     fifo = entry.queue.endswith(".fifo")
     group = entry.group_id or (entry.own_group if fifo else None)

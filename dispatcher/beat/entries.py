@@ -61,7 +61,8 @@ class Entry:
 
     ``timezone`` is where the wall clock of ``schedule`` is. ``options`` are those of `Task.apply_async`, ``queue`` is
     where its firings go. ``within`` bounds how late a firing may be, `None` sets no bound. ``app`` is whose entry it is
-    (`identity`). ``dynamic`` entries are kept in the result backend, and fire for times after ``since``.
+    (`identity`). ``dynamic`` entries are kept in the result backend, and fire for times after ``since``. ``ends`` is
+    when the last of its runs may start, where its option ``expires`` is a moment: epoch seconds.
     """
 
     name: str
@@ -80,6 +81,11 @@ class Entry:
     app: str = ""
     dynamic: bool = False
     since: float = 0.0
+    ends: float | None = None
+
+    def is_over(self, now: float) -> bool:
+        """Say whether no run of it can start any more at a time in epoch seconds, whenever it is due."""
+        return self.ends is not None and self.ends <= now
 
     @property
     def own_group(self) -> str:
@@ -168,19 +174,17 @@ def entry_of(app: Any, name: Any, given: Any, *, where: str = "beat_schedule", *
     _check_keys(given, what)
     task = _task_of(app, given["task"], what)
     catch_up, within = _catch_up_of(app, given, what)
-    enabled = given.get("enabled", True)
-    if not isinstance(enabled, bool):
-        raise ImproperlyConfigured(f"{what}: 'enabled' must be true or false, not {enabled!r}")
+    enabled = _flag(given, "enabled", True, what)
     args, kwargs, options = given.get("args") or (), given.get("kwargs") or {}, given.get("options") or {}
     if not isinstance(options, Mapping):
         raise ImproperlyConfigured(f"{what}: 'options' must be a dict of apply_async's options, not {options!r:.100}")
     call = _call_of(app, task, args, kwargs, options, what)
     return Entry(
-        name=name, task=task.name, schedule=schedule_of(given["schedule"], bool(given.get("relative")), what),
+        name=name, task=task.name, schedule=schedule_of(given["schedule"], _flag(given, "relative", False, what), what),
         args=call.message.args, kwargs=call.message.kwargs, options=dict(options), queue=call.queue,
         priority=call.message.priority, group_id=call.message.group_id,
         timezone=zone_of(app.conf.timezone), catch_up=catch_up, within=within, enabled=enabled,
-        app=identity(app), **more,
+        app=identity(app), ends=_end_of(options, call), **more,
     )  # fmt: skip
 
 
@@ -224,15 +228,24 @@ def _check_keys(given: Mapping[str, Any], what: str) -> None:
             raise ImproperlyConfigured(f"{what} has no {key!r}")
 
 
+def _flag(given: Mapping[str, Any], key: str, default: bool, what: str) -> bool:
+    value = given.get(key, default)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"{what}: {key!r} must be true or false, not {value!r:.60}")
+    return value
+
+
 def _task_of(app: Any, named: Any, what: str) -> Any:
     name = getattr(named, "name", named)
-    task = app.tasks.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        raise ImproperlyConfigured(f"{what}: 'task' must be a task or the name of one, not {named!r:.60}")
+    task = app.tasks.get(name)
     if task is not None:
         return task
     if name in _CANVASES:
         raise ImproperlyConfigured(f"{what}: a canvas cannot be an entry; make a task that sends it, and name that")
     known = list(app.tasks)
-    match = nearest(name, known) if isinstance(name, str) else None
+    match = nearest(name, known)
     hint = f"did you mean {match!r}?" if match else "is the module with it in imports= or include=?"
     raise ImproperlyConfigured(f"{what}: no task named {name!r} is registered ({len(known)} are): {hint}")
 
@@ -260,6 +273,11 @@ def _check_span(options: Mapping[str, Any], what: str) -> None:
             f"{what}: no run would ever start: 'expires' is {expires:g} s and 'countdown' {countdown or 0.0:g} s "
             "after it is due"
         )
+
+
+def _end_of(options: Mapping[str, Any], call: Call) -> float | None:
+    expires = options.get("expires")
+    return None if expires is None or _span(expires) is not None else call.message.expires
 
 
 def _span(value: Any) -> float | None:

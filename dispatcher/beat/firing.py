@@ -24,8 +24,10 @@ _MINUTE: Final = 60
 _SUN: Final = 2.0
 #: Every time zone has a calendar for what is before, in epoch seconds: the beginning of the year 9999.
 _LATEST: Final = 253_370_764_800
-#: How far ahead of our clock a firing's time may be, in seconds: the longest that SQS delays a message.
-AHEAD: Final = 900.0
+#: How far ahead of our clock a firing's time may be, in seconds: the clock of a beat may be a time zone or a day wrong.
+AHEAD: Final = 86_400.0
+#: The same for one without a signature where there are keys: EventBridge's clock is right, and nobody else may fire.
+UNSIGNED_AHEAD: Final = 900.0
 #: A firing that is less late than this is on time, in seconds, whatever was due since: it was fired, and is on its way.
 #: For those of whole minutes it is `ON_TIME`.
 PUNCTUAL: Final = 10.0

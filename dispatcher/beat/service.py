@@ -27,6 +27,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _NOTICE: Final = 0.25
 #: The lease is renewed when this share of it is left.
 _RENEW_AT: Final = 2 / 3
+#: How far a clock may be behind the beat before it, in seconds, as those of two machines are.
+_SKEW: Final = 60.0
+#: What was due in this time before a clock was set back is fired again, in seconds: it may have been ahead so long.
+_LOOK_BACK: Final = 3_600.0
 
 
 class Beat:
@@ -50,7 +54,8 @@ class Beat:
         self._leads = False
         self._stopped = False
         self._failures = 0
-        self._behind = False
+        self._seen: tuple[str, int] = ("", 0)
+        self._seen_at = 0.0
 
     @property
     def leads(self) -> bool:
@@ -100,7 +105,7 @@ class Beat:
         now: float = self.app.clock.time()
         if not self._leads:
             self._lead = lead.read(self.app.backend, self._lead.app)
-        if self._lead.is_led_by_another(self.holder, now):
+        if self._lead.is_led_by_another(self.holder, now) and self._is_alive():
             self._follow()
             return max(0.01, min(self.max_interval, self._lead.until - now))
         self.timetable.refresh()
@@ -110,27 +115,32 @@ class Beat:
             return 0.01
         return self._rest(entries, now)
 
+    def _is_alive(self) -> bool:
+        """Say whether the beat that leads may still do, by our own clock: another's may have been far ahead."""
+        now, seen = self.app.clock.monotonic(), (self._lead.holder, self._lead.version)
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, now
+        return bool(now - self._seen_at <= self.lease)
+
     def _fire(self, entries: Mapping[str, Entry], now: float) -> bool:
         """Send what is due, then note it; false where another beat turned out to lead.
 
         Firings come before the note: a beat that dies in between leaves them to be sent again, as the same tasks.
         """
         before, known = self._lead, frozenset(name for name, entry in entries.items() if not entry.dynamic)
-        self._note_clock(before, now)
-        since = before.upto or now
+        since = self._begin(before, now)
         firings = [
             (entry, firing)
             for entry in entries.values()
             if self._may_be_due(entry, since, now)
             for firing in due(entry, self._since(entry, since, now), now)
         ]  # fmt: skip
-        fresh = not self._leads or before.until - now < _RENEW_AT * self.lease
-        if not (firings or fresh or known != before.known):
+        fresh = not self._leads or not _RENEW_AT * self.lease <= before.until - now <= self.lease + 1
+        if not (firings or fresh or known != before.known or before.upto > now):
             return True
         if firings:
             self.app.send_firings(firings)
-        upto = max(now, before.upto)
-        after = before.changed(holder=self.holder, until=now + self.lease, upto=upto, known=known)
+        after = before.changed(holder=self.holder, until=now + self.lease, upto=now, known=known)
         stood = lead.swap(self.app.backend, before, after, now)
         for entry, firing in firings:
             logger.info("fired %s (%s) for %s", entry.name, entry.task, time_text(firing.at))
@@ -144,7 +154,7 @@ class Beat:
         return True
 
     def _may_be_due(self, entry: Entry, since: float, now: float) -> bool:
-        following = self.timetable.next_time(entry, min(since, now))
+        following = self.timetable.next_time(entry, since)
         return following is not None and following <= now
 
     def _since(self, entry: Entry, upto: float, now: float) -> float:
@@ -153,13 +163,20 @@ class Beat:
             return max(entry.since, upto)
         return upto if entry.name in self._lead.known else now
 
-    def _note_clock(self, before: Lead, now: float) -> None:
-        behind = before.upto > now + 1
-        if behind and not self._behind:
-            logger.warning(
-                "the clock is %.0f s behind the last firing; nothing fires a second time until then", before.upto - now
-            )
-        self._behind = behind
+    def _begin(self, before: Lead, now: float) -> float:
+        """Return from when on times are to be fired.
+
+        A clock that was set back was ahead before, or is behind now. So what was fired ahead is fired again at its
+        time, and what was due while it was ahead is made up for: where it ran, these firings are of the same tasks.
+        """
+        behind = before.upto - now
+        if behind <= _SKEW:
+            return min(before.upto or now, now)
+        logger.warning(
+            "the clock is %.0f s behind the last firing: times from %s on are fired again, and run where they have not",
+            behind, time_text(now - _LOOK_BACK),
+        )  # fmt: skip
+        return now - _LOOK_BACK
 
     def _follow(self) -> None:
         if self._leads:

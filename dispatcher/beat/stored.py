@@ -75,11 +75,13 @@ class Store:
                     entries[name] = entry
         return entries
 
-    def put(self, name: str, given: Mapping[str, Any], since: float) -> Entry:
-        """Make or change an entry, in Celery's form of a dict; it fires for times after ``since``, in epoch seconds."""
-        entry = entry_of(self._app, name, given, where="app.schedules", dynamic=True, since=since)
-        self._change(name, self._seal(name, _text_of(entry, given)), _STATUS)
-        return entry
+    def read(self, name: str, given: Mapping[str, Any], since: float) -> Entry:
+        """Check an entry in Celery's form of a dict, which is to fire for times after ``since``, in epoch seconds."""
+        return entry_of(self._app, name, given, where="app.schedules", dynamic=True, since=since)
+
+    def put(self, entry: Entry, given: Mapping[str, Any]) -> None:
+        """Make or change an entry that was read from Celery's form of a dict."""
+        self._change(entry.name, self._seal(entry.name, _text_of(entry, given)), _STATUS)
 
     def remove(self, name: str) -> bool:
         """Remove an entry; return whether there was one. Its name is known to be gone for a while."""
@@ -143,7 +145,7 @@ class Store:
             given = {**kept["entry"], "schedule": schedules.from_dict(kept["entry"]["schedule"])}
         except ValueError as error:  # of a later release
             raise ImproperlyConfigured(f"app.schedules: the entry {name!r}: {error}") from error
-        return entry_of(self._app, name, given, where="app.schedules", dynamic=True, since=kept["since"])
+        return self.read(name, given, kept["since"])
 
 
 def given_of(entry: Entry) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Timetable:
         self._store = Store(app)
         self._versions: dict[str, int] = {}
         self._stored: dict[str, Entry] = {}
-        self._next: dict[str, tuple[Entry, float | None]] = {}
+        self._next: dict[str, tuple[Entry, float, float | None]] = {}
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -88,6 +88,8 @@ class Timetable:
             logger.error("%s; it fires no more until that is mended", error)
             self._static.pop(name, None)
             return
+        if entry.is_over(self._app.clock.time()):
+            logger.warning("the entry %s runs no more: its option 'expires' is a moment in the past", name)
         if self._given:
             logger.info("entry %s is %s: %r", name, "changed" if name in self._static else "new", entry.schedule)
         self._static[name] = entry
@@ -95,9 +97,9 @@ class Timetable:
     def next_time(self, entry: Entry, now: float) -> float | None:
         """Return the first time an entry is due after now, from memory where it was asked before."""
         known = self._next.get(entry.name)
-        if known is None or known[0] is not entry or (known[1] is not None and known[1] <= now):
-            self._next[entry.name] = known = (entry, entry.next_after(now))
-        return known[1]
+        if known is None or known[0] is not entry or now < known[1] or (known[2] is not None and known[2] <= now):
+            self._next[entry.name] = known = (entry, now, entry.next_after(now))
+        return known[2]
 
 
 def due(entry: Entry, since: float, now: float) -> list[Firing]:

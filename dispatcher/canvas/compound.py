@@ -8,7 +8,7 @@ from typing import Any
 from dispatcher.canvas import plan
 from dispatcher.canvas.signature import PARTS, Signature, as_list, maybe_signature, register_kind, to_wire
 from dispatcher.canvas.stamping import StampingVisitor, merged
-from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
 from dispatcher.utils import uuid
 
 
@@ -48,6 +48,14 @@ class Canvas(Signature):
         steps = plan.steps_of(to_wire(self))
         return plan.identify(steps, task_id or uuid())
 
+    def _check_nesting(self) -> None:
+        depth = plan.nesting(self)
+        if depth > plan.MAX_NESTING:
+            raise UnsupportedOption(
+                f"a canvas whose parts are {depth} deep in one another cannot work: {plan.MAX_NESTING} is the most, a "
+                "chord being two (its header is a group); send the inner parts from a task of their own"
+            )
+
     # -- calling
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -69,11 +77,13 @@ class Canvas(Signature):
         """
         if route_name is not None:
             options["route_name"] = route_name
+        self._check_nesting()
         whole = self.clone(args, kwargs, **options) if args or kwargs or options else self
         return self.app.send_canvas(whole)
 
     def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run it in this process, one call after the other; returns the result of the whole."""
+        self._check_nesting()
         return self.app.run_canvas(self.clone(args, kwargs, **options))
 
     def clone(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:

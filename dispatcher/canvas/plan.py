@@ -17,6 +17,8 @@ Wire = Mapping[str, Any]
 CHAIN, GROUP, CHORD = "celery.chain", "celery.group", "celery.chord"
 #: The task whose success sends a large canvas: a worker that dies over it leaves its message, and another goes on.
 LAUNCH = "dispatcher.launch"
+#: How deep canvases may be in one another, a chord being two: its header is a group. Reading one goes that deep.
+MAX_NESTING = 200
 #: Options of a group's own that its members do not inherit.
 _OWN_OPTIONS = frozenset({"task_id", "group_id", "group_index", "link", "link_error", "chord"})
 
@@ -181,6 +183,19 @@ def longest_wait(sig: Wire, delay_of: Callable[[Wire], float]) -> float:
     if kind == CHORD:
         return own + longest_wait(_group(inner["header"]), delay_of) + longest_wait(inner["body"], delay_of)
     return own
+
+
+def nesting(sig: Wire) -> int:
+    """Return how deep canvases are in one another; a call is none."""
+    deepest, found = 0, [(sig, 1)]
+    while found:
+        each, depth = found.pop()
+        if each["task"] not in (CHAIN, GROUP, CHORD):
+            continue
+        deepest, inner = max(deepest, depth), each["kwargs"]
+        parts = [*(inner.get("tasks") or ()), *(inner[name] for name in ("header", "body") if inner.get(name))]
+        found += [(part, depth + 1) for part in parts if isinstance(part, Mapping)]
+    return deepest
 
 
 def is_group(step: Wire) -> bool:

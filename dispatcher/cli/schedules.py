@@ -101,6 +101,8 @@ def show_entries(entries: Any, now: float) -> None:
 
 def _row(entry: Any, now: float) -> dict[str, Any]:
     following = entry.next_after(now) if entry.enabled else None
+    if following is not None and entry.is_over(following):
+        following = None
     when = "paused" if not entry.enabled else "never" if following is None else f"{entry.moment(following):%F %T}"
     return {
         "entry": entry.name, "schedule": str(entry.schedule), "task": entry.task, "queue": entry.queue,

@@ -19,8 +19,11 @@ class Table(Type):
 
     def convert(self, value: Any) -> dict[str, Any]:
         """Return a copy; with known keys given, refuse others."""
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        if not isinstance(value, Mapping):
             raise mismatch("a dict with text keys", value)
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"must be a dict with text keys, and has {key!r:.60} among them")
         if self.known and (unknown := sorted(set(value) - set(self.known))):
             raise ValueError(f"has no key {unknown[0]!r}; it takes {', '.join(self.known)}")
         return dict(value)

@@ -9,7 +9,6 @@ as messages of their own.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from dispatcher.beat import firing as firings
@@ -49,9 +48,14 @@ class BeatApp(Protocol):
         ...
 
     def build_call(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        task: Task[Any, Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        now: float | None = None,
     ) -> Call:
-        """Return a call's message and queue without sending it."""
+        """Return a call's message and queue without sending it; its times count from ``now``, in epoch seconds."""
         ...
 
     def send_built(self, call: Call) -> None:
@@ -111,7 +115,7 @@ def _begun(env: Environment, task_id: str) -> bool:
 
 
 def _message(env: Environment, run: Run, fired: Firing, entry: Entry, *, signed: bool) -> Message | None:
-    if fired.at - env.clock.time() > firings.AHEAD:
+    if fired.at - env.clock.time() > (firings.AHEAD if signed else firings.UNSIGNED_AHEAD):
         raise InvalidMessage(
             f"a firing of {entry.name!r} is for {firings.time_text(fired.at)}, too far ahead: is a clock wrong?",
             firings.firing_id(entry.app, fired.entry, fired.at),
@@ -131,26 +135,16 @@ def _beat(env: Environment) -> BeatApp:
 
 
 def _call(env: Environment, entry: Entry, at: float) -> Call:
-    """Return the call that an entry makes at a time; its countdown and expiry count from then."""
-    options: dict[str, Any] = dict(entry.options)
-    countdown, expires = options.pop("countdown", None), options.pop("expires", None)
-    now, start = env.clock.time(), at + (_seconds(countdown) if countdown is not None else 0.0)
-    if start > now:
-        options["eta"] = datetime.fromtimestamp(start, UTC)
-    if expires is not None:
-        options["expires"] = expires if not _is_span(expires) else datetime.fromtimestamp(at + _seconds(expires), UTC)
+    """Return the call that an entry makes at a time; its countdown and expiry, the task's own too, count from then."""
     headers = {"beat_entry": entry.name, "beat_at": firings.time_text(at)}
-    options["headers"] = {**(options.get("headers") or {}), **headers}
-    options["task_id"] = firings.firing_id(entry.app, entry.name, at)
-    return _beat(env).build_call(env.app.tasks[entry.task], entry.args, entry.kwargs, options)
-
-
-def _is_span(value: Any) -> bool:
-    return isinstance(value, int | float) or hasattr(value, "total_seconds")
-
-
-def _seconds(value: Any) -> float:
-    return float(value.total_seconds() if hasattr(value, "total_seconds") else value)
+    options = {
+        **entry.options, "headers": {**(entry.options.get("headers") or {}), **headers},
+        "task_id": firings.firing_id(entry.app, entry.name, at),
+    }  # fmt: skip
+    call = _beat(env).build_call(env.app.tasks[entry.task], entry.args, entry.kwargs, options, at)
+    if call.message.eta is None and at > env.clock.time():
+        return call._replace(message=call.message.replace(eta=round(at, 3)))
+    return call
 
 
 def _forgotten_at(env: Environment, entry: Entry, at: float) -> float:

@@ -11,8 +11,16 @@ from types import CoroutineType
 from typing import Any
 
 from dispatcher import signals, states
-from dispatcher.clock import timestamp
-from dispatcher.exceptions import Ignore, MaxRetriesExceededError, Reject, Replaced, Retry, SoftTimeLimitExceeded
+from dispatcher.clock import LATEST, timestamp
+from dispatcher.exceptions import (
+    Ignore,
+    MaxRetriesExceededError,
+    Reject,
+    Replaced,
+    Retry,
+    SoftTimeLimitExceeded,
+    UnsupportedOption,
+)
 from dispatcher.execution.concealing import conceal, log_error, marks_of
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -250,8 +258,11 @@ def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) 
 
 def _retry_outcome(env: Environment, retry: Retry) -> Outcome:
     try:
-        delay = seconds_until(retry.when, env.clock.time(), env.app.conf.timezone)
-    except (TypeError, ValueError) as error:
+        now = env.clock.time()
+        delay = seconds_until(retry.when, now, env.app.conf.timezone)
+        if now + delay > LATEST:
+            raise UnsupportedOption(f"a retry in {delay:g} s cannot work: it ends after the year 9999")
+    except (TypeError, ValueError, OverflowError, UnsupportedOption) as error:
         return Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     cause = retry.exc if retry.exc is not None else retry
     return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=retry.sig)

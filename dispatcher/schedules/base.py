@@ -70,6 +70,7 @@ class BaseSchedule:
 
     def aware(self, moment: datetime) -> datetime:
         """Return a moment in the zone of the schedule; a naive one is read as UTC, as in Celery."""
+        _check_moment(moment)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).astimezone(self.tz)
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
@@ -101,7 +102,13 @@ def first_showing(wall: datetime, zone: tzinfo) -> datetime | None:
 
 
 def zone_of_moment(moment: datetime) -> tzinfo:
-    """Return the zone of a moment, which must be aware; raises `ValueError`."""
+    """Return the zone of a moment, which must be aware; raises `ValueError`, and `TypeError` for what is no moment."""
+    _check_moment(moment)
     if moment.tzinfo is None:
         raise ValueError(f"{moment!r} has no time zone; give an aware datetime, such as datetime.now(UTC)")
     return moment.tzinfo
+
+
+def _check_moment(moment: Any) -> None:
+    if not isinstance(moment, datetime):
+        raise TypeError(f"a moment must be a datetime, such as datetime.now(UTC), not {moment!r:.60}")

@@ -51,6 +51,8 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
     @classmethod
     def from_string(cls, crontab: str) -> crontab:
         """Read the five fields of crontab(5): minute, hour, day of month, month, day of week."""
+        if not isinstance(crontab, str):
+            raise ParseException(f"a crontab's text is needed, such as '30 2 * * *', not {crontab!r:.60}")
         parts = crontab.split()
         if len(parts) != 5:
             raise ParseException(f"a crontab has five fields, not {len(parts)}: {crontab!r}")

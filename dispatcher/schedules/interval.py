@@ -11,6 +11,14 @@ from dispatcher.schedules.base import MINUTE, BaseSchedule, first_showing, zone_
 _DAY, _HOUR, _MINUTE = 86_400, 3_600, 60
 
 
+def _span(seconds: float) -> timedelta:
+    try:
+        return timedelta(seconds=seconds)
+    except (ValueError, OverflowError) as error:
+        longest = f"{timedelta.max.days:,} days"
+        raise ValueError(f"run_every must be a time span over 0, of up to {longest}, not {seconds!r} s") from error
+
+
 class schedule(BaseSchedule):  # noqa: N801 - Celery's name
     """Due every ``run_every``: a `timedelta` or a number of seconds, counted from the last run in real time.
 
@@ -27,7 +35,7 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
     ) -> None:
         super().__init__(nowfun, app)
         if isinstance(run_every, int | float) and not isinstance(run_every, bool):
-            run_every = timedelta(seconds=run_every)
+            run_every = _span(run_every)
         if not isinstance(run_every, timedelta) or run_every <= timedelta(0):
             raise ValueError(f"run_every must be a time span over 0, not {run_every!r}")
         self.run_every = run_every

@@ -33,7 +33,8 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's name
     """Due at an event of the sun, such as ``sunrise`` or ``dusk_civil``, at a latitude and longitude in degrees.
 
     North and east are positive. A day without the event, as in a polar night, has no run. Raises `ValueError` for what
-    is no event or place, and `ImproperlyConfigured` without the extra ``solar``.
+    is no event or place, `TypeError` for degrees that are no number, and `ImproperlyConfigured` without the extra
+    ``solar``.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's name
         if event not in _EVENTS:
             raise ValueError(f"{event!r} is no event of the sun; use one of {', '.join(sorted(_EVENTS))}")
         for name, value, limit in (("latitude", lat, 90), ("longitude", lon, 180)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number of degrees, not {value!r:.60}")
             if not -limit <= value <= limit:
                 raise ValueError(f"{name} must be between -{limit} and {limit} degrees, not {value!r}")
         if find_spec("ephem") is None:

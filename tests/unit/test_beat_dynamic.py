@@ -106,6 +106,7 @@ class Odd(BaseSchedule):
         (("mine", "shop.report", 60, [object()]), {}, "object"),
         (("mine", "shop.report", 60), {"options": {"que": 1}}, "did you mean 'queue'"),
         (("mine", "shop.report", 60), {"catch_up": "no"}, "'catch_up' must be one of"),
+        (("mine", "shop.report", 60), {"options": {"expires": "2020-01-01T00:00:00Z"}}, "a moment in the past"),
         (("", "shop.report", 60), {}, "a name must be a text"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher import Dispatcher, group
 from dispatcher.beat.entries import ALL_WITHIN, ON_TIME, CatchUp, Entry, entries
+from dispatcher.beat.timetable import Timetable
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.schedules import crontab, schedule
 
@@ -114,6 +115,13 @@ def test_celerys_starting_deadline_bounds_lateness() -> None:
         ({"task": "shop.report", "schedule": 60, "catch_up": "never"}, "'catch_up' must be one of"),
         ({"task": "shop.report", "schedule": 60, "catch_up_within": -1}, "must be a time span over 0"),
         ({"task": "shop.report", "schedule": 60, "enabled": "no"}, "'enabled' must be true or false"),
+        ({"task": "shop.report", "schedule": 60, "relative": "x"}, "'relative' must be true or false, not 'x'"),
+        ({"task": 5, "schedule": 60}, "'task' must be a task or the name of one, not 5"),
+        ({"task": "shop.report", "schedule": 1e18}, "must be a time span over 0, of up to 999,999,999 days, not 1e+18"),
+        ({"task": "shop.report", "schedule": float("nan")}, "not nan s"),
+        ({"task": "shop.report", "schedule": 60, "options": {1: 2}}, "no option 1"),
+        ({"task": "shop.report", "schedule": 60, "options": {"countdown": 1e12}}, "it ends after the year 9999"),
+        ({"task": "shop.report", "schedule": 60, "options": {"expires": 1e12}}, "it ends after the year 9999"),
     ],
 )
 def test_mistakes_are_named(given: Any, message: str) -> None:
@@ -174,3 +182,34 @@ def test_a_canvas_is_no_entry() -> None:
     app.add_periodic_task(60, group(app.tasks["shop.report"].s(1)), name="all")
     with pytest.raises(ImproperlyConfigured, match="make a task that sends it"):
         entries(app)
+
+
+@pytest.mark.parametrize("name", [5, None])
+def test_names_of_entries_are_texts(name: Any) -> None:
+    """A name that is no text is what the error shows, and not the whole schedule."""
+    app = Dispatcher("shop", broker="memory://", backend="memory://", set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match=rf"a dict with text keys, and has {name} among them"):
+        app.conf.beat_schedule = {name: {"task": "shop.report", "schedule": 60, "args": ["secret"]}}
+    report = app.task(lambda day=None: day, name="shop.report")
+    with pytest.raises(TypeError, match=r"add_periodic_task.*a name must be a text, not 5"):
+        app.add_periodic_task(60, report.s(), name=5)
+    for given in ({"args": 5}, {"kwargs": [1]}):
+        with pytest.raises(TypeError, match="arguments must be a"):
+            app.add_periodic_task(60, report.s(), **given)
+
+
+def test_an_entry_that_expires_at_a_moment_ends_then(caplog: pytest.LogCaptureFixture) -> None:
+    """What can run no more is told of when the beat takes it up, and stops no other; a span counts from each run."""
+    given = {"task": "shop.report", "schedule": 60, "options": {"expires": datetime(2020, 1, 1, tzinfo=UTC)}}
+    found = entry(given)
+    assert found.ends == datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    assert found.is_over(found.ends)
+    assert not found.is_over(found.ends - 1)
+    assert entry({**given, "options": {"expires": 30}}).ends is None
+    app = Dispatcher("shop", broker="memory://", backend="memory://", set_as_current=False)
+    app.task(lambda: None, name="shop.report")
+    app.conf.beat_schedule = {"old": given}
+    timetable = Timetable(app)
+    timetable.refresh(strict=True)
+    assert list(timetable.entries) == ["old"]
+    assert "the entry old runs no more" in caplog.text

@@ -135,10 +135,33 @@ def test_a_firing_that_comes_early_waits() -> None:
     assert len(beat.calls) == 1
 
 
+@pytest.mark.parametrize("hours", [1, 23])
+def test_a_beat_whose_clock_is_ahead_loses_nothing(hours: int) -> None:
+    """Firings of a beat that is hours ahead wait for their time by the worker's clock, and run once."""
+    beat = Beat(30)
+    beat.fire(START + timedelta(hours=hours))
+    beat.fire(START + timedelta(hours=hours))
+    beat.work()
+    assert [head["beat_at"][-6:] for head in beat.heads] == ["00:00Z", "00:30Z"]
+    assert beat.clock.time() >= START.timestamp() + hours * 3600 + 30
+    assert not beat.app.broker.dead_letters("default")
+
+
+def test_a_tasks_own_expiry_counts_from_the_time_it_was_due() -> None:
+    """It does not begin anew with each delivery."""
+    beat = Beat(task={"expires": 30}, catch_up="all")
+    beat.fire(START)
+    beat.clock.advance(31)
+    assert beat.kinds(beat.work()) == [Kind.REVOKED]
+    beat.fire(START + timedelta(minutes=1))
+    beat.advance_to(START + timedelta(seconds=89))
+    assert beat.kinds(beat.work()) == [Kind.SUCCESS]
+
+
 def test_a_firing_far_ahead_is_dead() -> None:
-    """No timer fires an hour early: somebody's clock is wrong, or the message is not a timer's."""
+    """No timer fires days early: the message is not a timer's."""
     beat = Beat()
-    beat.fire(START + timedelta(hours=1))
+    beat.fire(START + timedelta(hours=25))
     beat.work()
     [letter] = beat.app.broker.dead_letters("default")
     assert "too far ahead" in str(letter.reason)
@@ -373,6 +396,13 @@ def test_a_signed_firing_counts_and_an_altered_one_does_not() -> None:
     beat.put(delivery.body)
     beat.work()
     assert [head["beat_at"] for head in beat.heads] == ["2027-01-15T08:00:00Z"]
+
+
+def test_a_firing_without_a_signature_is_not_far_ahead() -> None:
+    """Where there are keys, only EventBridge fires without, and its clock is right."""
+    beat = Beat(conf=KEYS)
+    beat.fire(START + timedelta(minutes=16))
+    assert beat.kinds(beat.work()) == [Kind.UNREADABLE]
 
 
 def test_an_old_firing_without_a_signature_starts_nothing() -> None:

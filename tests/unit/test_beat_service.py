@@ -214,8 +214,8 @@ def test_an_entry_that_is_broken_at_run_time_stops_no_other(caplog: pytest.LogCa
         beats.beat()
 
 
-def test_a_clock_that_is_put_back_fires_nothing_twice(caplog: pytest.LogCaptureFixture) -> None:
-    """Until the clock is where it was, nothing is due that was fired before; then all goes on."""
+def test_a_clock_that_is_put_back_swallows_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Times that were fired already are fired again, and are the same tasks: by how much it was wrong nobody knows."""
     beats = Beats(often={"schedule": 60})
     beat = beats.beat()
     beats.run(beat, seconds=300)
@@ -225,11 +225,40 @@ def test_a_clock_that_is_put_back_fires_nothing_twice(caplog: pytest.LogCaptureF
     beat.stop()
     beat.start()  # it gives its lease up
     another = beats.beat()
-    beats.run(another, seconds=160)
-    assert not beats.fired()
-    assert "the clock is" in caplog.text
-    beats.run(another, seconds=100)
-    assert beats.times() == [360]
+    beats.run(another, seconds=290)
+    assert beats.times() == [60, 120, 180, 240, 300, 360, 420]
+    assert caplog.text.count("the clock is") == 1
+    assert beats.clock.time() == START + 420
+
+
+@pytest.mark.parametrize("policy", ["last", "all", "skip"])
+def test_a_clock_that_was_ahead_for_a_while_loses_nothing(policy: str) -> None:
+    """What was due while it was a day ahead, and since, is fired when it is set right, also by another beat."""
+    beats = Beats(often={"schedule": 60, "catch_up": policy, "catch_up_within": 600})
+    beat = beats.beat()
+    beats.run(beat, seconds=61)
+    beats.clock._now += 86_400
+    beats.run(beat, seconds=120)  # it dies
+    beats.clock._now -= 86_400
+    beats.fired()
+    beats.run(beats.beat(), seconds=40)
+    assert 180 in beats.times(), "the lease of the one that was ahead holds nobody up for a day"
+    beats.run(beats.beat(), seconds=180)
+    assert set(beats.times()) >= {240, 300, 360}
+
+
+def test_clocks_that_differ_a_little_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """A beat whose clock is some seconds behind the one it follows fires what that had fired as the same tasks."""
+    beats = Beats(often={"schedule": 10})
+    first = beats.beat()
+    beats.run(first, seconds=55)
+    first.stop()
+    first.start()
+    beats.clock._now -= 7
+    beats.fired()
+    beats.run(beats.beat(), seconds=25)
+    assert beats.times() == [50, 60, 70]
+    assert "the clock is" not in caplog.text
 
 
 def test_a_clock_that_jumps_ahead_is_an_outage() -> None:

@@ -20,6 +20,7 @@ from dispatcher.exceptions import (
     TaskError,
     TaskRevokedError,
     TimeoutError,
+    UnsupportedOption,
 )
 from dispatcher.result import result_from_tuple
 from tests.unit.bench import Bench, Globals
@@ -693,3 +694,27 @@ def test_an_error_callback_that_can_never_be_sent_keeps_nobody_waiting(shop: Sho
 
 def _away(messages: Any) -> None:
     raise OperationalError("the broker is away")
+
+
+@pytest.mark.parametrize("how", ["header", "body", "group"])
+def test_canvases_in_canvases_have_an_end(shop: Shop, how: str) -> None:
+    """As deep as is promised they run; deeper, the error says how deep they are, before anything is sent."""
+    one, body = shop.app.task(name="one")(lambda: 1), shop.app.task(name="body")(lambda numbers=(): 1)
+
+    def nested(times: int) -> Any:
+        canvas: Any = group(one.si()) if how == "group" else one.si()
+        for _ in range(times):
+            if how == "header":
+                canvas = chord([canvas, one.si()], body.s())
+            else:
+                canvas = group(canvas) if how == "group" else chord([one.si()], canvas)
+        return canvas
+
+    result = nested(99).apply_async()
+    shop.work(limit=1000)
+    assert result.successful()
+    assert nested(90).apply().successful()
+    for send in (nested(400).apply_async, nested(400).apply):
+        with pytest.raises(UnsupportedOption, match=r"(8|4)0\d deep in one another cannot work: 200 is the most"):
+            send()
+    assert shop.left() == 0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.exceptions import OperationalError, Reject
+from dispatcher.exceptions import OperationalError, Reject, UnsupportedOption
 from tests.unit.bench import Bench, Globals
 from tests.unit.test_executor import RecordingBackend
 
@@ -115,3 +115,12 @@ def test_callback_that_cannot_run_is_the_caller_s_error() -> None:
     app = Bench().app
     with pytest.raises(KeyError):
         app.task(name="t")(lambda: 1).apply(link={"task": "nobody"})
+
+
+@pytest.mark.parametrize("options", [{"countdown": 1e12}, {"expires": 1e12}, {"countdown": "10"}])
+def test_times_that_cannot_be_sent_fail_here_too(options: Any) -> None:
+    """Delays are not waited for, and are checked as everywhere."""
+    for settings in ({}, {"task_always_eager": True}):
+        task = Bench(**settings).app.task(name="t")(lambda: 1)
+        with pytest.raises((UnsupportedOption, TypeError), match=r"after the year 9999|a number of seconds"):
+            (task.apply_async if settings else task.apply)(**options)

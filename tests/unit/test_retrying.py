@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.consumer.loop import BrokerTransport
-from dispatcher.exceptions import OperationalError
+from dispatcher.exceptions import OperationalError, UnsupportedOption
 from dispatcher.execution import handover, retrying
 from dispatcher.execution.run import Kind, ShutdownNow
 from dispatcher.message import decode
@@ -293,3 +293,18 @@ def test_a_state_of_its_own_keeps_a_successor_known() -> None:
     assert result.state == "PROGRESS"
     bench.work()
     assert result.get() == 1
+
+
+@pytest.mark.parametrize("countdown", [1e12, 10**400])
+def test_a_retry_that_no_calendar_has_fails_the_task(countdown: float) -> None:
+    """It would never come, and whoever waits would wait for ever."""
+    bench = Bench()
+
+    @bench.app.task(name="t", bind=True)
+    def late(self: Any) -> None:
+        self.retry(countdown=countdown)
+
+    result = late.delay()
+    bench.work()
+    with pytest.raises((UnsupportedOption, OverflowError), match=r"after the year 9999|too large"):
+        result.get(timeout=0)

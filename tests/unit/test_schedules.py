@@ -266,6 +266,8 @@ def test_solar_refuses_what_is_no_event_or_place() -> None:
         solar("sunset", 91, 0)
     with pytest.raises(ValueError, match="longitude must be between -180 and 180"):
         solar("sunset", 0, -181)
+    with pytest.raises(TypeError, match="latitude must be a number of degrees, not '50'"):
+        solar("sunset", "50", "0")  # type: ignore[arg-type]
 
 
 def test_a_class_of_ones_own_gives_next_after() -> None:
@@ -349,3 +351,21 @@ def test_schedules_survive_pickling() -> None:
     cron = crontab(minute="*/5", day_of_week="mon")
     assert pickle.loads(pickle.dumps(cron)) == cron
     assert pickle.loads(pickle.dumps(schedule(3))) == schedule(3)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), -float("inf"), float("nan"), 1e18])
+def test_a_span_that_no_calendar_has_is_refused(seconds: float) -> None:
+    """The error says what a span may be."""
+    with pytest.raises(ValueError, match="run_every must be a time span over 0, of up to 999,999,999 days, not"):
+        schedule(seconds)
+
+
+def test_what_is_no_moment_and_no_text_is_named() -> None:
+    """A moment is a datetime, the text of a crontab a text."""
+    for each in (crontab(), schedule(60), schedule(86_400, relative=True)):
+        with pytest.raises(TypeError, match=r"a moment must be a datetime.*not '2026'"):
+            each.next_after("2026")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"a moment must be a datetime.*not 5"):
+            each.is_due(5)  # type: ignore[arg-type]
+    with pytest.raises(ParseException, match=r"a crontab's text is needed.*not 5"):
+        crontab.from_string(5)  # type: ignore[arg-type]
