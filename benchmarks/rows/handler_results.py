@@ -9,7 +9,12 @@ from benchmarks.rows import handler_cpu
 from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
 
 #: Contender -> module of `benchmarks.handlers`.
-_MODULES: Final = {OURS: "results", "one_call": "one_call"}
+_MODULES: Final = {
+    OURS: "results",
+    "one_call": "one_call",
+    "powertools_idempotent": "powertools_idempotent",
+    "powertools_json": "powertools_json",
+}
 _VARIABLES: Final = {**LAMBDA_VARIABLES, "DISPATCHER_APP": "benchmarks.handlers.app_results:app"}
 
 
@@ -31,9 +36,11 @@ ROW = Row(
     method=(
         "As for lean tasks. DynamoDB's answers are given where botocore would hand the signed request to its HTTP "
         "library, so that neither the network nor the service takes part. Against one such call for each batch, made "
-        "by a plain client: the BatchExecuteStatement that keeps ten results."
+        "by a plain client: the BatchExecuteStatement that keeps ten results. Beside "
+        "it stands Powertools, whose Idempotency utility keeps results as well, and Powertools without, which keeps "
+        "nothing."
     ),
-    contenders=(OURS, "one_call"),
+    contenders=tuple(_MODULES),
     bars=(Bar(1.5, "one_call"),),
     measure=measure,
     describe=describe,
