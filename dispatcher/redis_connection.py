@@ -72,7 +72,12 @@ def pack(*values: str | bytes | int) -> bytes:
     return b"*%d\r\n%b" % (len(values), _pack_values(values))
 
 
-def _pack_values(values: Iterable[str | bytes | int]) -> bytes:
+def _pack_values(values: Sequence[str | bytes | int]) -> bytes:
+    if bytes not in map(type, values):
+        texts = [value if type(value) is str else str(value) for value in values]
+        text = "".join([f"${len(value)}\r\n{value}\r\n" for value in texts])
+        if text.isascii():  # so that there are as many bytes as characters
+            return text.encode()
     out = []
     for value in values:
         data = value if isinstance(value, bytes) else str(value).encode()

@@ -59,12 +59,13 @@ class RedisBackend(RedisJoins):
         return self._conditional(scripts.WRITE_TOGETHER, writes)
 
     def _conditional(self, script: Script, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        keys = [self._key(write.id) for write in writes]
-        arguments: list[str | int] = []
+        start = f"{self._settings.key_prefix}task:{{"
+        keys = [f"{start}{write.id}}}" for write in writes]
+        arguments: list[str] = []
         for write in writes:
-            expiry = max(1, int(write.expires_at * 1000))
-            kind = "start" if write.only_start else int(write.final)
-            arguments += (write.gen, write.attempt, kind, expiry, _dump(write.record()))
+            kind = "start" if write.only_start else "1" if write.final else "0"
+            expiry = f"{max(1, int(write.expires_at * 1000))}"
+            arguments += (f"{write.gen} {write.attempt} {kind}", expiry, _dump(write))
         (reply,) = self._connections.run([script.call(keys, arguments)])
         return [None if value is None else _load(write.id, value) for write, value in zip(writes, reply, strict=True)]
 
@@ -76,7 +77,7 @@ class RedisBackend(RedisJoins):
 
     def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
         """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""
-        unknown = _dump(TaskRecord("", PENDING, revoked=revocation))
+        unknown = _dump(TaskRecord("", PENDING), int(revocation))
         for batch in _cut(ids):
             keys = [self._key(task_id) for task_id in batch]
             self._connections.run([scripts.REVOKE.call(keys, (max(1, int(expires_at * 1000)), unknown))])
@@ -123,12 +124,12 @@ class RedisBackend(RedisJoins):
         self._connections.close()
 
 
-def _dump(record: TaskRecord) -> str:
+def _dump(record: TaskRecord | Write, revoked: int = 0) -> str:
     times = "-" if record.not_before is None else repr(record.not_before)
     if record.started_at is not None:
         times += f",{record.started_at!r}"
     return (
-        f"{record.revoked:d} {record.gen} {record.retries} {record.final:d} {record.starts} {times} "
+        f"{revoked} {record.gen} {record.retries} {'1' if record.final else '0'} {record.starts} {times} "
         f"{len(record.status)} {len(record.token)} {record.status}{record.token}{record.data}"
     )
 

@@ -23,52 +23,74 @@ local function later(key, expiry)
 end
 """
 
+# The arguments of each write: what it was decided on, "gen attempt kind" (kind is 1 if final, "start" for one that must
+# be the only one), expiry in milliseconds since the epoch, the new record.
 _CONDITIONAL: Final = (
     _PRELUDE
     + """
 -- Whether the write at `at` may replace a record, and the revocation that outlives it.
 local function judge(old, at)
   if not old then return true, '0' end
-  local gen, attempt = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local gen, attempt, kind = string.match(ARGV[at], '^(%-?%d+) (%d+) (%w+)$')
+  gen = tonumber(gen)
   local revoked, old_gen, retries, was_final, starts = string.match(old, '^(%d) (%-?%d+) (%d+) (%d) (%d+)')
   old_gen = tonumber(old_gen)
-  local applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == attempt)
-  local started = old_gen == gen and starts ~= '0' and ARGV[at + 2] == 'start'
+  local applies = old_gen < gen or (old_gen == gen and was_final == '0' and tonumber(retries) == tonumber(attempt))
+  local started = old_gen == gen and starts ~= '0' and kind == 'start'
   return applies and not started, revoked
 end
 
-local function apply(key, at, revoked)
-  local final, expiry, record = ARGV[at + 2] == '1', tonumber(ARGV[at + 3]), ARGV[at + 4]
+local function set(key, at, revoked)
+  local expiry, record = ARGV[at + 1], ARGV[at + 2]
   if revoked ~= '0' then
     record = revoked .. string.sub(record, 2)
-    expiry = later(key, expiry)
+    expiry = later(key, tonumber(expiry))
   end
   redis.call('SET', key, record, 'PXAT', expiry)
-  if final then
-    local waiters = redis.call('SMEMBERS', waiters_of(key))
-    for _, inbox in ipairs(waiters) do
-      redis.call('RPUSH', inbox, record)
-      redis.call('PEXPIRE', inbox, 10000)
+  return record
+end
+
+-- Hand final records to those who wait for them. Hardly anybody ever does, so all are asked for at once.
+local function wake(written)
+  local notes = {}
+  for i in pairs(written) do notes[#notes + 1] = waiters_of(KEYS[i]) end
+  if #notes == 0 or redis.call('EXISTS', unpack(notes)) == 0 then return end
+  for i, record in pairs(written) do
+    if string.sub(ARGV[3 * i - 2], -2) == ' 1' then
+      local note = waiters_of(KEYS[i])
+      for _, inbox in ipairs(redis.call('SMEMBERS', note)) do
+        redis.call('RPUSH', inbox, record)
+        redis.call('PEXPIRE', inbox, 10000)
+      end
+      redis.call('DEL', note)
     end
-    if #waiters > 0 then redis.call('DEL', waiters_of(key)) end
   end
 end
 """
 )
 
-#: Keys: records. Arguments, for each: gen, attempt, 1 if final, "start" for one that must be the only one, expiry in
-#: milliseconds since the epoch, the new record.
+#: Keys: records. Arguments: a write for each. Most are the first of their record, and cost one command.
 #: Returns for each nil, or the record that stood against the write.
 WRITE: Final = Script(
     _CONDITIONAL
     + """
-local answers = {}
+local answers, written = {}, {}
 for i, key in ipairs(KEYS) do
-  local old = redis.call('GET', key)
-  local applies, revoked = judge(old, 5 * i - 4)
-  answers[i] = not applies and old
-  if applies then apply(key, 5 * i - 4, revoked) end
+  local at = 3 * i - 2
+  answers[i] = false
+  if redis.call('SET', key, ARGV[at + 2], 'NX', 'PXAT', ARGV[at + 1]) then
+    written[i] = ARGV[at + 2]
+  else
+    local old = redis.call('GET', key)
+    local applies, revoked = judge(old, at)
+    if applies then
+      written[i] = set(key, at, revoked)
+    else
+      answers[i] = old
+    end
+  end
 end
+wake(written)
 return answers
 """
 )
@@ -77,15 +99,18 @@ return answers
 WRITE_TOGETHER: Final = Script(
     _CONDITIONAL
     + """
-local answers, flags, stood = {}, {}, false
+local answers, flags, written, stood = {}, {}, {}, false
 for i, key in ipairs(KEYS) do
   local old = redis.call('GET', key)
-  local applies, revoked = judge(old, 5 * i - 4)
+  local applies, revoked = judge(old, 3 * i - 2)
   answers[i], flags[i] = not applies and old, revoked
   stood = stood or not applies
 end
 if not stood then
-  for i, key in ipairs(KEYS) do apply(key, 5 * i - 4, flags[i]) end
+  for i, key in ipairs(KEYS) do
+    written[i] = set(key, 3 * i - 2, flags[i])
+  end
+  wake(written)
 end
 return answers
 """

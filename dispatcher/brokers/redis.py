@@ -153,8 +153,10 @@ class RedisBroker(Broker):
             return []
         known = [self._queue(name) for name in queues]
         deadline = self.clock.monotonic() + wait
+        if wait > 0 and self._is_between_turns(known) and (taken := self._block(known, limit, wait)):
+            return taken
         while True:
-            taken: list[Delivery] = []
+            taken = []
             for queue in known:
                 taken += self._take(queue, limit - len(taken))
                 if len(taken) >= limit:
@@ -164,6 +166,11 @@ class RedisBroker(Broker):
                 return taken
             if taken := self._block(known, limit, left):
                 return taken
+
+    def _is_between_turns(self, queues: Sequence[_Queue]) -> bool:
+        """Say whether nothing but new messages is to be looked for, few enough to need no order among the queues."""
+        now = self.clock.monotonic()
+        return all(not queue.full and not queue.levels and now < queue.turn for queue in queues)
 
     def _take(self, queue: _Queue, limit: int) -> list[Delivery]:
         """Lease what can be had at once: one command where the queue is busy, else all that a turn consists of."""
@@ -217,24 +224,16 @@ class RedisBroker(Broker):
     def _deliveries(
         self, queue: _Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
     ) -> list[Delivery]:
-        consumer, until = self._consumer, now + self.visibility_timeout
+        name, consumer, until = queue.name, self._consumer, now + self.visibility_timeout
         taken = []
         for level, id, count, fields in entries:
-            receipt = Receipt(level, id, consumer, count, until)
-            message_id, earlier, sent = id, 0, id
+            message_id, earlier, sent = id.decode(), 0, id
             if len(fields) > 2:
                 extra = dict(zip(fields[::2], fields[1::2], strict=True))
-                message_id, earlier, sent = extra[b"i"], int(extra[b"n"]), extra[b"t"]
-            taken.append(
-                Delivery(
-                    queue=queue.name,
-                    body=fields[1].decode(),
-                    receipt=receipt,
-                    receive_count=earlier + count,
-                    message_id=message_id.decode(),
-                    sent_at=int(sent.partition(b"-")[0]) / 1000,
-                )
-            )
+                message_id, earlier, sent = extra[b"i"].decode(), int(extra[b"n"]), extra[b"t"]
+            receipt = Receipt(level, id, consumer, count, until)
+            sent_at = int(sent.partition(b"-")[0]) / 1000
+            taken.append(Delivery(name, fields[1].decode(), receipt, earlier + count, message_id, sent_at))
         return taken
 
     # Settling
