@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,18 +11,19 @@ from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Writ
 from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
+from dispatcher.memory_store import MemoryStore
 from dispatcher.states import PENDING
-from dispatcher.utils import forks
 from dispatcher.utils.options import check_options
 
 #: More rows than a write can add, so that expired rows cannot pile up, and few enough to go unnoticed.
 _SWEEP: Final = 10
 
 
-class _Store:
+class _Store(MemoryStore):
     """The records that backends of one name share; every access holds ``changed``."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rows: dict[str, tuple[TaskRecord, float]] = {}
         #: the next slot of each rate limit
         self.slots: dict[str, int] = {}
@@ -31,8 +31,6 @@ class _Store:
         self.joins: dict[str, tuple[Join, set[int], float]] = {}
         #: an entry for each life a row was ever given, so that the oldest is found without a search
         self.expiries: list[tuple[float, str]] = []
-        self.changed = threading.Condition()
-        forks.watch(self)
 
     def get(self, task_id: str, now: float) -> TaskRecord | None:
         row = self.rows.get(task_id)
@@ -56,24 +54,6 @@ class _Store:
                 del self.rows[task_id]
             limit -= 1
 
-    def before_fork(self) -> None:
-        self.changed.acquire()
-
-    def after_fork_in_parent(self) -> None:
-        self.changed.release()
-
-    def after_fork_in_child(self) -> None:
-        self.changed = threading.Condition()
-
-
-_stores: dict[str, _Store] = {}
-_stores_lock = forks.safe_lock()
-
-
-def _store(name: str) -> _Store:
-    with _stores_lock:
-        return _stores.setdefault(name, _Store())
-
 
 class MemoryBackend(ResultBackend):
     """Keeps records in this process; backends of one URL, ``memory://name``, share them until the process ends."""
@@ -83,7 +63,7 @@ class MemoryBackend(ResultBackend):
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options, clock)
         check_options("the memory backend", self.options, [])
-        self._store = _store(url.partition("://")[2])
+        self._store = _Store.at(url)
 
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         now = self.clock.time()

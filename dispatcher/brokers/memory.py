@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import threading
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +17,7 @@ from dispatcher.brokers.base import (
     Settlement,
 )
 from dispatcher.clock import SYSTEM, Clock
-from dispatcher.utils import forks
+from dispatcher.memory_store import MemoryStore
 from dispatcher.utils.options import check_options, seconds_option
 
 _READY: Final = 0
@@ -96,38 +95,19 @@ class _Queue:
         return None
 
 
-class _Store:
+class _Store(MemoryStore):
     """The queues that brokers of one name share; every access holds ``changed``."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.queues: dict[str, _Queue] = {}
         self.numbers = itertools.count(1)
-        self.changed = threading.Condition()
-        forks.watch(self)
 
     def queue(self, name: str) -> _Queue:
         queue = self.queues.get(name)
         if queue is None:
             queue = self.queues[name] = _Queue()
         return queue
-
-    def before_fork(self) -> None:
-        self.changed.acquire()
-
-    def after_fork_in_parent(self) -> None:
-        self.changed.release()
-
-    def after_fork_in_child(self) -> None:
-        self.changed = threading.Condition()
-
-
-_stores: dict[str, _Store] = {}
-_stores_lock = forks.safe_lock()
-
-
-def _store(name: str) -> _Store:
-    with _stores_lock:
-        return _stores.setdefault(name, _Store())
 
 
 class MemoryBroker(Broker):
@@ -145,7 +125,7 @@ class MemoryBroker(Broker):
         self.visibility_timeout = seconds_option(
             "the memory broker", self.options, "visibility_timeout", self.visibility_timeout
         )
-        self._store = _store(url.partition("://")[2])
+        self._store = _Store.at(url)
 
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         store, now = self._store, self.clock.time()

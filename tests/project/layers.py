@@ -37,6 +37,7 @@ LAYERS = {
     "backends.base": 3,
     "backends.joins": 3,
     "sqlite_store": 3,
+    "memory_store": 3,
     "utils.log": 3,
     # 4: adapters and what reads them
     "aws": 4,
