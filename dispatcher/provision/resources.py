@@ -46,6 +46,8 @@ LOG_LEVEL: Final = Parameter(
 ALARM_TOPIC: Final = Parameter("AlarmTopic", {
     "Type": "String",
     "Default": "",
+    "AllowedPattern": r"(arn:[a-z-]+:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_.-]+)?",
+    "ConstraintDescription": "must be the ARN of an SNS topic, or empty",
     "Description": "The ARN of an SNS topic that alarms are told to; without one they only show.",
 })  # fmt: skip
 

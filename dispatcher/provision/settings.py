@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -233,8 +233,36 @@ _RESERVED: Final = frozenset({
 })  # fmt: skip
 
 
+#: What the CDK has in place of a text that is known when it synthesises.
+_TOKEN: Final = r"[^\s]*\$\{Token\[.+\]\}[^\s]*"
+#: Forms of what is named here and made elsewhere; what a form does not fit would only be found by the deployment.
+_LAYER: Final = r"arn:[\w-]+:lambda:[\w-]+:\d{12}:layer:[\w-]+:\d+"
+_IMAGE: Final = (
+    r"\d{12}\.dkr\.ecr(?:-fips)?\.[\w-]+\.amazonaws\.com(?:\.cn)?/"
+    r"[a-z0-9][a-z0-9._/-]*(?::[\w.-]+|@sha256:[0-9a-f]{64})"
+)
+_SUBNET: Final = r"subnet-[0-9a-f]{8,17}"
+_SECURITY_GROUP: Final = r"sg-[0-9a-f]{8,17}"
+_VARIABLE: Final = r"[A-Za-z][A-Za-z0-9_]+"
+
+
+def _formed(where: str, values: Iterable[str], form: str, words: str) -> None:
+    for value in values:
+        if not re.fullmatch(f"{form}|{_TOKEN}", value):
+            raise ImproperlyConfigured(f"{where} must be {words}, not {value!r}")
+
+
+def _image(where: str, value: Any) -> str:
+    image = _text(where, value)
+    words = "an image in ECR with its tag or digest (<account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>)"
+    _formed(where, [image], _IMAGE, words)
+    return image
+
+
 def _layers(where: str, value: Any) -> tuple[str, ...]:
     layers = _texts(where, value)
+    words = "ARNs of layers with their version (arn:aws:lambda:<region>:<account>:layer:<name>:<version>)"
+    _formed(where, layers, _LAYER, words)
     if len(layers) > LAMBDA_MAX_LAYERS:
         raise ImproperlyConfigured(f"{where} has {len(layers)} layers; a function takes {LAMBDA_MAX_LAYERS}")
     return layers
@@ -246,6 +274,7 @@ def _environment(where: str, value: Any) -> Mapping[str, str]:
     reserved = sorted(name for name in value if name in _RESERVED or name.startswith("AWS_LAMBDA_FUNCTION_"))
     if reserved:
         raise ImproperlyConfigured(f"{where}: Lambda sets {', '.join(reserved)} itself, and refuses other values")
+    _formed(f"a name in {where}", value, _VARIABLE, "two or more letters, digits and underscores, a letter first")
     return dict(value)
 
 
@@ -256,6 +285,9 @@ def _vpc(where: str, value: Any) -> Vpc:
     vpc = Vpc(*(_texts(f"{where}[{key!r}]", given[key]) for key in ("subnets", "security_groups")))
     if not (vpc.subnets and vpc.security_groups):
         raise ImproperlyConfigured(f"{where} needs at least one subnet and one security group")
+    _formed(f"{where}['subnets']", vpc.subnets, _SUBNET, "ids of subnets such as subnet-0123456789abcdef0")
+    _formed(f"{where}['security_groups']", vpc.security_groups, _SECURITY_GROUP,
+            "ids of security groups such as sg-0123456789abcdef0")  # fmt: skip
     return vpc
 
 
@@ -308,7 +340,7 @@ _CHECKS: Final[Mapping[str, Any]] = {
     "batching_window": _within(0, LAMBDA_MAX_BATCHING_WINDOW),
     "environment": _environment,
     "layers": _layers,
-    "image": _text,
+    "image": _image,
     "vpc": _vpc,
     "log_days": _log_days,
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from dispatcher.beat.entries import entries
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision import plan
 from dispatcher.provision.naming import rule_name, slug
-from dispatcher.provision.resources import resources, template
+from dispatcher.provision.resources import ALARM_TOPIC, resources, template
 
+LAYER = "arn:aws:lambda:eu-west-1:111122223333:layer:fonts:3"
+IMAGE = "111122223333.dkr.ecr.eu-west-1.amazonaws.com/film/cut:1"
 SNAPSHOT = Path(__file__).parent / "press.json"
 
 
@@ -150,7 +153,15 @@ def test_queues_come_from_routes_declarations_and_entries() -> None:
         ({"batch_size": 100}, "a batch_size over 10 needs a batching_window of at least 1 s"),
         ({"maximum_concurrency": 1}, "must be a whole number from 2 to 1,000"),
         ({"vpc": {"subnets": ["subnet-1"]}}, "must have 'subnets' and 'security_groups'"),
-        ({"image": "x", "layers": ["y"]}, "both an image and layers"),
+        ({"image": IMAGE, "layers": [LAYER]}, "both an image and layers"),
+        ({"image": "film:1"}, "must be an image in ECR with its tag or digest"),
+        ({"image": IMAGE.rpartition(":")[0]}, "must be an image in ECR with its tag or digest"),
+        ({"layers": ["fonts"]}, "must be ARNs of layers with their version"),
+        ({"layers": [LAYER, LAYER.rpartition(":")[0]]}, "layer:<name>:<version>), not 'arn:aws:lambda:eu"),
+        ({"queues": {"default": {"layers": ["fonts"]}}}, "infra['queues']['default']['layers'] must be ARNs"),
+        ({"vpc": {"subnets": ["subnet-1"], "security_groups": ["sg-0a1b2c3d"]}}, "['subnets'] must be ids of subnets"),
+        ({"vpc": {"subnets": ["subnet-0a1b2c3d"], "security_groups": ["default"]}}, "must be ids of security groups"),
+        ({"environment": {"MY-VAR": "1"}}, "a name in infra['environment'] must be two or more letters"),
         ({"kms_key": "alias/mine"}, "must be the ARN of a key"),
         ({"producers": ["somebody"]}, "account numbers of 12 digits"),
         ({"payload_days": 30}, "a message can need its payload for 34 days"),
@@ -164,6 +175,25 @@ def test_wrong_infra_is_named(infra: dict[str, Any], words: str) -> None:
     assert words in str(raised.value)
 
 
+def test_values_of_the_cdk_have_no_form() -> None:
+    """What stands for a text that is known at synthesis is taken as it is."""
+    token = "${Token[TOKEN.42]}"
+    made = plan(app_with(), functions={"layers": [token]})
+    assert made.queues[0].function is not None
+    assert made.queues[0].function.layers == (token,)
+    assert plan(app_with(), functions={"image": f"{token}.dkr.ecr/x:{token}"}).queues[0].function
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("", True), ("arn:aws-cn:sns:cn-north-1:111122223333:on-call", True), ("on-call", False),
+     ("arn:aws:sqs:eu-west-1:111122223333:on-call", False)],
+)  # fmt: skip
+def test_alarms_tell_topics_of_sns_alone(given: str, taken: bool) -> None:
+    """What is none is refused when the stack is deployed, and not when the first alarm rings."""
+    assert (re.fullmatch(ALARM_TOPIC.properties["AllowedPattern"], given) is not None) == taken
+
+
 def test_fifo_queue_takes_no_window() -> None:
     """AWS allows FIFO queues neither a batching window nor batches over ten."""
     app = app_with(task_queues=["a.fifo"], infra={"batching_window": 5})
@@ -175,20 +205,20 @@ def test_settings_of_a_function_reach_its_resource() -> None:
     """VPC, layers, environment, architecture, image and key; the actions without a resource come with the VPC alone."""
     key = "arn:aws:kms:eu-west-1:111122223333:key/0d9a4ff2-5a3c-4cc5-9a3e-3d8be2f7a6a5"
     infra = {
-        "kms_key": key, "layers": ["arn:aws:lambda:eu-west-1:111122223333:layer:fonts:3"], "environment": {"A": "1"},
-        "vpc": {"subnets": ["subnet-1"], "security_groups": ["sg-1"]},
+        "kms_key": key, "layers": ["arn:aws:lambda:eu-west-1:111122223333:layer:fonts:3"], "environment": {"AA": "1"},
+        "vpc": {"subnets": ["subnet-0a1b2c3d"], "security_groups": ["sg-0123456789abcdef0"]},
         "queues": {"film": {"image": "111122223333.dkr.ecr.eu-west-1.amazonaws.com/film:1", "layers": [],
-                            "environment": {"B": "2"}}},
+                            "environment": {"BB": "2"}}},
     }  # fmt: skip
     made = template(plan(app_with(task_queues=["default", "film"], infra=infra)))
     own, film = made["DefaultFunction"].properties, made["FilmFunction"].properties
-    assert own["VpcConfig"] == {"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert own["VpcConfig"] == {"SubnetIds": ["subnet-0a1b2c3d"], "SecurityGroupIds": ["sg-0123456789abcdef0"]}
     assert own["Layers"] == infra["layers"]
     assert own["KmsKeyArn"] == made["DefaultQueue"].properties["KmsMasterKeyId"] == key
     assert made["ResultTable"].properties["SSESpecification"]["KMSMasterKeyId"] == key
     assert film["PackageType"] == "Image"
     assert "Runtime" not in film
-    assert film["Environment"]["Variables"].items() >= {"A": "1", "B": "2"}.items()
+    assert film["Environment"]["Variables"].items() >= {"AA": "1", "BB": "2"}.items()
     statements = made["DefaultRole"].properties["Policies"][0]["PolicyDocument"]["Statement"]
     assert [each["Sid"] for each in statements if each["Resource"] == "*"] == ["JoinNetwork"]
     assert [each["Resource"] for each in statements if each["Sid"] == "UseKey"] == [key]
