@@ -13,6 +13,7 @@ from dispatcher import aws
 from dispatcher.aws_options import ClientSettings
 from dispatcher.local.functions import MappedFunction
 from dispatcher.provision import stacks
+from dispatcher.provision.apply import complete
 from dispatcher.provision.functions import READER_HANDLER
 from dispatcher.provision.plan import Plan
 from dispatcher.provision.resources import template
@@ -52,7 +53,7 @@ def make(plan: Plan) -> tuple[list[MappedFunction], dict[str, str]]:
     told = {_PRODUCER[output.id]: output.value for output in planned.outputs if output.id in _PRODUCER}
     for value in told.values():
         wanted.add(value)
-    _deploy(f"{plan.name}-{plan.stage}", _reduced(planned, wanted), wanted)
+    _deploy(f"{plan.name}-{plan.stage}", planned, wanted)
     functions = [_mapped(planned, mapping, wanted) for mapping in mappings]
     return functions, {name: wanted[value] for name, value in told.items()}
 
@@ -99,9 +100,11 @@ def _variables(function: Resource) -> Mapping[str, Any]:
     return variables
 
 
-def _deploy(name: str, body: Mapping[str, Any], wanted: _Wanted) -> None:
-    given = stacks.given(ClientSettings(), f"{name}-code".lower(), body)
-    wanted.found(stacks.deploy(aws.client("cloudformation"), name, given, {}))
+def _deploy(name: str, planned: Template, wanted: _Wanted) -> None:
+    client = aws.client("cloudformation")
+    given = stacks.given(ClientSettings(), f"{name}-code".lower(), _reduced(planned, wanted))
+    wanted.found(stacks.deploy(client, name, given, {}))
+    complete(ClientSettings(), planned, stacks.members(client, name))
 
 
 def _mapped(planned: Template, mapping: Resource, wanted: _Wanted) -> MappedFunction:

@@ -51,7 +51,7 @@ def apply(plan: Plan, *, endpoint: str, stack: str | None = None, code: Path | N
         stacks.put(settings, bucket, key, package)
         parameters = dict(zip((each.id for each in CODE), (bucket, key), strict=True))
     outputs = stacks.deploy(client, name, stacks.given(settings, bucket, body), parameters)
-    _complete(settings, made, stacks.members(client, name))
+    complete(settings, made, stacks.members(client, name))
     return outputs
 
 
@@ -70,7 +70,7 @@ def _packed(code: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _complete(settings: ClientSettings, made: Template, members: Mapping[str, Mapping[str, Any]]) -> None:
+def complete(settings: ClientSettings, made: Template, members: Mapping[str, Mapping[str, Any]]) -> None:
     """Set what an emulator's CloudFormation may leave out: expiry, recursion, a bucket's rules."""
     for resource in made.resources:
         member = members.get(resource.id)

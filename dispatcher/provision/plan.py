@@ -78,7 +78,8 @@ class PlannedTask:
 class PlannedFunction:
     """The function that runs a queue's tasks; ``timeout_reason`` and ``batch_reason`` say where the numbers come from.
 
-    ``memory`` in MiB; ``timeout`` and ``batching_window`` in seconds.
+    ``memory`` in MiB; ``timeout`` and ``batching_window`` in seconds. With ``schedules`` its tasks may change entries
+    of the beat.
     """
 
     memory: int
@@ -95,6 +96,7 @@ class PlannedFunction:
     log_days: int
     timeout_reason: str
     batch_reason: str
+    schedules: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,22 +352,22 @@ def _function(name: str, tasks: list[PlannedTask], given: FunctionSettings, conf
         if longest is not None and longest.limit and longest.limit > DEFAULT_TIMEOUT:
             batch = max(1, int((timeout - margins) / longest.limit))
             why = f"As many runs of {longest.name}, {longest.limit:g} s each, as fit the function's timeout."
-    return PlannedFunction(
-        memory=given.memory,
+    return _made(
+        given,
         timeout=timeout,
-        architecture=given.architecture,
-        runtime=given.runtime,
         maximum_concurrency=given.maximum_concurrency,
         batch_size=batch,
         batching_window=given.batching_window,
-        environment=given.environment,
-        layers=given.layers,
-        image=given.image,
-        vpc=given.vpc,
-        log_days=given.log_days,
         timeout_reason=reason,
         batch_reason=why,
+        schedules=given.schedules,
     )
+
+
+def _made(given: FunctionSettings, **own: Any) -> PlannedFunction:
+    """Return a function as the settings have it, with what is its own."""
+    kept = ("memory", "architecture", "runtime", "environment", "layers", "image", "vpc", "log_days")
+    return PlannedFunction(**{**{name: getattr(given, name) for name in kept}, **own})
 
 
 def _timeout(name: str, longest: PlannedTask | None, given: int | None, margins: float) -> tuple[int, str]:
@@ -394,19 +396,13 @@ def _timeout(name: str, longest: PlannedTask | None, given: int | None, margins:
 
 def _reader(defaults: FunctionSettings) -> PlannedFunction:
     """Return the function that decides on lost messages."""
-    return PlannedFunction(
+    return _made(
+        defaults,
         memory=max(defaults.memory, 512),
         timeout=READER_TIMEOUT,
-        architecture=defaults.architecture,
-        runtime=defaults.runtime,
         maximum_concurrency=2,
         batch_size=SQS_MAX_BATCH,
         batching_window=0,
-        environment=defaults.environment,
-        layers=defaults.layers,
-        image=defaults.image,
-        vpc=defaults.vpc,
-        log_days=defaults.log_days,
         timeout_reason="A batch is some calls to AWS; most of this is for an app whose import takes long, or for ever.",
         batch_reason="Ten messages are one receive.",
     )

@@ -34,6 +34,7 @@ RECORDS: Final = (
     "dynamodb:PartiQLInsert",
     "dynamodb:PartiQLUpdate",
 )
+_WHY_FIND: Final = "What the Scheduler cannot deliver for a day goes to the lost queue, which a schedule names."
 TAKE: Final = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility")
 
 
@@ -76,6 +77,8 @@ def worker_role(plan: Plan, queue: PlannedQueue, function: PlannedFunction) -> R
         allow("KeepRecords", (*RECORDS, "dynamodb:BatchWriteItem"), arn("ResultTable")),
         *_shared(plan, function, queue_id(queue, "Logs")),
         *_delays(plan),
+        *_finding(plan),
+        *([_changing()] if function.schedules else []),
     ]
     reasons = {
         "": "Explicit: the role that SAM would make may receive from, and delete in, every queue of the account.",
@@ -88,6 +91,8 @@ def worker_role(plan: Plan, queue: PlannedQueue, function: PlannedFunction) -> R
             TellMissingFromForbidden="Without it S3 answers 403 for an object that is not there, and the message would "
             "be tried again for days.",
             JoinNetwork=UNSCOPED["ec2:CreateNetworkInterface"],
+            FindLostQueues=_WHY_FIND,
+            KeepSchedules="As configured: its tasks use app.schedules, whose schedules are called beat-…",
         ),
     }
     return _role(queue_id(queue, "Role"), "RunTasks", statements, reasons)
@@ -136,12 +141,14 @@ def producer_policy(plan: Plan) -> Resource:
         *_payloads(plan),
         *_key(plan),
         *_delays(plan, revokes=True),
+        *_finding(plan),
     ]
     reasons = {
         "": "Attach it to the role of each service that sends tasks; it receives nothing and deletes nothing.",
         **_reasons(
             statements,
             UseResults="Waiting, revoking, unique tasks, chords, and AsyncResult.forget() (BatchWriteItem).",
+            FindLostQueues=_WHY_FIND,
         ),
     }
     properties = {
@@ -155,10 +162,9 @@ def producer_policy(plan: Plan) -> Resource:
 
 def schedules_policy(plan: Plan) -> Resource:
     """Return the managed policy that a service is given which changes entries of the beat, by `app.schedules`."""
-    actions = [f"scheduler:{action}Schedule" for action in ("Create", "Update", "Get", "Delete")]
     statements = [
         allow("KeepEntries", RECORDS, arn("ResultTable")),
-        allow("KeepSchedules", actions, _schedules("beat-*")),
+        _changing(),
         _pass_role(),
         *_key(plan),
     ]
@@ -221,6 +227,19 @@ def _delays(plan: Plan, revokes: bool = False) -> Iterable[Statement]:
     more = ["scheduler:DeleteSchedule"] if revokes else []
     yield allow("DelayTasks", ["scheduler:CreateSchedule", "scheduler:GetSchedule", *more], _schedules("task-*"))
     yield _pass_role()
+
+
+def _finding(plan: Plan) -> Iterable[Statement]:
+    """Yield the right to find the queues that become dead-letter queues of schedules; one of FIFO cannot be."""
+    lost = [arn(queue_id(each, "LostQueue")) for each in plan.queues if not each.fifo]
+    if plan.scheduler and lost:
+        yield allow("FindLostQueues", ["sqs:GetQueueUrl"], lost)
+
+
+def _changing() -> Statement:
+    """Return the right to change the schedules of the beat's stored entries."""
+    actions = [f"scheduler:{action}Schedule" for action in ("Create", "Update", "Get", "Delete")]
+    return allow("KeepSchedules", actions, _schedules("beat-*"))
 
 
 def _schedules(names: str) -> dict[str, str]:

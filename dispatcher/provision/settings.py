@@ -42,7 +42,8 @@ class FunctionSettings:
     """What the function of a queue is like; `None` leaves it to the plan.
 
     ``memory`` in MiB, ``timeout`` and ``batching_window`` in seconds. ``image`` is the URI of a container image, which
-    then takes the place of ``runtime``, ``layers`` and the package.
+    then takes the place of ``runtime``, ``layers`` and the package. With ``schedules`` its tasks may change entries of
+    the beat, by `app.schedules`.
     """
 
     memory: int = 512
@@ -57,6 +58,7 @@ class FunctionSettings:
     image: str | None = None
     vpc: Vpc | None = None
     log_days: int = 30
+    schedules: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ def read(
         if key not in _KNOWN:
             raise _unknown(f"infra[{key!r}]", key, _KNOWN)
     defaults = _function("infra", {key: values[key] for key in _FUNCTION if key in values}, FunctionSettings())
-    return Infrastructure(
+    made = Infrastructure(
         name=values.get("name"),
         defaults=defaults,
         queues={name: _of_queue(name, entry, defaults) for name, entry in queues.items()},
@@ -140,6 +142,12 @@ def read(
         if "payload_days" in values
         else None,
     )
+    if not made.scheduler and any(each and each.schedules for each in (made.defaults, *made.queues.values())):
+        raise ImproperlyConfigured(
+            "infra['scheduler'] is False, so there is no EventBridge Scheduler in which tasks could change schedules; "
+            "leave it out, or leave out 'schedules'"
+        )
+    return made
 
 
 def _entry(entry: Any, name: str) -> dict[str, Any]:
@@ -343,4 +351,5 @@ _CHECKS: Final[Mapping[str, Any]] = {
     "image": _image,
     "vpc": _vpc,
     "log_days": _log_days,
+    "schedules": _flag,
 }

@@ -16,6 +16,9 @@ from dispatcher.quotas import EVENTBRIDGE_MAX_RULES
 #: How long EventBridge tries to send a firing, in seconds; the next one comes anyway, and the entry's own policy
 #: says what becomes of a late one.
 _RETRY: Final = {"MaximumEventAgeInSeconds": 3_600, "MaximumRetryAttempts": 60}
+_WHY_AN_HOUR: Final = (
+    "An hour: the next firing comes anyway, and the entry's policy decides on late ones. So no dead-letter queue."
+)
 RULE: Final = "rule"
 
 
@@ -70,7 +73,7 @@ def _rule(plan: Plan, timer: PlannedSchedule) -> Resource:
         "ScheduleExpression": _why(timer),
         "Targets.0.InputTransformer": "The worker takes task and arguments from the app's own schedule, by the entry's "
         "name, and derives the task's id from entry and minute, so that a double firing runs once.",
-        "Targets.0.RetryPolicy": "An hour: the next firing comes anyway, and the entry's policy decides on late ones.",
+        "Targets.0.RetryPolicy": _WHY_AN_HOUR,
     })  # fmt: skip
 
 
@@ -94,6 +97,7 @@ def _schedule(plan: Plan, timer: PlannedSchedule) -> Resource:
     return Resource(timer_id(timer), "AWS::Scheduler::Schedule", properties, {
         "": "A schedule, since a rule knows neither time zones nor this expression.",
         "ScheduleExpression": _why(timer),
+        "Target.RetryPolicy": _WHY_AN_HOUR,
         "FlexibleTimeWindow": "On time: the worker counts on the minute it was meant for.",
     })  # fmt: skip
 
@@ -125,7 +129,6 @@ def scheduler(plan: Plan) -> Iterator[Resource]:
         "ArnEquals": {"aws:SourceArn": group},
     }
     targets = [arn(queue_id(queue)) for queue in plan.queues]
-    # What cannot be delivered for a day goes to the lost queue, whose reader sends it home.
     targets += [arn(queue_id(queue, "LostQueue")) for queue in plan.queues if not queue.fifo]
     statements: list[Statement] = [allow("SendWhenDue", ["sqs:SendMessage"], targets)]
     if plan.kms_key is not None:
@@ -137,7 +140,12 @@ def scheduler(plan: Plan) -> Iterator[Resource]:
             "AssumeRolePolicyDocument": trust("scheduler.amazonaws.com", condition),
             "Policies": [{"PolicyName": "SendWhenDue", "PolicyDocument": document(statements)}],
         },
-        {"": "Taken by the Scheduler for schedules of this group alone; it may send and nothing else."},
+        {
+            "": "Taken by the Scheduler for schedules of this group alone; it may send and nothing else.",
+            "Policies.0.PolicyDocument.Statement.0": "The lost queues take what it cannot deliver for a day. Those of "
+            "FIFO cannot: a schedule's dead-letter queue is a standard one, which would forget the group. "
+            "https://docs.aws.amazon.com/scheduler/latest/UserGuide/configuring-schedule-dlq.html",
+        },
     )
 
 

@@ -40,7 +40,7 @@ print(json.dumps(transform(template, {}, NoManagedPolicies())))
 
 # The endpoint asks for these names. In AWS the permission of the single action is that of the batch, and statements of
 # PartiQL need theirs on the table: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsqs.html
-_EMULATOR_ONLY = [
+EMULATOR_ONLY = [
     "sqs:ChangeMessageVisibilityBatch", "sqs:DeleteMessageBatch", "sqs:SendMessageBatch",
     "dynamodb:BatchExecuteStatement",
 ]  # fmt: skip
@@ -120,5 +120,5 @@ def _template(bucket: str, key: str) -> dict[str, Any]:
         del resources[name]  # the endpoint is plain HTTP, which these policies rightly refuse
     for role in ("DefaultRole", "LostRole"):
         policy = resources[role]["Properties"]["Policies"][0]["PolicyDocument"]
-        policy["Statement"].append({"Effect": "Allow", "Action": _EMULATOR_ONLY, "Resource": "*"})
+        policy["Statement"].append({"Effect": "Allow", "Action": EMULATOR_ONLY, "Resource": "*"})
     return template

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, Signals
 
+import botocore.session
 import pytest
 
 from dispatcher.local import processes
@@ -127,6 +128,17 @@ def test_task_runs_in_a_function_and_its_result_is_readable(running: tuple[Local
     local, exports = running
     assert local.call(exports, "shop.add", "--args", "[20, 22]", "--wait").splitlines()[0] == "42"
     assert local.wait_for("succeeded").split()[1] == "Default"
+
+
+def test_records_expire_as_planned(running: tuple[Local, dict[str, str]]) -> None:
+    """The table has its time to live, which the emulator's CloudFormation leaves out."""
+    _, exports = running
+    client = botocore.session.Session().create_client(
+        "dynamodb", region_name=exports["AWS_REGION"], endpoint_url=exports["AWS_ENDPOINT_URL"],
+        aws_access_key_id="test", aws_secret_access_key="test",
+    )  # fmt: skip
+    about = client.describe_time_to_live(TableName=exports["DISPATCHER_TABLE"])["TimeToLiveDescription"]
+    assert about == {"TimeToLiveStatus": "ENABLED", "AttributeName": "ttl"}
 
 
 def test_lost_messages_are_decided_on(running: tuple[Local, dict[str, str]], tmp_path: Path) -> None:

@@ -224,6 +224,33 @@ def test_settings_of_a_function_reach_its_resource() -> None:
     assert [each["Resource"] for each in statements if each["Sid"] == "UseKey"] == [key]
 
 
+def test_functions_may_change_schedules_where_that_is_declared() -> None:
+    """Those of the beat's stored entries, of this app, and no function but the one that asks for it."""
+    app = app_with(task_queues=["default", "mail"], infra={"queues": {"mail": {"schedules": True}}})
+    made = template(plan(app))
+    statements = {id: {each["Sid"]: each for each in made[id].properties["Policies"][0]["PolicyDocument"]["Statement"]}
+                  for id in ("DefaultRole", "MailRole", "LostRole")}  # fmt: skip
+    assert [id for id, own in statements.items() if "KeepSchedules" in own] == ["MailRole"]
+    allowed = statements["MailRole"]["KeepSchedules"]
+    assert allowed["Action"] == [f"scheduler:{each}Schedule" for each in ("Create", "Update", "Get", "Delete")]
+    assert allowed["Resource"]["Fn::Sub"].endswith(":schedule/${ScheduleGroup}/beat-*")
+    with pytest.raises(ImproperlyConfigured, match="there is no EventBridge Scheduler"):
+        plan(app_with(infra={"schedules": True, "scheduler": False}))
+
+
+def test_senders_may_find_what_schedules_fall_back_to() -> None:
+    """The lost queues, by name; not those of FIFO, which no schedule takes."""
+    app = app_with(task_queues=["default", "a.fifo"])
+    made = template(plan(app))
+    documents = [made[id].properties["Policies"][0]["PolicyDocument"] for id in ("DefaultRole", "AFifoRole")]
+    documents.append(made["ProducerPolicy"].properties["PolicyDocument"])
+    for document in documents:
+        found = [each for each in document["Statement"] if each["Sid"] == "FindLostQueues"]
+        assert [(each["Action"], each["Resource"]) for each in found] == [
+            ("sqs:GetQueueUrl", {"Fn::GetAtt": ["DefaultLostQueue", "Arn"]})
+        ]
+
+
 def test_producers_of_other_accounts_may_send_and_nothing_else() -> None:
     """The queue's policy names them; an account stands for whom it allows itself."""
     role = "arn:aws:iam::444455556666:role/shop"
