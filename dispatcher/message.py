@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dispatcher.exceptions import DecodeError, SecurityError
 from dispatcher.sensitive import Marks, masked
-from dispatcher.serialization import json_decode, json_encode, unpack
+from dispatcher.serialization import MAX_BYTES, json_decode, json_encode, json_text, unpack
 
 WIRE_VERSION: Final = 1
 #: DynamoDB keys are at most 2,048 bytes and SQS deduplication ids 128; UUIDs need 36.
@@ -192,16 +192,29 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "sensitive": None,  # before what it marks, so that whoever finds a half of a body knows
     **{field.name: field.default for field in dataclasses.fields(Message) if field.default is not dataclasses.MISSING},
 }
+#: The order of the fields on the wire.
+_PLACES: Final = {name: place for place, name in enumerate(_DEFAULTS)}
+#: What a body begins with: the id and the name of the task, as JSON.
+_HEAD: Final = f'{{"v":{WIRE_VERSION},"id":%s,"task":%s'
 
 
 def encode(message: Message) -> str:
     """Return the wire form, unsigned: one line of ASCII JSON, at most 150 bytes for a task of two small arguments."""
     fields = message.__dict__
-    body: dict[str, Any] = {"v": WIRE_VERSION}
-    for name, default in _DEFAULTS.items():
-        value = fields.get(name, default)
-        if value is not default and value != default:
-            body[name] = value
+    body = {
+        name: value
+        for name in sorted(fields, key=_PLACES.__getitem__)
+        if (value := fields[name]) is not (default := _DEFAULTS[name]) and value != default
+    }
+    if "header" in body or "payload" in body or "packed" in body or ("kwargs" in body and not body["kwargs"]):
+        _leave_out(body, message)
+    # Two texts, which every message has, are written faster by themselves than in an object.
+    head = _HEAD % (json_text(body.pop("id")), json_text(body.pop("task")))
+    return f"{head},{json_encode(body, max_bytes=MAX_BYTES - len(head))[1:]}" if body else head + "}"
+
+
+def _leave_out(body: dict[str, Any], message: Message) -> None:
+    """Take arguments out of a body that are elsewhere, and name the fields that say where."""
     # A release that does not know these fields would run the task without arguments.
     critical = [name for name in ("payload", "header") if name in body]
     if critical:
@@ -218,7 +231,6 @@ def encode(message: Message) -> str:
         body.pop("kwargs", None)
     elif "kwargs" in body and not body["kwargs"]:
         del body["kwargs"]
-    return json_encode(body)
 
 
 def decode(body: str | bytes, max_bytes: int | None = None) -> Message:

@@ -36,7 +36,8 @@ class Routes:
         self._default = default_queue
         self._create_missing = create_missing
         self._routers = [_router(item) for item in _as_routers(routes)]
-        self._by_name_only = all(isinstance(router, _Table) for router in self._routers)
+        #: whether the answer depends on nothing but the task's name
+        self.by_name_only = all(isinstance(router, _Table) for router in self._routers)
         self._known: dict[str, dict[str, Any]] = {}
 
     @classmethod
@@ -54,7 +55,7 @@ class Routes:
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], task: Any
     ) -> dict[str, Any]:
         """Return the options of the first router that knows the task; empty if none does."""
-        if self._by_name_only:
+        if self.by_name_only:
             known = self._known.get(name)
             if known is None:
                 known = self._known[name] = self._ask(name, (), {}, {}, task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher import signals
 from dispatcher.brokers.base import Broker
@@ -26,6 +26,7 @@ from dispatcher.routing import Routes
 from dispatcher.sensitive import Marks, both, marks_of_call, raise_discreetly
 from dispatcher.serialization import pack
 from dispatcher.state import current_frame
+from dispatcher.utils import uuid as new_id
 
 if TYPE_CHECKING:
     from dispatcher.payloads import PayloadStore
@@ -82,6 +83,22 @@ _ENDLESS = 1e300
 _OWN = {"gen", "retries", "root_id", "parent_id", "group_id", "group_index", "result_cls"}
 
 
+#: Options that say something else to each call: at what time, or against the limits that its task has by then.
+_PASSING = frozenset({"countdown", "eta", "expires", "soft_time_limit", "time_limit"})
+
+
+class Terms(NamedTuple):
+    """What the options of a call, of its task and of its route come to."""
+
+    #: of the message, besides its id, its task and what comes of its arguments and its sender
+    fields: Mapping[str, Any]
+    queue: str
+    #: seconds
+    delay: float
+    #: the serializer and the compression of the arguments, `None` for JSON inside the message
+    encoding: tuple[str, str | None] | None
+
+
 class Sender:
     """Builds messages and puts them on the broker, with the app's settings."""
 
@@ -101,6 +118,8 @@ class Sender:
         self._packer = Packer(conf, seal, payloads)
         self._priority = conf.task_default_priority
         self._publish_policy = conf.task_publish_retry_policy if conf.task_publish_retry else None
+        #: the terms of calls without options, by their task or its name
+        self._usual: dict[Any, Terms] = {}
 
     # -- building
 
@@ -120,36 +139,59 @@ class Sender:
         Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
+        known = None if options else self._usual.get(task or name)
+        terms = known or self._terms(name, args, kwargs, options, task, now)
+        fields = {"task": name, **terms.fields}
+        if "id" not in fields:
+            fields["id"] = new_id()
+        marks = both(marks, marks_of_call(options, args, kwargs, task))
+        if marks is not None:
+            fields["sensitive"] = marks
+        self._set_arguments(fields, args, kwargs, terms)
+        frame = current_frame()
+        if frame is not None:
+            self._set_lineage(fields, frame.request)
+        if self._priority is not None:
+            fields.setdefault("priority", self._priority)
+        return Call(Message.make(fields), terms.queue, terms.delay)
+
+    def _terms(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: Any,
+        now: float | None,
+    ) -> Terms:
+        """Return the terms of a call; those of calls without options are remembered, where every such call has them."""
+        if name in (CHAIN, GROUP, CHORD):
+            raise TypeError(f"{name} is no task but a canvas: send it by its own apply_async()")
+        if type(name) is not str or not name:
+            raise TypeError(f"a task's name must be a text, not {name!r}")
         defaults = task._send_options if task is not None else {}
         route = self._routes.route(options.get("route_name") or name, args, kwargs, options, task)
+        usual = not options and self._routes.by_name_only
         if defaults or route:
             # The call wins over the task's own options, those over the route.
             given = {option: value for option, value in options.items() if value is not None}
             options = {**route, **defaults, **given}
-        fields: dict[str, Any] = {"id": options.get("task_id") or str(uuid.uuid4()), "task": name}
+        fields: dict[str, Any] = {}
         delay = 0.0
         if options:
             present = self._clock.time()
             delay = set_options(fields, options, now or present, self._conf.timezone)
             delay = max(0.0, delay + (now or present) - present)
             _check_limits(fields, task)
-        if name in (CHAIN, GROUP, CHORD):
-            raise TypeError(f"{name} is no task but a canvas: send it by its own apply_async()")
-        if type(name) is not str or not name:
-            raise TypeError(f"a task's name must be a text, not {name!r}")
-        marks = both(marks, marks_of_call(options, args, kwargs, task))
-        if marks is not None:
-            fields["sensitive"] = marks
-        self._set_arguments(fields, args, kwargs, options)
-        frame = current_frame()
-        if frame is not None:
-            self._set_lineage(fields, frame.request)
-        if self._priority is not None:
-            fields.setdefault("priority", self._priority)
         queue = self._routes.queue(options.get("queue"))
         if delay > SQS_MAX_DELAY and queue.endswith(".fifo"):
             _check_order(self._broker(), queue, delay)
-        return Call(Message.make(fields), queue, delay)
+        serializer = options.get("serializer") or self._conf.task_serializer
+        compression = options.get("compression") or self._conf.task_compression
+        terms = Terms(fields, queue, delay, None if serializer == "json" and not compression else (serializer, compression))
+        if usual and _PASSING.isdisjoint(options):
+            self._usual[task or name] = terms
+        return terms
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise what `build` raises for options that cannot work, before the call they belong to is due."""
@@ -161,19 +203,17 @@ class Sender:
         return call._replace(message=call.message.replace(depth=depth))
 
     def _set_arguments(
-        self, fields: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self, fields: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any], terms: Terms
     ) -> None:
         args = positional(args)
         if args:
             fields["args"] = args
         if kwargs:
             fields["kwargs"] = keywords(kwargs)
-        serializer = options.get("serializer") or self._conf.task_serializer
-        compression = options.get("compression") or self._conf.task_compression
-        if (serializer != "json" or compression) and (args or kwargs):
+        if terms.encoding is not None and (args or kwargs):
             accept = frozenset(self._conf.accept_content)
             try:
-                fields["packed"] = pack([list(args), dict(kwargs)], serializer, compression, accept_content=accept)
+                fields["packed"] = pack([list(args), dict(kwargs)], *terms.encoding, accept_content=accept)
             except EncodeError as error:
                 raise_discreetly(error, args, kwargs, fields.get("sensitive"))
 
@@ -262,6 +302,8 @@ _OWN_HEADERS = frozenset({
 
 def positional(args: Any) -> tuple[Any, ...]:
     """Return positional arguments as a tuple; raise `TypeError` for what is no sequence of them."""
+    if type(args) is tuple:
+        return args
     if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
         raise TypeError(f"task arguments must be a list or a tuple, not {type(args).__name__}")
     return tuple(args)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -32,6 +31,7 @@ from dispatcher.routing import Routes
 from dispatcher.sending import Sender, positional
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
+from dispatcher.utils import uuid
 
 if TYPE_CHECKING:
     from dispatcher.backends.base import ResultBackend
@@ -433,7 +433,7 @@ class Dispatcher(Workflows, Changes, Periodic):
 
     def uuid(self) -> str:
         """Return a new task id."""
-        return str(uuid.uuid4())
+        return uuid()
 
     @property
     def current_task(self) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dispatcher.canvas.stamping import NAMES, StampingVisitor, merged, own_stamps
 from dispatcher.sensitive import Marks, both, marks_on_wire, masked
 from dispatcher.state import get_current_app
+from dispatcher.utils import uuid
 
 _DEFAULTS: dict[str, Any] = {"args": (), "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
 #: The keywords of a canvas that are its parts; Celery writes others beside them.
@@ -208,7 +208,7 @@ class Signature(dict[str, Any]):
     ) -> Any:
         """Fix the task id, and return the result it will have."""
         options = self["options"]
-        task_id = options.setdefault("task_id", _id or str(uuid.uuid4()))
+        task_id = options.setdefault("task_id", _id or uuid())
         given = {
             "group_id": group_id, "chord": chord, "root_id": root_id, "parent_id": parent_id, "group_index": group_index
         }  # fmt: skip

@@ -6,7 +6,7 @@
 
 from dispatcher.serialization.codecs import DEFAULT_ACCEPT_CONTENT, Codec, content_names, get_codec, register
 from dispatcher.serialization.compression import compress, compression_name, decompress, register_compression
-from dispatcher.serialization.jsontext import json_decode, json_encode
+from dispatcher.serialization.jsontext import json_decode, json_encode, json_text
 from dispatcher.serialization.packing import (
     compress_json,
     decode_result,
@@ -45,6 +45,7 @@ __all__ = [
     "get_codec",
     "json_decode",
     "json_encode",
+    "json_text",
     "pack",
     "pack_bytes",
     "packed_bytes",

@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import sys
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from dispatcher.exceptions import DecodeError, EncodeError
@@ -73,6 +74,13 @@ def json_encode(value: Any, *, max_bytes: int = MAX_BYTES) -> str:
         JSON_FORM(value)
         raise EncodeError("cannot encode the value: a text with lone surrogates; send bytes")
     return text
+
+
+def json_text(text: str) -> str:
+    """Return what `json_encode` does, faster for a text, which nearly always is what it is given."""
+    if type(text) is str and "\\ud" not in (quoted := encode_basestring_ascii(text)):
+        return quoted
+    return json_encode(text)
 
 
 def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) -> Any:
