@@ -24,36 +24,34 @@ def publish(broker: Broker, messages: Sequence[Outgoing], policy: Mapping[str, A
     connection repeated it or waited for an answer, is the last. A repeated message may be there twice, under one task
     id. Raises `SendError` naming the ids that were not accepted, `OperationalError` where none is known to be.
     """
-    left = list(messages)
-    granted = 0.0 if policy is None else _SLACK + _sum(policy)
+    left = messages
     begun = clock.monotonic()
-    for pause in _pauses(policy):
+    pauses = _pauses(policy)
+    while True:
         try:
             broker.send(left)
             return
         except OperationalError as error:
             if isinstance(error, SendError):
                 left = [message for message in left if message.id in error.failures]
-            if pause is None or clock.monotonic() - begun > granted:
+            pause = next(pauses, None)
+            if pause is None or clock.monotonic() - begun > _granted(policy):
                 _give_up(error, broker, left, len(messages))
             logger.warning("sending failed, trying again: %s", error)
             clock.sleep(pause)
 
 
-def _pauses(policy: Mapping[str, Any] | None) -> Iterator[float | None]:
-    """Yield the pause after each try; `None` after the last."""
-    if policy is not None:
-        tries = 0
-        while policy["max_retries"] is None or tries < policy["max_retries"]:
-            yield min(policy["interval_start"] + tries * policy["interval_step"], policy["interval_max"])
-            tries += 1
-    yield None
+def _pauses(policy: Mapping[str, Any] | None) -> Iterator[float]:
+    """Yield the pause before each further try."""
+    tries = 0
+    while policy is not None and (policy["max_retries"] is None or tries < policy["max_retries"]):
+        yield min(policy["interval_start"] + tries * policy["interval_step"], policy["interval_max"])
+        tries += 1
 
 
-def _sum(policy: Mapping[str, Any]) -> float:
-    if policy["max_retries"] is None:
-        return math.inf
-    return sum(pause for pause in _pauses(policy) if pause is not None)
+def _granted(policy: Mapping[str, Any] | None) -> float:
+    """Return how long tries may take together, in seconds, for another to follow."""
+    return math.inf if policy is not None and policy["max_retries"] is None else _SLACK + sum(_pauses(policy))
 
 
 def _give_up(error: OperationalError, broker: Broker, left: Sequence[Outgoing], total: int) -> NoReturn:

@@ -30,7 +30,7 @@ from dispatcher.clock import Clock
 from dispatcher.exceptions import OperationalError
 from dispatcher.redis_settings import RedisSettings
 
-__all__ = ["Command", "RedisConnections", "ResponseError", "Script", "pack", "to_error"]
+__all__ = ["Command", "RedisConnections", "ResponseError", "Script", "pack", "pack_start", "to_error"]
 
 #: What to do about an error reply, by the class or the start of the text the client library gives it.
 _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
@@ -70,6 +70,11 @@ class Command(NamedTuple):
 def pack(*values: str | bytes | int) -> bytes:
     """Return a command as the server reads it."""
     return b"*%d\r\n%b" % (len(values), _pack_values(values))
+
+
+def pack_start(missing: int, *values: str | bytes | int) -> bytes:
+    """Return the start of a command that lacks so many values; each follows as its length and itself."""
+    return b"*%d\r\n%b" % (len(values) + missing, _pack_values(values))
 
 
 def _pack_values(values: Sequence[str | bytes | int]) -> bytes:

@@ -18,6 +18,7 @@ from dispatcher.app.workflows import Workflows
 from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Broker, Delivery
+from dispatcher.call_options import positional
 from dispatcher.canvas.signature import Signature, maybe_signature
 from dispatcher.claims import Claims
 from dispatcher.clock import SYSTEM, Clock, zone_of
@@ -28,7 +29,7 @@ from dispatcher.message import Message
 from dispatcher.packing import Call
 from dispatcher.result import AsyncResult, EagerResult
 from dispatcher.routing import Routes
-from dispatcher.sending import Sender, positional
+from dispatcher.sending import Sender
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 from dispatcher.utils import uuid

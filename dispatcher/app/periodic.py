@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.brokers.base import Outgoing
+from dispatcher.call_options import keywords, positional
 from dispatcher.canvas.signature import beat_entry, maybe_signature
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.packing import Call
 from dispatcher.publishing import publish
-from dispatcher.sending import keywords, positional
 from dispatcher.task import Task
 
 if TYPE_CHECKING:

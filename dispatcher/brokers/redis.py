@@ -20,7 +20,7 @@ from dispatcher.brokers import redis_scripts as scripts
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import UnsupportedOption
-from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, to_error
+from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, pack_start, to_error
 from dispatcher.redis_settings import parse
 
 GROUP: Final = "workers"
@@ -65,8 +65,17 @@ class _Queue:
     #: the last receive got all it asked for, so there are probably more
     full: bool = False
 
+    #: by priority, the command that adds to its stream, up to the body
+    additions: dict[int, bytes] = dataclasses.field(default_factory=dict)
+
     def stream(self, level: str) -> str:
         return self.keys[0] if level == "0" else f"{self.keys[0]}:{level}"
+
+    def addition(self, priority: int) -> bytes:
+        start = self.additions.get(priority)
+        if start is None:
+            start = self.additions[priority] = pack_start(1, "XADD", self.stream(str(priority)), "*", "b")
+        return start
 
 
 class RedisBroker(Broker):
@@ -84,7 +93,7 @@ class RedisBroker(Broker):
         self._connections = RedisConnections(self._settings, clock)
         self._queues: dict[str, _Queue] = {}
         self._registry = f"{self._settings.key_prefix}queues"
-        self._registered: set[str] = set()
+        self._registered: set[tuple[str, int]] = set()
         self._opened = 0
         self._pid = 0
         self._name = ""
@@ -94,6 +103,8 @@ class RedisBroker(Broker):
         return f"Redis at {self._settings.address}"
 
     def _check(self, message: Outgoing) -> None:
+        if message.priority is None and message.group_id is None:
+            return  # lengths and delays have no limits here
         super()._check(message)
         if message.priority is not None and message.priority not in PRIORITIES:
             raise UnsupportedOption(
@@ -106,42 +117,49 @@ class RedisBroker(Broker):
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         failures: dict[str, str] = {}
         for batch in _batches(messages):
-            new = self._unregistered(batch)
-            registrations = [command for stream in new for command in self._registration(*new[stream])]
-            replies = self._connections.send([*registrations, *map(self._addition, batch)])
-            split = len(registrations)
-            if all(_took_effect(reply) for reply in replies[:split]):
-                self._registered.update(new)
-            for message, reply in zip(batch, replies[split:], strict=True):
+            replies = self._add(batch)
+            for message, reply in zip(batch, replies, strict=True):
                 if isinstance(reply, ResponseError):
                     failures[message.id] = str(to_error(reply, self._settings.address))
         return failures
 
-    def _addition(self, message: Outgoing) -> Command:
-        queue, level = self._queue(message.queue), str(message.priority or 0)
-        if message.delay > 0:
-            delay = _milliseconds(message.delay)
-            return scripts.DELAY.call(queue.keys, (GROUP, delay, uuid.uuid4().hex, level, message.body))
-        return Command(pack("XADD", queue.stream(level), "*", "b", message.body))
-
-    def _unregistered(self, messages: Sequence[Outgoing]) -> dict[str, tuple[_Queue, str]]:
-        """Return the streams, each with its queue and level, that the server may not have in its lists yet."""
+    def _add(self, messages: Sequence[Outgoing]) -> list[Any]:
+        """Put messages into their streams, or aside until they are due, in one write; return the server's replies."""
+        streams = {(message.queue, message.priority or 0) for message in messages}
         if self._opened != self._connections.opened:  # after a reconnection the server may be a new one
             self._opened = self._connections.opened
             self._registered.clear()
-        new = {}
-        for message in messages:
-            queue, level = self._queue(message.queue), str(message.priority or 0)
-            stream = queue.stream(level)
-            if stream not in self._registered:
-                new[stream] = (queue, level)
-        return new
+        new = streams - self._registered
+        if not new and not any(message.delay > 0 for message in messages):
+            return self._connections.execute(b"".join(map(self._addition, messages)), len(messages))
+        registrations = [command for stream in new for command in self._registration(*stream)]
+        additions = [
+            self._postponement(message) if message.delay > 0 else Command(self._addition(message))
+            for message in messages
+        ]
+        replies = self._connections.send([*registrations, *additions])
+        split = len(registrations)
+        if all(_took_effect(reply) for reply in replies[:split]):
+            self._registered |= new
+        return replies[split:]
 
-    def _registration(self, queue: _Queue, level: str) -> Iterator[Command]:
+    def _addition(self, message: Outgoing) -> bytes:
+        body = message.body.encode()
+        start = self._queue(message.queue).addition(message.priority or 0)
+        return b"%b$%d\r\n%b\r\n" % (start, len(body), body)
+
+    def _postponement(self, message: Outgoing) -> Command:
+        queue, level = self._queue(message.queue), str(message.priority or 0)
+        return scripts.DELAY.call(
+            queue.keys, (GROUP, _milliseconds(message.delay), uuid.uuid4().hex, level, message.body)
+        )
+
+    def _registration(self, name: str, priority: int) -> Iterator[Command]:
         """Make known that a queue and a level exist; make the group, which a worker cannot where memory is short."""
+        queue, level = self._queue(name), str(priority)
         yield Command(pack("XGROUP", "CREATE", queue.stream(level), GROUP, "0", "MKSTREAM"))
-        yield Command(pack("SADD", self._registry, self._settings.queue_name_prefix + queue.name))
-        if level != "0":
+        yield Command(pack("SADD", self._registry, self._settings.queue_name_prefix + name))
+        if priority:
             yield Command(pack("SADD", queue.keys[3], level))
             queue.turn = 0.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from dispatcher.call_options import keywords, positional, set_options
 from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
 from dispatcher.execution import handover
 from dispatcher.execution.environment import Environment
@@ -12,7 +13,6 @@ from dispatcher.execution.renewal import publish_later
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message, own_args
 from dispatcher.routing import queue_name
-from dispatcher.sending import keywords, positional, set_options
 from dispatcher.serialization import pack
 
 logger = logging.getLogger("dispatcher.worker")

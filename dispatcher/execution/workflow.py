@@ -17,13 +17,13 @@ from dispatcher import states
 from dispatcher.backends.base import Write
 from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.backends.meta import ResultMeta
+from dispatcher.call_options import set_options
 from dispatcher.canvas import plan
 from dispatcher.exceptions import BackendError, ChordError, OperationalError, TaskError
 from dispatcher.execution import launching
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
-from dispatcher.sending import set_options
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.serialization import json_decode, json_encode
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import json.encoder
 import re
 import sys
 from json.encoder import encode_basestring_ascii
@@ -24,6 +25,9 @@ from dispatcher.serialization.values import (
     shorten,
     substitute,
 )
+
+#: The C encoder, as `json.JSONEncoder.iterencode` makes it; not every interpreter has one.
+_make_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
 
 
 class _Encoder(json.JSONEncoder):
@@ -46,6 +50,13 @@ class _Encoder(json.JSONEncoder):
         if type(value) is Tag:
             self.tags += 1
         return value
+
+    if _make_encoder is not None:
+
+        def encode(self, o: Any) -> str:
+            """Encode as the standard library does, without the wrappers that take longer than a small value."""
+            write = _make_encoder({}, self.default, encode_basestring_ascii, None, ":", ",", False, False, False)
+            return "".join(write(o, 0))
 
 
 def json_encode(value: Any, *, max_bytes: int = MAX_BYTES) -> str:

@@ -63,6 +63,7 @@ LAYERS = {
     "task": 6,
     "decorators": 7,
     "registry": 7,
+    "call_options": 7,
     "sending": 7,
     "claims": 7,
     "packing": 7,

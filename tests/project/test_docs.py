@@ -9,7 +9,7 @@ import pytest
 
 import dispatcher
 import dispatcher.canvas
-from dispatcher import AsyncResult, Dispatcher, Task, exceptions, sending, signals
+from dispatcher import AsyncResult, Dispatcher, Task, call_options, exceptions, signals
 from dispatcher.cli import absent, root
 from dispatcher.exceptions import UnsupportedOption
 from dispatcher.request import Context
@@ -67,7 +67,7 @@ def test_examples_run(page: Path, tmp_path: Path, servers: Servers) -> None:
 
 def test_calling_page_has_every_option() -> None:
     """docs/calling.md explains each option of apply_async, and no other."""
-    known = {*sending._PLAIN, *sending._HANDLED}
+    known = {*call_options._PLAIN, *call_options._HANDLED}
     assert sorted(_row_names(DOCS / "calling.md", "## Options of `apply_async`")) == sorted(known)
 
 
@@ -75,10 +75,10 @@ def test_calling_page_has_every_refusal() -> None:
     """docs/calling.md lists each refused option with the reason of the code."""
     text = (DOCS / "calling.md").read_text(encoding="utf-8")
     missing = [
-        option for option, reason in sending.REFUSED_OPTIONS.items() if f"| `{option}` | {reason} |\n" not in text
+        option for option, reason in call_options.REFUSED_OPTIONS.items() if f"| `{option}` | {reason} |\n" not in text
     ]
     assert missing == []
-    assert sorted(_row_names(DOCS / "calling.md", "refused with an")) == sorted(sending.REFUSED_OPTIONS)
+    assert sorted(_row_names(DOCS / "calling.md", "refused with an")) == sorted(call_options.REFUSED_OPTIONS)
 
 
 MIGRATING = DOCS / "migrating-from-celery.md"

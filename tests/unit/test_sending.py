@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dispatcher import signals
+from dispatcher.call_options import REFUSED_OPTIONS
 from dispatcher.exceptions import ImproperlyConfigured, QueueNotFound, UnsupportedOption
 from dispatcher.message import Message, decode
-from dispatcher.sending import REFUSED_OPTIONS
 from tests.unit.bench import Bench
 
 
