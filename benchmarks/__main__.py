@@ -1,4 +1,7 @@
-"""``python -m benchmarks [ROW ...]``: measure, print a Markdown report, keep the figures."""
+"""``python -m benchmarks [ROW ...]``: measure, print a Markdown report, keep the figures.
+
+``python -m benchmarks scale`` predicts instead: see `benchmarks.scale.command`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,16 @@ from benchmarks import environment
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
-    options = _parse(arguments)
+    scale = arguments[:1] == ["scale"]
+    options = None if scale else _parse(arguments)
     environment.enter(arguments)
 
     # A terminated run stops its servers and workers as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options is None:
+        from benchmarks.scale import command
+
+        return command.main(arguments[1:])
 
     # The rest needs redis-py, which only the peers' environment is sure to have.
     from benchmarks import session
