@@ -21,8 +21,8 @@ from benchmarks.work import TICKS
 
 #: Worker processes of every library, one task thread or event loop each.
 PROCESSES: Final = 2
-#: Peers that need the second environment.
-ENVIRONMENTS: Final = {"saq": "redis5", "arq": "redis5"}
+#: Peers that need another environment than the main one.
+ENVIRONMENTS: Final = {"saq": "redis5", "arq": "redis5", "celery_sqs": "sqs", "dispatcher_sqs": "sqs"}
 #: Contenders that differ in their workers only -> whose backlog they work off.
 PRODUCERS: Final = {"celery_threads": "celery"}
 
@@ -115,6 +115,7 @@ class Bench:
         self._server = server
         self.redis = redis.Redis.from_url(server.url)
         self._backlogs = Backlogs(self.redis)
+        self._more_variables: dict[str, str] = {}
 
     def probe(self, peer: str, verb: str, *arguments: int | str, results: bool = False) -> Any:
         """Run one verb of a peer's producer in a fresh process and return what it yields."""
@@ -128,7 +129,7 @@ class Bench:
 
     def python(self, arguments: list[str], peer: str = "", **variables: str) -> Any:
         """Run a Python process of the peer's environment and return the value it reports."""
-        python = environment.python_of(ENVIRONMENTS.get(peer, environment.MAIN))
+        python = environment.ensure(ENVIRONMENTS.get(peer, environment.MAIN))
         command = [str(python), *arguments]
         try:
             done = subprocess.run(
@@ -165,6 +166,15 @@ class Bench:
             yield Workers(children)
 
     @contextmanager
+    def variables(self, **more: str) -> Iterator[None]:
+        """Give more environment variables to every probe and worker that starts within the block."""
+        before, self._more_variables = self._more_variables, more
+        try:
+            yield
+        finally:
+            self._more_variables = before
+
+    @contextmanager
     def apart(self) -> Iterator[None]:
         """Keep Redis on one CPU, and the harness and what it starts on the others, for the length of the block.
 
@@ -196,4 +206,5 @@ class Bench:
             time.sleep(_POLL)
 
     def _variables(self, results: bool) -> dict[str, str]:
-        return {"BENCH_REDIS_URL": self._server.url, "BENCH_RESULTS": "1" if results else "0"}
+        results_kept = "1" if results else "0"
+        return {"BENCH_REDIS_URL": self._server.url, "BENCH_RESULTS": results_kept, **self._more_variables}

@@ -6,6 +6,8 @@ Peers that refuse that client library's version get a second one.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import hashlib
 import os
 import subprocess
@@ -19,8 +21,11 @@ HOME: Final = ROOT / ".bench-venv"
 REQUIREMENTS: Final = {
     "peers": ROOT / "benchmarks" / "requirements-peers.txt",
     "redis5": ROOT / "benchmarks" / "requirements-peers-redis5.txt",
+    "sqs": ROOT / "benchmarks" / "requirements-peers-sqs.txt",
+    "plots": ROOT / "benchmarks" / "requirements-plots.txt",
 }
 MAIN: Final = "peers"
+_INSTALL: Final = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement")
 
 
 def python_of(environment: str) -> Path:
@@ -28,18 +33,21 @@ def python_of(environment: str) -> Path:
     return HOME / environment / "bin" / "python"
 
 
+@functools.cache
 def ensure(environment: str) -> Path:
     """Create or renew an environment unless it holds what its requirements say; return its interpreter."""
     requirements = REQUIREMENTS[environment]
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     stamp = HOME / environment / ".requirements"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"installing {requirements.name} into {HOME.name}/{environment} ...", file=sys.stderr)
-        base = getattr(sys, "_base_executable", sys.executable)
-        subprocess.run([base, "-m", "venv", "--clear", str(HOME / environment)], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", str(requirements)]
-        subprocess.run([str(python_of(environment)), *install], check=True)
-        stamp.write_text(wanted)
+    HOME.mkdir(exist_ok=True)
+    with (HOME / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            print(f"installing {requirements.name} into {HOME.name}/{environment} ...", file=sys.stderr)
+            base = getattr(sys, "_base_executable", sys.executable)
+            subprocess.run([base, "-m", "venv", "--clear", str(HOME / environment)], check=True)
+            subprocess.run([str(python_of(environment)), *_INSTALL, str(requirements)], check=True)
+            stamp.write_text(wanted)
     return python_of(environment)
 
 

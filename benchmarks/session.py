@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import environment, record, report
-from benchmarks.bench import ENVIRONMENTS, FULL, QUICK, Bench, MeasurementError
+from benchmarks import record, report
+from benchmarks.bench import FULL, QUICK, Bench, MeasurementError
 from benchmarks.redis_server import redis_server
 from benchmarks.rows import ROWS
 from benchmarks.rows.row import Row, Sample
@@ -46,8 +46,6 @@ def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, fu
     later run of some rows replaces theirs.
     """
     rows = _chosen(names)
-    for name in {ENVIRONMENTS[contender] for row in rows for contender in row.contenders if contender in ENVIRONMENTS}:
-        environment.ensure(name)
     directory = record.RESULTS if full else QUICK_RESULTS
     results: list[record.Result] = []
     interrupted = False

@@ -17,6 +17,7 @@ from benchmarks.rows import (
     round_trip,
     send,
     send_many,
+    sqs,
     workloads,
 )
 from benchmarks.rows.row import Row
@@ -33,6 +34,7 @@ _ROWS: Final = (
     group.ROW,
     chord.ROW,
     chord_units.ROW,
+    sqs.ROW,
     body.ROW,
     handler_cpu.ROW,
     handler_results.ROW,

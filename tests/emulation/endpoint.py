@@ -13,6 +13,7 @@ import threading
 import urllib.parse
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ class AwsEndpoint(Emulator):
         """Remove every resource. Unique names (`unique_name`) isolate tests as well and leave other tests' alone."""
         request = urllib.request.Request(f"{self.url}/_ministack/reset", method="POST")
         urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
+
+    def calls(self) -> Counter[str]:
+        """How often each operation was called since the start, by anybody: `AmazonSQS.SendMessage` and the like."""
+        with urllib.request.urlopen(f"{self.url}/_ministack/calls", timeout=_TIMEOUT_SECONDS) as answer:
+            return Counter(json.load(answer))
 
     def env(self) -> dict[str, str]:
         """Environment variables that point any AWS SDK at this endpoint."""

@@ -5,8 +5,10 @@ own, and from the repository's root.
 """
 
 import importlib
+import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ def main() -> None:
         lambda_service = importlib.import_module("ministack.services.lambda_svc")
         MappingCorrections(lambda_service, sqs).install()
         _add_end_of_waits(sqs)
+        _count_calls()
         _run_functions_in_sandboxes(lambda_service, chosen.python, url)
 
     ministack.serve(chosen, prepare)
@@ -44,6 +47,23 @@ def _add_end_of_waits(sqs: Any) -> None:
         return {}
 
     sqs._HANDLERS["EndWaits"] = end_waits
+
+
+def _count_calls() -> None:
+    """Count the calls of every client by their `X-Amz-Target`, and tell them at `/_ministack/calls`."""
+    module = importlib.import_module("ministack.app")
+    served, calls = module.app, Counter[str]()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            if scope["path"] == "/_ministack/calls":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": json.dumps(calls).encode()})
+                return
+            calls.update(value.decode() for name, value in scope["headers"] if name == b"x-amz-target")
+        await served(scope, receive, send)
+
+    module.app = app
 
 
 def _run_functions_in_sandboxes(lambda_service: Any, python: str, url: str) -> None:
