@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from redis import connection as library
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
     AuthenticationError,
@@ -43,6 +44,12 @@ _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
     "WRONGTYPE": "a key of ours is used by something else; set global_keyprefix",
     "ERR unknown command": "Redis 6.2, Valkey 7.2 or later is needed",
 }
+
+#: Keeps a new connection from telling the server the client library's name, which costs two round trips and, before,
+#: a search for the library's version among the installed packages.
+_UNNAMED: Final[Mapping[str, Any]] = (
+    {"driver_info": None} if hasattr(library, "DriverInfo") else {"lib_name": None, "lib_version": None}
+)
 
 
 class Script:
@@ -202,7 +209,7 @@ class RedisConnections:
     def _connect(self) -> Any:
         settings = self._settings
         kind: Any = UnixDomainSocketConnection if settings.path else SSLConnection if settings.tls else Connection
-        connection = kind(protocol=2, **settings.connection)
+        connection = kind(protocol=2, **_UNNAMED, **settings.connection)
         try:
             connection.connect()
         except TimeoutError as error:  # nothing was sent yet, so trying again is safe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import ssl
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -216,6 +215,8 @@ def _read_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known))}"
 

@@ -7,6 +7,7 @@ child whose run reached its hard limit; it then records that run's failure itsel
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import multiprocessing
 import os
@@ -149,6 +150,16 @@ class PreforkPool:
     def run(self) -> int:
         """Run until stopped; return the exit code."""
         self._pid = os.getpid()
+        # What is there by now is there for good. Children that look it through for garbage would write to every page of
+        # it, and so have a copy of their own of all that could be shared.
+        gc.collect()
+        gc.freeze()
+        try:
+            return self._run()
+        finally:
+            gc.unfreeze()
+
+    def _run(self) -> int:
         for number in range(self.concurrency):
             self._spawn(number)
         while self._children:

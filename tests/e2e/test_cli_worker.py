@@ -47,6 +47,11 @@ def pid():
     return os.getpid()
 
 @app.task
+def kept_out_of_collections():
+    import gc
+    return gc.get_freeze_count()
+
+@app.task
 def grow(mib):
     globals()["kept"] = bytearray(mib * 1024 * 1024)
     return os.getpid()
@@ -211,6 +216,15 @@ def test_child_is_replaced_when_it_has_grown(directory: Path) -> None:
         worker.ready()
         pids = [_result(directory, _send(directory, "work.grow", mib)) for mib in (1, 150, 1)]
         assert pids[0] == pids[1] != pids[2]
+        assert worker.stop() == 0
+
+
+def test_children_share_what_the_worker_has_imported(directory: Path) -> None:
+    """A child's garbage collector leaves alone what was there before the fork: looking at it would copy it."""
+    with WorkerProcess(directory, "-A", "work", "worker", "-c", "1") as worker:
+        kept = _result(directory, _send(directory, "work.kept_out_of_collections"))
+        assert isinstance(kept, int)
+        assert kept > 10_000
         assert worker.stop() == 0
 
 
