@@ -7,7 +7,8 @@ was started, as far as there are any. `docs/redis.md` describes keys and guarant
 
 from __future__ import annotations
 
-import uuid
+import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from dispatcher.states import PENDING
 
 #: The longest wait for a push, in seconds; then we look again, as a restarted server has forgotten who waits.
 _WATCH: Final = 1.0
+#: How long the server remembers who waits, in milliseconds; it is told again at each look.
+_REMEMBERED: Final = 10_000
 #: Records and bytes of data that go to the server in one command.
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 4_000_000
@@ -36,6 +39,8 @@ class RedisBackend(RedisJoins):
         super().__init__(url, options, clock)
         self._settings = parse(url, self.options)
         self._connections = RedisConnections(self._settings, clock)
+        #: how many connections were opened when a wait last saw its script answered
+        self._looked = 0
 
     def describe(self) -> str:
         """Name the backend for people, without credentials."""
@@ -101,23 +106,30 @@ class RedisBackend(RedisJoins):
         """
         pause = _WATCH if on_interval is None else min(_WATCH, 0.5 if interval is None else max(0.001, interval))
         pause = min(pause, self._settings.longest_block)
-        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        deadline = math.inf if timeout is None else self.clock.monotonic() + timeout
         key = self._key(task_id)
-        inbox = f"{key}:inbox:{uuid.uuid4().hex}"
-        watch = scripts.WATCH.call((key,), (inbox, 10_000))
+        inbox = f"{key}:inbox:{os.urandom(16).hex()}"
         while True:
-            (found,) = self._connections.run([watch])
+            left = deadline - self.clock.monotonic()
+            # One write does for looking and for blocking, unless something is to happen in between. Behind a script
+            # that a new server may not know yet, nothing must block.
+            at_once = on_interval is None and left > 0 and self._looked == self._connections.opened
+            watch = scripts.WATCH.call((key, inbox), (_REMEMBERED, int(at_once)))
+            if not at_once:
+                (found,) = self._connections.run([watch])
+                self._looked = self._connections.opened
+                if found is not None:
+                    return _load(task_id, found)
+                if on_interval is not None:
+                    on_interval()
+                left = deadline - self.clock.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
+            block = Command(pack("BLPOP", inbox, f"{max(min(pause, left), 0.001):.3f}"))
+            *looked, pushed = self._connections.run([watch, block] if at_once else [block])
+            found = pushed[1] if pushed is not None else looked[0] if looked else None
             if found is not None:
                 return _load(task_id, found)
-            if on_interval is not None:
-                on_interval()
-            left = None if deadline is None else deadline - self.clock.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
-            block = pause if left is None else min(pause, left)
-            (pushed,) = self._connections.run([Command(pack("BLPOP", inbox, f"{max(block, 0.001):.3f}"))])
-            if pushed is not None:
-                return _load(task_id, pushed[1])
 
     def close(self) -> None:
         """Close connections; the backend opens new ones when it is used again."""
