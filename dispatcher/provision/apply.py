@@ -6,10 +6,10 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dispatcher import aws
 from dispatcher.aws_options import ClientSettings
@@ -71,38 +71,80 @@ def _packed(code: Path) -> bytes:
 
 
 def complete(settings: ClientSettings, made: Template, members: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set what an emulator's CloudFormation may leave out: expiry, recursion, a bucket's rules."""
+    """Set what an emulator's CloudFormation may leave out: expiry, recursion, networks, keys, rules, time zones."""
     for resource in made.resources:
         member = members.get(resource.id)
         if member is None:
             continue
         name, properties = member["PhysicalResourceId"], resource.properties
-        if resource.type == "AWS::DynamoDB::Table":
-            client = aws.client("dynamodb", settings)
-            about = aws.call(client, "describe_time_to_live", name, TableName=name)["TimeToLiveDescription"]
-            if about.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
-                expiry = properties["TimeToLiveSpecification"]
-                aws.call(client, "update_time_to_live", name, TableName=name, TimeToLiveSpecification=expiry)
-        elif resource.type == "AWS::Lambda::Function":
-            client = aws.client("lambda", settings)
-            allowed = properties["RecursiveLoop"]
-            aws.call(client, "put_function_recursion_config", name, FunctionName=name, RecursiveLoop=allowed)
-        elif resource.type == "AWS::S3::Bucket":
-            client = aws.client("s3", settings)
-            closed = properties["PublicAccessBlockConfiguration"]
-            rules = [
-                {
-                    "ID": each["Id"],
-                    "Status": each["Status"],
-                    "Filter": {"Prefix": ""},
-                    "Expiration": {"Days": each["ExpirationInDays"]},
-                }
-                for each in properties["LifecycleConfiguration"]["Rules"]
-            ]
-            aws.call(client, "put_public_access_block", name, Bucket=name, PublicAccessBlockConfiguration=closed)
-            aws.call(
-                client, "put_bucket_lifecycle_configuration", name, Bucket=name, LifecycleConfiguration={"Rules": rules}
-            )
+        if resource.type in _COMPLETE:
+            _COMPLETE[resource.type](settings, name, properties)
+        elif resource.type == "AWS::Scheduler::Schedule" and "ScheduleExpressionTimezone" in properties:
+            group = members[referred(properties["GroupName"])]["PhysicalResourceId"]
+            _complete_schedule(settings, name, group, properties["ScheduleExpressionTimezone"])
+
+
+def _complete_table(settings: ClientSettings, name: str, properties: Mapping[str, Any]) -> None:
+    client = aws.client("dynamodb", settings)
+    about = aws.call(client, "describe_time_to_live", name, TableName=name)["TimeToLiveDescription"]
+    if about.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        expiry = properties["TimeToLiveSpecification"]
+        aws.call(client, "update_time_to_live", name, TableName=name, TimeToLiveSpecification=expiry)
+    key = dict(properties.get("SSESpecification", {}))
+    if key and not aws.call(client, "describe_table", name, TableName=name)["Table"].get("SSEDescription"):
+        key = {"Enabled": key.pop("SSEEnabled"), **key}
+        aws.call(client, "update_table", name, TableName=name, SSESpecification=key)
+
+
+def _complete_function(settings: ClientSettings, name: str, properties: Mapping[str, Any]) -> None:
+    client = aws.client("lambda", settings)
+    allowed = properties["RecursiveLoop"]
+    aws.call(client, "put_function_recursion_config", name, FunctionName=name, RecursiveLoop=allowed)
+    given = {"VpcConfig": properties.get("VpcConfig"), "KMSKeyArn": properties.get("KmsKeyArn")}
+    if given := {key: value for key, value in given.items() if value}:
+        aws.call(client, "update_function_configuration", name, FunctionName=name, **given)
+
+
+def _complete_bucket(settings: ClientSettings, name: str, properties: Mapping[str, Any]) -> None:
+    client = aws.client("s3", settings)
+    closed = properties["PublicAccessBlockConfiguration"]
+    rules = [
+        {
+            "ID": each["Id"],
+            "Status": each["Status"],
+            "Filter": {"Prefix": ""},
+            "Expiration": {"Days": each["ExpirationInDays"]},
+        }
+        for each in properties["LifecycleConfiguration"]["Rules"]
+    ]
+    aws.call(client, "put_public_access_block", name, Bucket=name, PublicAccessBlockConfiguration=closed)
+    aws.call(client, "put_bucket_lifecycle_configuration", name, Bucket=name, LifecycleConfiguration={"Rules": rules})
+    if "BucketEncryption" in properties:
+        ways = [
+            {
+                "ApplyServerSideEncryptionByDefault": each["ServerSideEncryptionByDefault"],
+                "BucketKeyEnabled": each["BucketKeyEnabled"],
+            }
+            for each in properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        ]
+        encrypted = {"Rules": ways}
+        aws.call(client, "put_bucket_encryption", name, Bucket=name, ServerSideEncryptionConfiguration=encrypted)
+
+
+def _complete_schedule(settings: ClientSettings, name: str, group: str, timezone: str) -> None:
+    client = aws.client("scheduler", settings)
+    found = aws.call(client, "get_schedule", name, Name=name, GroupName=group)
+    if found.get("ScheduleExpressionTimezone") != timezone:
+        keys = ("Name", "GroupName", "Description", "ScheduleExpression", "FlexibleTimeWindow", "State", "Target")
+        given = {key: found[key] for key in keys if found.get(key)}
+        aws.call(client, "update_schedule", name, **given, ScheduleExpressionTimezone=timezone)
+
+
+_COMPLETE: Final[Mapping[str, Callable[[ClientSettings, str, Mapping[str, Any]], None]]] = {
+    "AWS::DynamoDB::Table": _complete_table,
+    "AWS::Lambda::Function": _complete_function,
+    "AWS::S3::Bucket": _complete_bucket,
+}
 
 
 def _without_functions(made: Template) -> Template:

@@ -32,16 +32,17 @@ def check_stack(made: Template, stack: str, settings: ClientSettings = ClientSet
     What is compared is what the services tell by their describe calls; packages are not. Raises `ServiceError`, and
     `DispatcherError` where there is no such stack.
     """
-    return list(_Live(made, stack, settings).differences())
+    deployed = DeployedStack(stack, settings)
+    return list(deployed.differences(emulated(made, deployed.endpoint)))
 
 
-class _Live:
+class DeployedStack:
     """A stack, its resources, and the values that its template's references have there."""
 
-    def __init__(self, made: Template, stack: str, settings: ClientSettings) -> None:
+    def __init__(self, stack: str, settings: ClientSettings) -> None:
         self._settings = settings
         client = self._client("cloudformation")
-        self._made = emulated(made, client.meta.endpoint_url)
+        self.endpoint: str = client.meta.endpoint_url
         about = stacks.described(client, stack)
         if about is None:
             raise DispatcherError(f"there is no stack {stack!r} at {client.meta.endpoint_url}")
@@ -60,10 +61,10 @@ class _Live:
         """Call a service of the place that the stack is in."""
         return aws.call(self._client(service), operation, target, **parameters)
 
-    def differences(self) -> Iterator[Difference]:
+    def differences(self, made: Template) -> Iterator[Difference]:
+        """Yield how what is deployed differs from a template."""
         mappings = dict(self._mappings())
-        for resource in self._made.resources:
-            describe = _DESCRIBE.get(resource.type)
+        for resource in made.resources:
             if resource.type == _MAPPING:
                 yield from self._mapping(resource.id, resource.properties, mappings)
                 continue
@@ -71,16 +72,18 @@ class _Live:
             if member is None:
                 yield Difference(resource.id, f"is missing, a resource of type {resource.type}")
                 continue
-            if describe is None:
-                continue  # that it is there is all that can be told
             try:
-                found = describe(self, member["PhysicalResourceId"], resource.properties)
+                found = _DESCRIBE[resource.type](self, member["PhysicalResourceId"], resource.properties)
+                own = {key: value for key, value in resource.properties.items() if key in found}
+                wanted = self.resolved({**_UNSAID.get(resource.type, {}), **own})
+            except Unresolved as error:
+                yield Difference(resource.id, f"cannot be compared: {error}")
+                continue
             except ServiceError as error:
                 if not any(word in error.code for word in _GONE):
                     raise
                 yield Difference(resource.id, "is gone, though the stack knows it")
                 continue
-            wanted = self.resolved({key: resource.properties[key] for key in found if key in resource.properties})
             yield from compared(resource.id, _canonical(wanted), _canonical(_at(found, wanted)))
 
     def _mappings(self) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
@@ -103,8 +106,12 @@ class _Live:
         if found is None:
             yield Difference(id, f"is missing, the mapping of {wanted['EventSourceArn']} to {wanted['FunctionName']}")
             return
-        keys = [key for key in wanted if key not in ("EventSourceArn", "FunctionName")]
-        yield from compared(id, {key: wanted[key] for key in keys}, {key: found[key] for key in keys if key in found})
+        wanted = {
+            **_UNSAID[_MAPPING],
+            **{key: wanted[key] for key in wanted.keys() - {"EventSourceArn", "FunctionName"}},
+        }
+        found = {**found, "Enabled": found.get("State") not in ("Disabled", "Disabling")}
+        yield from compared(id, _canonical(wanted), _canonical(_at(found, wanted)))
 
     # values
 
@@ -163,7 +170,7 @@ class _Live:
 
 def _at(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was found of what is wanted, at each depth of the dicts: services tell their defaults too."""
-    kept = {}
+    kept = {key: found[key] for key in _BESIDE & found.keys() if found[key]}
     for key in wanted:
         if key in found:
             both = isinstance(wanted[key], Mapping) and isinstance(found[key], Mapping) and key not in _WHOLE
@@ -173,10 +180,23 @@ def _at(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 #: Of these, what is there beside what is wanted matters too.
 _WHOLE: Final = frozenset({"PolicyDocument", "Variables", "AssumeRolePolicyDocument", "RedriveAllowPolicy"})
+#: What matters where nothing of it is wanted, too: somebody gave it by hand.
+_BESIDE: Final = frozenset({
+    "AlarmActions", "FilterCriteria", "KmsKeyArn", "Layers", "ManagedPolicyArns", "OKActions", "SSESpecification",
+    "VpcConfig",
+})  # fmt: skip
+#: What holds where a template does not say it, by type, and what is changed by hand in an emergency, and forgotten.
+_UNSAID: Final[Mapping[str, Mapping[str, Any]]] = {
+    _MAPPING: {"Enabled": True},
+    "AWS::CloudWatch::Alarm": {"ActionsEnabled": True},
+    "AWS::Lambda::Function": {"ReservedConcurrentExecutions": "unreserved"},
+}
 
 
 def _canonical(value: Any, key: str = "") -> Any:
     """Return a value with one form for what AWS takes and gives in several: one or a list of it, and any order."""
+    if key == "DashboardBody" and isinstance(value, str):
+        value = json.loads(value)
     if isinstance(value, Mapping):
         return {name: _canonical(each, name) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -187,13 +207,16 @@ def _canonical(value: Any, key: str = "") -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-_SETS: Final = frozenset({"Action", "Resource", "AWS", "Service", "aws:SourceArn", "sourceQueueArns", "Queues"})
+_SETS: Final = frozenset({
+    "Action", "AlarmActions", "AWS", "aws:SourceArn", "ManagedPolicyArns", "OKActions", "Queues", "Resource",
+    "SecurityGroupIds", "Service", "sourceQueueArns", "SubnetIds",
+})  # fmt: skip
 
 
 # descriptions: (stack, physical id, wanted properties) → what there is of them, in CloudFormation's shape
 
 
-def _queue(live: _Live, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _queue(live: DeployedStack, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     answer = live.ask("sqs", "get_queue_attributes", url, QueueUrl=url, AttributeNames=["All"])
     found = dict(answer["Attributes"])
     for policy in ("RedrivePolicy", "RedriveAllowPolicy"):
@@ -204,15 +227,18 @@ def _queue(live: _Live, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found.get(key) for key in wanted}
 
 
-def _queue_policy(live: _Live, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _queue_policy(live: DeployedStack, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     url = live.resolved(wanted["Queues"][0])
     answer = live.ask("sqs", "get_queue_attributes", url, QueueUrl=url, AttributeNames=["Policy"])
     return {"PolicyDocument": json.loads(answer.get("Attributes", {}).get("Policy") or "{}")}
 
 
-def _table(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _table(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     found = live.ask("dynamodb", "describe_table", name, TableName=name)["Table"]
     ttl = live.ask("dynamodb", "describe_time_to_live", name, TableName=name)["TimeToLiveDescription"]
+    # One that is encrypted with the service's own key has no description of it.
+    key = found.get("SSEDescription") or {}
+    encrypted = {"SSEEnabled": True, "SSEType": key.get("SSEType"), "KMSMasterKeyId": key.get("KMSMasterKeyArn")}
     return {
         "BillingMode": found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED"),
         "KeySchema": found["KeySchema"],
@@ -220,73 +246,130 @@ def _table(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
             "AttributeName": ttl.get("AttributeName"),
             "Enabled": ttl.get("TimeToLiveStatus") in ("ENABLED", "ENABLING"),
         },
+        "SSESpecification": encrypted if key.get("Status") in ("ENABLED", "ENABLING", "UPDATING") else None,
     }
 
 
-def _function(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    found = live.ask("lambda", "get_function_configuration", name, FunctionName=name)
+def _function(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    answer = live.ask("lambda", "get_function", name, FunctionName=name)
+    found = answer["Configuration"]
     recursion = live.ask("lambda", "get_function_recursion_config", name, FunctionName=name)
-    keys = ("Handler", "Runtime", "Architectures", "MemorySize", "Timeout", "Role", "LoggingConfig", "Environment")
-    return {**{key: found.get(key) for key in keys}, "RecursiveLoop": recursion.get("RecursiveLoop")}
+    reserved = live.ask("lambda", "get_function_concurrency", name, FunctionName=name)
+    network = found.get("VpcConfig") or {}
+    keys = ("Description", "Handler", "Runtime", "Architectures", "MemorySize", "Timeout", "Role", "LoggingConfig",
+            "Environment", "PackageType")  # fmt: skip
+    described = {
+        **{key: found.get(key) for key in keys},
+        "RecursiveLoop": recursion.get("RecursiveLoop"),
+        "ReservedConcurrentExecutions": reserved.get("ReservedConcurrentExecutions", "unreserved"),
+        "KmsKeyArn": found.get("KMSKeyArn"),
+        "Layers": [each["Arn"] for each in found.get("Layers") or ()],
+        "VpcConfig": {key: network[key] for key in ("SubnetIds", "SecurityGroupIds")}
+        if network.get("SubnetIds")
+        else None,
+    }
+    if "ImageUri" in wanted.get("Code", {}):  # of packages only the deployment knows what is in them
+        described["Code"] = {"ImageUri": answer.get("Code", {}).get("ImageUri")}
+        described["ImageConfig"] = found.get("ImageConfigResponse", {}).get("ImageConfig", {})
+    return described
 
 
-def _role(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _role(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     about = live.ask("iam", "get_role", name, RoleName=name)["Role"]
     names = live.ask("iam", "list_role_policies", name, RoleName=name)["PolicyNames"]
     policies = [live.ask("iam", "get_role_policy", name, RoleName=name, PolicyName=each) for each in names]
+    attached = live.ask("iam", "list_attached_role_policies", name, RoleName=name)["AttachedPolicies"]
     return {
+        "ManagedPolicyArns": [each["PolicyArn"] for each in attached],
         "AssumeRolePolicyDocument": about["AssumeRolePolicyDocument"],
         "Policies": [{key: each[key] for key in ("PolicyName", "PolicyDocument")} for each in policies],
     }
 
 
-def _managed_policy(live: _Live, arn: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _managed_policy(live: DeployedStack, arn: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     version = live.ask("iam", "get_policy", arn, PolicyArn=arn)["Policy"]["DefaultVersionId"]
     found = live.ask("iam", "get_policy_version", arn, PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
     return {"PolicyDocument": json.loads(found) if isinstance(found, str) else found}
 
 
-def _log_group(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _log_group(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     groups = live.ask("logs", "describe_log_groups", name, logGroupNamePrefix=name)["logGroups"]
     return {
         "RetentionInDays": next((each.get("retentionInDays") for each in groups if each["logGroupName"] == name), None)
     }
 
 
-def _rule(live: _Live, physical: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _rule(live: DeployedStack, physical: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     name = physical.rsplit("/", 1)[-1].rsplit("|", 1)[-1]
     found = live.ask("events", "describe_rule", name, Name=name)
     targets = live.ask("events", "list_targets_by_rule", name, Rule=name)["Targets"]
-    return {**{key: found.get(key) for key in ("Name", "ScheduleExpression", "State")}, "Targets": targets}
+    keys = ("Name", "Description", "ScheduleExpression", "State")
+    return {**{key: found.get(key) for key in keys}, "Targets": targets}
 
 
-def _schedule(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _schedule(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     group = live.resolved(wanted["GroupName"])
     name = live.resolved(wanted["Name"])
     found = live.ask("scheduler", "get_schedule", name, Name=name, GroupName=group)
-    keys = ("Name", "ScheduleExpression", "ScheduleExpressionTimezone", "State", "FlexibleTimeWindow", "Target")
+    keys = ("Name", "Description", "ScheduleExpression", "ScheduleExpressionTimezone", "State", "FlexibleTimeWindow",
+            "Target")  # fmt: skip
     return {key: found.get(key) for key in keys}
 
 
-def _bucket(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _bucket(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     rules = live.ask("s3", "get_bucket_lifecycle_configuration", name, Bucket=name)["Rules"]
     block = live.ask("s3", "get_public_access_block", name, Bucket=name)["PublicAccessBlockConfiguration"]
     shown = [
         {"Id": each.get("ID"), "Status": each["Status"], "ExpirationInDays": each.get("Expiration", {}).get("Days")}
         for each in rules
     ]
-    return {"LifecycleConfiguration": {"Rules": shown}, "PublicAccessBlockConfiguration": block}
+    found = {"LifecycleConfiguration": {"Rules": shown}, "PublicAccessBlockConfiguration": block}
+    if "BucketEncryption" in wanted:  # one without a key of its own is encrypted by S3
+        answer = live.ask("s3", "get_bucket_encryption", name, Bucket=name)["ServerSideEncryptionConfiguration"]
+        ways = [
+            {
+                "ServerSideEncryptionByDefault": each["ApplyServerSideEncryptionByDefault"],
+                "BucketKeyEnabled": each.get("BucketKeyEnabled", False),
+            }
+            for each in answer["Rules"]
+        ]
+        found["BucketEncryption"] = {"ServerSideEncryptionConfiguration": ways}
+    return found
 
 
-def _alarm(live: _Live, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _bucket_policy(live: DeployedStack, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    bucket = live.resolved(wanted["Bucket"])
+    try:
+        policy = live.ask("s3", "get_bucket_policy", bucket, Bucket=bucket)["Policy"]
+    except ServiceError as error:
+        if error.code != "NoSuchBucketPolicy":
+            raise
+        policy = "{}"
+    return {"PolicyDocument": json.loads(policy)}
+
+
+def _alarm(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     found = live.ask("cloudwatch", "describe_alarms", name, AlarmNames=[name]).get("MetricAlarms", [])
-    keys = ("Namespace", "MetricName", "Statistic", "Period", "EvaluationPeriods", "ComparisonOperator", "Dimensions")
+    keys = (
+        "AlarmDescription", "Namespace", "MetricName", "Statistic", "Period", "EvaluationPeriods", "ComparisonOperator",
+        "Dimensions", "TreatMissingData", "AlarmActions", "OKActions", "ActionsEnabled",
+    )  # fmt: skip
     if not found:
         raise ServiceError(f"there is no alarm {name}", "NotFound")
     return {**{key: found[0].get(key) for key in keys}, "Threshold": int(found[0]["Threshold"])}
 
 
-_DESCRIBE: Final[Mapping[str, Callable[[_Live, str, Mapping[str, Any]], dict[str, Any]]]] = {
+def _dashboard(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "DashboardBody": live.ask("cloudwatch", "get_dashboard", name, DashboardName=name)["DashboardBody"],
+    }
+
+
+def _schedule_group(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {"Name": live.ask("scheduler", "get_schedule_group", name, Name=name)["Name"]}
+
+
+_DESCRIBE: Final[Mapping[str, Callable[[DeployedStack, str, Mapping[str, Any]], dict[str, Any]]]] = {
     "AWS::SQS::Queue": _queue,
     "AWS::SQS::QueuePolicy": _queue_policy,
     "AWS::DynamoDB::Table": _table,
@@ -295,7 +378,10 @@ _DESCRIBE: Final[Mapping[str, Callable[[_Live, str, Mapping[str, Any]], dict[str
     "AWS::IAM::ManagedPolicy": _managed_policy,
     "AWS::Logs::LogGroup": _log_group,
     "AWS::S3::Bucket": _bucket,
+    "AWS::S3::BucketPolicy": _bucket_policy,
     "AWS::Events::Rule": _rule,
     "AWS::Scheduler::Schedule": _schedule,
     "AWS::CloudWatch::Alarm": _alarm,
+    "AWS::CloudWatch::Dashboard": _dashboard,
+    "AWS::Scheduler::ScheduleGroup": _schedule_group,
 }

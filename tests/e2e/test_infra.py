@@ -13,10 +13,11 @@ from dispatcher.cli.root import run
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision import plan
 from dispatcher.provision.apply import apply
-from dispatcher.provision.live import check_stack
+from dispatcher.provision.live import DeployedStack, check_stack
 from dispatcher.provision.resources import template
+from dispatcher.schedules import crontab
 from tests.emulation.availability import unavailable
-from tests.emulation.endpoint import AwsEndpoint, unique_name
+from tests.emulation.endpoint import AwsEndpoint, archive, unique_name
 from tests.emulation.environments import ROOT, EnvironmentUnavailable
 from tests.provision.apps.press import app as press
 
@@ -160,6 +161,154 @@ def test_drift_is_found_by_what_changed(url: str, package: Path, endpoint: AwsEn
     for number, (change, said) in enumerate(DRIFTS, start=1):
         change(endpoint.client, outputs)
         found = [str(each) for each in check_stack(made, "press-prod", settings)]
+        assert any(line.startswith(said) for line in found), (said, found)
+        assert len({line.split(".")[0].split(":")[0] for line in found}) <= number, found
+
+
+KEY = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000"
+OTHER_KEY = KEY.replace("key/0", "key/1")
+
+
+def _vault(layer: str) -> Dispatcher:
+    """An app with a network, a layer, a key, a bucket and a time zone of its own."""
+    app = Dispatcher("vault", set_as_current=False)
+    app.conf.update(
+        timezone="Europe/Berlin",
+        beat_schedule={"chime": {"task": "vault.open", "schedule": crontab(minute=0)}},
+        infra={
+            "kms_key": KEY, "payload_days": 40, "layers": [layer],
+            "vpc": {"subnets": ["subnet-0a1b2c3d", "subnet-0a1b2c3e"], "security_groups": ["sg-0a1b2c3d"]},
+        },
+    )  # fmt: skip
+    app.task(name="vault.open")(list)
+    return app
+
+
+def _change_dashboard(client: Any, stack: str) -> None:
+    body = json.loads(client("cloudwatch").get_dashboard(DashboardName=stack)["DashboardBody"])
+    body["widgets"][1]["properties"]["period"] = 300
+    client("cloudwatch").put_dashboard(DashboardName=stack, DashboardBody=json.dumps(body))
+
+
+def _function_of(client: Any, stack: str) -> str:
+    return _physical(client, stack, "DefaultFunction")
+
+
+def _physical(client: Any, stack: str, id: str) -> str:
+    found = client("cloudformation").describe_stack_resource(StackName=stack, LogicalResourceId=id)
+    name: str = found["StackResourceDetail"]["PhysicalResourceId"]
+    return name
+
+
+def _configure(**settings: Any) -> Any:
+    return lambda client, stack: client("lambda").update_function_configuration(
+        FunctionName=_function_of(client, stack), **settings
+    )
+
+
+def _reserve_none(client: Any, stack: str) -> None:
+    client("lambda").put_function_concurrency(FunctionName=_function_of(client, stack), ReservedConcurrentExecutions=0)
+
+
+def _filter_mapping(client: Any, stack: str) -> None:
+    mappings = client("lambda").list_event_source_mappings(FunctionName=_function_of(client, stack))
+    client("lambda").update_event_source_mapping(
+        UUID=mappings["EventSourceMappings"][0]["UUID"], FilterCriteria={"Filters": [{"Pattern": '{"body": ["x"]}'}]}
+    )
+
+
+def _disable_mapping(client: Any, stack: str) -> None:
+    mappings = client("lambda").list_event_source_mappings(FunctionName=_function_of(client, stack))
+    client("lambda").update_event_source_mapping(UUID=mappings["EventSourceMappings"][0]["UUID"], Enabled=False)
+
+
+def _change_alarm(**settings: Any) -> Any:
+    def change(client: Any, stack: str) -> None:
+        name = _physical(client, stack, "DefaultDeadLetters")
+        (found,) = client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        keys = ("AlarmName", "AlarmDescription", "Namespace", "MetricName", "Dimensions", "Statistic", "Period",
+                "EvaluationPeriods", "Threshold", "ComparisonOperator", "TreatMissingData", "AlarmActions",
+                "OKActions", "ActionsEnabled")  # fmt: skip
+        client("cloudwatch").put_metric_alarm(**{**{key: found[key] for key in keys if key in found}, **settings})
+
+    return change
+
+
+def _attach_policy(client: Any, stack: str) -> None:
+    role = _physical(client, stack, "DefaultRole")
+    policy = client("iam").create_policy(PolicyName=unique_name("all"), PolicyDocument=json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}))  # fmt: skip
+    client("iam").attach_role_policy(RoleName=role, PolicyArn=policy["Policy"]["Arn"])
+
+
+def _change_table_key(client: Any, stack: str) -> None:
+    key = {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": OTHER_KEY}
+    client("dynamodb").update_table(TableName=_physical(client, stack, "ResultTable"), SSESpecification=key)
+
+
+def _change_bucket_key(client: Any, stack: str) -> None:
+    by_key = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": OTHER_KEY}
+    rules = [{"ApplyServerSideEncryptionByDefault": by_key, "BucketKeyEnabled": True}]
+    bucket, encrypted = _physical(client, stack, "PayloadBucket"), {"Rules": rules}
+    client("s3").put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=encrypted)
+
+
+def _open_bucket(client: Any, stack: str) -> None:
+    bucket = _physical(client, stack, "PayloadBucket")
+    document = json.loads(client("s3").get_bucket_policy(Bucket=bucket)["Policy"])
+    who, what = {"AWS": "444455556666"}, f"arn:aws:s3:::{bucket}/*"
+    document["Statement"].append(
+        {"Sid": "Open", "Effect": "Allow", "Principal": who, "Action": "s3:GetObject", "Resource": what}
+    )
+    client("s3").put_bucket_policy(Bucket=bucket, Policy=json.dumps(document))
+
+
+def _drop_bucket_policy(client: Any, stack: str) -> None:
+    client("s3").delete_bucket_policy(Bucket=_physical(client, stack, "PayloadBucket"))
+
+
+VAULT_DRIFTS = [
+    (_change_dashboard, "Dashboard.DashboardBody.widgets[1].properties.period: 300, but the app needs 60"),
+    (_configure(Layers=[]), "DefaultFunction.Layers: [], but the app needs"),
+    (_configure(KMSKeyArn=OTHER_KEY), f'DefaultFunction.KmsKeyArn: "{OTHER_KEY}", but the app needs "{KEY}"'),
+    (
+        _configure(VpcConfig={"SubnetIds": ["subnet-0a1b2c3d"], "SecurityGroupIds": ["sg-0a1b2c3d"]}),
+        'DefaultFunction.VpcConfig.SubnetIds: ["subnet-0a1b2c3d"], but the app needs',
+    ),
+    (_configure(Description="mine"), 'DefaultFunction.Description: "mine", but'),
+    (_reserve_none, 'DefaultFunction.ReservedConcurrentExecutions: 0, but the app needs "unreserved"'),
+    (_filter_mapping, "DefaultMapping.FilterCriteria: {"),
+    (_disable_mapping, 'DefaultMapping.Enabled: "false", but the app needs "true"'),
+    (_change_alarm(AlarmActions=[]), "DefaultDeadLetters.AlarmActions: "),
+    (_change_alarm(ActionsEnabled=False), 'DefaultDeadLetters.ActionsEnabled: "false", but the app needs "true"'),
+    (_change_alarm(TreatMissingData="breaching"), 'DefaultDeadLetters.TreatMissingData: "breaching", but'),
+    (_attach_policy, "DefaultRole.ManagedPolicyArns: "),
+    (_change_table_key, "ResultTable.SSESpecification.KMSMasterKeyId: "),
+    (_change_bucket_key, "PayloadBucket.BucketEncryption.ServerSideEncryptionConfiguration[0]"),
+    (_open_bucket, "PayloadBucketPolicy.PolicyDocument.Statement[Open]: "),
+    (_drop_bucket_policy, "PayloadBucketPolicy.PolicyDocument."),
+]
+
+
+def test_drift_of_networks_keys_alarms_and_policies_is_found(url: str, package: Path, endpoint: AwsEndpoint) -> None:
+    """Whatever a describe call tells of what the plan has; what is given by hand beside it is found, too."""
+    layer = endpoint.client("lambda").publish_layer_version(
+        LayerName=unique_name("fonts"), Content={"ZipFile": archive({"python/fonts.py": ""})}
+    )["LayerVersionArn"]
+    planned, stack, client = plan(_vault(layer), spec="vault:app"), unique_name("vault"), endpoint.client
+    settings = ClientSettings(endpoint_url=url)
+    apply(planned, endpoint=url, stack=stack, code=package)
+    made = template(planned)
+    # As AWS has it: with what refuses plain HTTP, and a topic for alarms.
+    body, topic = made.cloudformation(), "arn:aws:sns:us-east-1:000000000000:on-call"
+    parameters = [{"ParameterKey": "AlarmTopic", "ParameterValue": topic}]
+    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in ("CodeBucket", "CodeKey")]
+    client("cloudformation").update_stack(StackName=stack, TemplateBody=json.dumps(body), Parameters=parameters,
+                                          Capabilities=["CAPABILITY_NAMED_IAM"])  # fmt: skip
+    assert "\n".join(str(each) for each in DeployedStack(stack, settings).differences(made)) == ""
+    for number, (change, said) in enumerate(VAULT_DRIFTS, start=1):
+        change(client, stack)
+        found = [str(each) for each in DeployedStack(stack, settings).differences(made)]
         assert any(line.startswith(said) for line in found), (said, found)
         assert len({line.split(".")[0].split(":")[0] for line in found}) <= number, found
 
