@@ -217,11 +217,22 @@ class ResultBackend(ABC):
         """Keep a join before the first of its members is sent; one that is there already stays as it is."""
 
     @abstractmethod
-    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+    def mark_joined(
+        self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
+    ) -> Join | None:
         """Mark members as done, each once or more often; return the join if all of its are, else `None`.
 
-        What is kept of it lives at least until ``expires_at``. Raises `JoinMissing`, at the latest for the last member.
+        What is kept of it lives at least until ``expires_at``. Where `prolong_join` had it live longer, the records
+        ``ids`` do as well. Raises `JoinMissing`, at the latest for the last member.
         """
+
+    @abstractmethod
+    def prolong_join(self, join_id: str, expires_at: float) -> None:
+        """Have what is kept of a join live at least until ``expires_at``; nothing is done for one that is gone."""
+
+    @abstractmethod
+    def prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        """Have the records that there are of tasks live at least until ``expires_at``."""
 
     @abstractmethod
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
@@ -232,7 +243,7 @@ class ResultBackend(ABC):
 
     @abstractmethod
     def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
-        """Return the joins that exist, by id, for people to look at; one round trip per 100 where the store allows."""
+        """Return the joins that exist, by id, with their ``until``; one round trip per 100 where the store allows."""
 
     def wait(
         self,

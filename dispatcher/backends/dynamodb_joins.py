@@ -7,18 +7,24 @@ of the join: one caller or, by duplicates, several.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import aws
 from dispatcher.backends.base import ResultBackend
+from dispatcher.backends.dynamodb_items import key as record_key
 from dispatcher.backends.joins import Join, JoinMissing
 
 #: Members of one shard: a number of four digits takes about three bytes in a set, so all of them less than 1 KB.
 SHARD: Final = 100
 
 _ADD: Final = "ADD m :these SET #ttl = :ttl"
+#: What `prolong_join` had live longer (``w``) keeps its life.
+_ADD_ONLY: Final = "ADD m :these"
+_NOT_LONGER: Final = "(attribute_not_exists(w) OR w <= :ttl)"
+_PROLONG: Final = "SET w = :ttl, #ttl = :ttl"
 
 _Item = Mapping[str, Mapping[str, Any]]
 
@@ -41,7 +47,9 @@ class DynamoDBJoins(ResultBackend):
             {":n": {"N": str(join.size)}, ":d": {"S": join.body}, **_until(expires_at), **self._now()}, {"#ttl": "ttl"},
         )  # fmt: skip
 
-    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+    def mark_joined(
+        self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
+    ) -> Join | None:
         """Mark members as done; a write for those of each shard, and another where they fill shards."""
         shards: dict[int, list[int]] = {}
         for member in members:
@@ -49,24 +57,51 @@ class DynamoDBJoins(ResultBackend):
         full = [
             shard
             for shard, those in shards.items()
-            if self._add(_key(join_id, shard), those, expires_at) >= min(SHARD, size - shard * SHARD)
+            if self._add(_key(join_id, shard), those, expires_at, ids) >= min(SHARD, size - shard * SHARD)
         ]
         if not full:
             return None
         item = self._mark_shards(join_id, full, expires_at)
         return _join(join_id, item) if len(item["m"]["NS"]) >= math.ceil(size / SHARD) else None
 
-    def _add(self, key: Mapping[str, Any], members: Sequence[int], expires_at: float) -> int:
+    def _add(self, key: Mapping[str, Any], members: Sequence[int], expires_at: float, ids: Sequence[str]) -> int:
         """Add to a shard's set; return how many it has."""
-        _, item = self._update(key, _ADD, None, {**_numbers(members), **_until(expires_at)}, {"#ttl": "ttl"})
+        given = _numbers(members)
+        held, item = self._update(key, _ADD, _NOT_LONGER, {**given, **_until(expires_at)}, {"#ttl": "ttl"})
+        if not held:
+            _, item = self._update(key, _ADD_ONLY, None, given, {})
+            self.prolong(ids, float(item["w"]["N"]))
         return len(item["m"]["NS"])
 
     def _mark_shards(self, join_id: str, shards: Sequence[int], expires_at: float) -> _Item:
-        given = {**_numbers(shards), **_until(expires_at)}
-        held, item = self._update(_key(join_id), _ADD, "attribute_exists(n)", given, {"#ttl": "ttl"})
+        given, there = _numbers(shards), "attribute_exists(n)"
+        condition = f"{there} AND {_NOT_LONGER}"
+        held, item = self._update(_key(join_id), _ADD, condition, {**given, **_until(expires_at)}, {"#ttl": "ttl"})
+        if not held and "n" in item:
+            held, item = self._update(_key(join_id), _ADD_ONLY, there, given, {})
         if not held:
             raise JoinMissing(join_id)
         return item
+
+    def prolong_join(self, join_id: str, expires_at: float) -> None:
+        """Have a join live longer: the shards that wait for members, then its own item, which says that they do."""
+        item = self._call("get_item", TableName=self.table, Key=_key(join_id), ConsistentRead=True).get("Item", {})
+        if "n" not in item:
+            return
+        given, names = _until(expires_at), {"#ttl": "ttl"}
+        full = set(item["m"]["NS"]) if "m" in item else set()
+        shards = [shard for shard in range(math.ceil(int(item["n"]["N"]) / SHARD)) if str(shard) not in full]
+        aws.together(lambda shard: self._update(_key(join_id, shard), _PROLONG, _NOT_LONGER, given, names), shards)
+        alive = f"attribute_exists(n) AND #ttl > :now AND {_NOT_LONGER}"
+        self._update(_key(join_id), _PROLONG, alive, {**given, **self._now()}, names)
+
+    def prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        """Have records live longer: a write for each."""
+        given = {**_until(expires_at), **self._now()}
+        alive = "#ttl > :now AND #ttl < :ttl"
+        aws.together(
+            lambda task_id: self._update(record_key(task_id), "SET #ttl = :ttl", alive, given, {"#ttl": "ttl"}), ids
+        )
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
@@ -88,8 +123,8 @@ class DynamoDBJoins(ResultBackend):
         for items in self._get_all([_key(join_id) for join_id in dict.fromkeys(ids)]):
             for item in items:
                 join_id = item["pk"]["S"].removeprefix("CHORD#")
-                if "n" in item and float(item["ttl"]["N"]) > now:
-                    found[join_id] = _join(join_id, item)
+                if "n" in item and (until := float(item["ttl"]["N"])) > now:
+                    found[join_id] = dataclasses.replace(_join(join_id, item), until=until)
         return found
 
     def _now(self) -> dict[str, Any]:

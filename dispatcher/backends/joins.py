@@ -14,7 +14,8 @@ class Join:
     """A group of ``size`` members; ``body`` is JSON text that says what follows.
 
     ``fired`` says that what follows was sent, ``failed`` because of what the first member failed, a task or a join: it
-    is sent only if all that failed are brought back and succeed.
+    is sent only if all that failed are brought back and succeed. ``until`` is when what is kept of it may go, in epoch
+    seconds, as far as `ResultBackend.read_joins` says it.
     """
 
     id: str
@@ -22,3 +23,4 @@ class Join:
     body: str
     fired: bool = False
     failed: str = ""
+    until: float = dataclasses.field(default=0.0, compare=False)

@@ -135,13 +135,36 @@ class MemoryBackend(ResultBackend):
             if join.id not in joins or joins[join.id][2] <= now:
                 joins[join.id] = dataclasses.replace(join), set(), expires_at
 
-    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+    def mark_joined(
+        self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
+    ) -> Join | None:
         """Mark members as done."""
         with self._store.changed:
             join, done, life = self._join(join_id)
             done.update(members)
             self._store.joins[join_id] = join, done, max(life, expires_at)
+            if life > expires_at:
+                self._prolong(ids, life)
             return dataclasses.replace(join) if len(done) >= size else None
+
+    def prolong_join(self, join_id: str, expires_at: float) -> None:
+        """Have a join live longer."""
+        with self._store.changed:
+            found = self._store.joins.get(join_id)
+            if found is not None and self.clock.time() < found[2] < expires_at:
+                self._store.joins[join_id] = found[0], found[1], expires_at
+
+    def prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        """Have records live longer."""
+        with self._store.changed:
+            self._prolong(ids, expires_at)
+
+    def _prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        now = self.clock.time()
+        for task_id in ids:
+            record, life = self._store.rows.get(task_id, (None, 0.0))
+            if record is not None and now < life < expires_at:
+                self._store.put(record, expires_at)
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
@@ -155,7 +178,8 @@ class MemoryBackend(ResultBackend):
         """Return joins."""
         with self._store.changed:
             now, joins = self.clock.time(), self._store.joins
-            return {id: dataclasses.replace(joins[id][0]) for id in ids if id in joins and joins[id][2] > now}
+            alive = {id: joins[id] for id in ids if id in joins and joins[id][2] > now}
+            return {id: dataclasses.replace(join, until=life) for id, (join, _, life) in alive.items()}
 
     def _join(self, join_id: str) -> tuple[Join, set[int], float]:
         found = self._store.joins.get(join_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,6 +11,10 @@ from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.redis_connection import Command, RedisConnections, Script, pack
 
 _FIELDS: Final = ("size", "body", "fired", "failed")
+#: How far the ends of two lives that were meant to be the same may be apart, in seconds: as clocks are.
+_ROUNDED: Final = 60.0
+#: Records that are prolonged in one command.
+_AT_ONCE: Final = 500
 
 _PRELUDE: Final = """
 -- Let the keys live until `expiry` at least; in milliseconds since the epoch.
@@ -36,7 +41,8 @@ end
 """
 )
 
-#: Keys: hash, bitmap. Arguments: size, expiry, members. Returns 0 for no join, 1 while some are missing, or the join.
+#: Keys: hash, bitmap. Arguments: size, expiry, members.
+#: Returns 0 for no join, else until when it lives in milliseconds since the epoch, and the join if it is complete.
 _MARK: Final = Script(
     _PRELUDE
     + """
@@ -46,10 +52,23 @@ local fresh = 0
 for number = 3, #ARGV do fresh = fresh + 1 - redis.call('SETBIT', KEYS[2], ARGV[number], 1) end
 if fresh > 0 then done = redis.call('HINCRBY', KEYS[1], 'done', fresh) end
 prolong(tonumber(ARGV[2]))
-if done < tonumber(ARGV[1]) then return 1 end
-return answer()
+local clock = redis.call('TIME')
+local life = clock[1] * 1000 + math.floor(clock[2] / 1000) + redis.call('PTTL', KEYS[1])
+if done < tonumber(ARGV[1]) then return {life} end
+return {life, answer()}
 """
 )
+
+#: Keys: hash, bitmap. Argument: expiry in milliseconds since the epoch.
+_PROLONG_JOIN: Final = Script(
+    _PRELUDE
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then prolong(tonumber(ARGV[1])) end
+"""
+)
+
+#: Keys: records. Argument: expiry in milliseconds since the epoch.
+_PROLONG: Final = Script(_PRELUDE + "prolong(tonumber(ARGV[1]))")
 
 #: Keys: hash, bitmap. Arguments: 1 to set fired, what failed. Returns 0 for no join, else the join before.
 _CLOSE: Final = Script(
@@ -76,10 +95,26 @@ class RedisJoins(ResultBackend):
         """Keep a join."""
         self._script(_OPEN, join.id, (join.size, join.body, max(1, int(expires_at * 1000))))
 
-    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+    def mark_joined(
+        self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
+    ) -> Join | None:
         """Mark members as done."""
         answer = self._script(_MARK, join_id, (size, max(1, int(expires_at * 1000)), *members))
-        return None if answer == 1 else _join(join_id, answer)
+        if answer == 0:
+            raise JoinMissing(join_id)
+        if answer[0] / 1000 > expires_at + _ROUNDED:
+            self.prolong(ids, answer[0] / 1000)
+        return _join(join_id, answer[1]) if len(answer) > 1 else None
+
+    def prolong_join(self, join_id: str, expires_at: float) -> None:
+        """Have a join live longer."""
+        self._script(_PROLONG_JOIN, join_id, (max(1, int(expires_at * 1000)),))
+
+    def prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        """Have records live longer."""
+        for start in range(0, len(ids), _AT_ONCE):
+            keys = [self._key(task_id) for task_id in ids[start : start + _AT_ONCE]]
+            self._connections.run([_PROLONG.call(keys, (max(1, int(expires_at * 1000)),))])
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
@@ -87,9 +122,17 @@ class RedisJoins(ResultBackend):
 
     def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
         """Return joins, asked for in one pipeline."""
-        commands = [Command(pack("HMGET", self._join_key(join_id), *_FIELDS)) for join_id in ids]
+        keys = [self._join_key(join_id) for join_id in ids]
+        commands = [Command(pack(*each)) for key in keys for each in (("HMGET", key, *_FIELDS), ("PTTL", key))]
         answers = self._connections.run(commands) if commands else []
-        return {id: _join(id, answer) for id, answer in zip(ids, answers, strict=True) if answer[0] is not None}
+        now = self.clock.time()
+        return {
+            id: dataclasses.replace(_join(id, answer), until=now + left / 1000)
+            for id, answer, left in zip(ids, answers[::2], answers[1::2], strict=True) if answer[0] is not None
+        }  # fmt: skip
+
+    def _key(self, task_id: str) -> str:
+        raise NotImplementedError
 
     def _join_key(self, join_id: str) -> str:
         return f"{self._settings.key_prefix}join:{{{join_id}}}"

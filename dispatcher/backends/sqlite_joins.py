@@ -13,7 +13,7 @@ from dispatcher.backends.joins import Join, JoinMissing
 _OPEN: Final = """
     INSERT INTO joins (id, size, body, expires_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
-_READ: Final = "SELECT size, body, fired, failed, done FROM joins WHERE id = ?"
+_READ: Final = "SELECT size, body, fired, failed, done, expires_at FROM joins WHERE id = ?"
 _MARK: Final = "INSERT INTO join_members (join_id, member) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _COUNT: Final = "UPDATE joins SET done = done + ?, expires_at = max(expires_at, ?) WHERE id = ?"
 #: The column of the failure is of whole numbers, 0 for none: a prefix keeps what it was because of a text.
@@ -21,7 +21,9 @@ _CLOSE: Final = """
     UPDATE joins SET fired = max(fired, ?1), failed = CASE WHEN ?2 = '' OR failed <> 0 THEN failed ELSE 'by ' || ?2 END
     WHERE id = ?3
 """
-_READ_MANY: Final = "SELECT id, size, body, fired, failed FROM joins WHERE expires_at > ? AND id IN"
+_READ_MANY: Final = "SELECT id, size, body, fired, failed, expires_at FROM joins WHERE expires_at > ? AND id IN"
+_PROLONG_JOIN: Final = "UPDATE joins SET expires_at = ?1 WHERE id = ?2 AND expires_at < ?1"
+_PROLONG: Final = "UPDATE records SET expires_at = ?1 WHERE id = ?2 AND expires_at > ?3 AND expires_at < ?1"
 _CHUNK: Final = 500
 _EXPIRED: Final = "SELECT id FROM joins WHERE expires_at <= ? ORDER BY expires_at LIMIT 10"
 
@@ -42,16 +44,33 @@ class SQLiteJoins(ResultBackend):
 
         self._store.write(work)
 
-    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+    def mark_joined(
+        self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
+    ) -> Join | None:
         """Mark members as done."""
 
         def work(connection: sqlite3.Connection) -> Join | None:
             fresh = sum(max(0, connection.execute(_MARK, (join_id, index)).rowcount) for index in members)
             connection.execute(_COUNT, (fresh, expires_at, join_id))
             join, done = _read(connection, join_id)
+            if join.until > expires_at:
+                self._prolong(connection, ids, join.until)
             return join if done >= size else None
 
         return self._store.write(work)
+
+    def prolong_join(self, join_id: str, expires_at: float) -> None:
+        """Have a join live longer."""
+        self._store.write(lambda connection: connection.execute(_PROLONG_JOIN, (expires_at, join_id)))
+
+    def prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        """Have records live longer."""
+        if ids:
+            self._store.write(lambda connection: self._prolong(connection, ids, expires_at))
+
+    def _prolong(self, connection: sqlite3.Connection, ids: Sequence[str], expires_at: float) -> None:
+        now = self.clock.time()
+        connection.executemany(_PROLONG, [(expires_at, task_id, now) for task_id in ids])
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
@@ -69,7 +88,7 @@ class SQLiteJoins(ResultBackend):
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
             rows = self._store.read(f"{_READ_MANY} ({', '.join('?' * len(chunk))})", [self.clock.time(), *chunk])
-            found.update((row[0], Join(row[0], row[1], row[2], bool(row[3]), _cause(row[4]))) for row in rows)
+            found.update((row[0], Join(row[0], row[1], row[2], bool(row[3]), _cause(row[4]), row[5])) for row in rows)
         return found
 
 
@@ -77,8 +96,8 @@ def _read(connection: sqlite3.Connection, join_id: str) -> tuple[Join, int]:
     row = connection.execute(_READ, (join_id,)).fetchone()
     if row is None:
         raise JoinMissing(join_id)
-    size, body, fired, failed, done = row
-    return Join(join_id, size, body, bool(fired), _cause(failed)), done
+    size, body, fired, failed, done, until = row
+    return Join(join_id, size, body, bool(fired), _cause(failed), until), done
 
 
 def _cause(failed: int | str) -> str:

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
-from dispatcher.execution import admission, invocation, leasing, recording, renewal, retrying, settling, throttling
+from dispatcher.execution import (
+    admission,
+    awaiting,
+    invocation,
+    leasing,
+    recording,
+    renewal,
+    retrying,
+    settling,
+    throttling,
+)
 from dispatcher.execution.concealing import conceal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.ordering import Groups
@@ -108,8 +118,11 @@ class Executor:
         if not runs:
             return
         for run in runs:
-            if run.outcome is not None and run.outcome.error is not None:
+            outcome = run.outcome
+            if outcome is not None and outcome.error is not None:
                 conceal(run)
+            if outcome is not None and (outcome.kind is Kind.RETRY or outcome.slot is not None):
+                awaiting.keep(self.env, run)
             if retrying.needs_new_generation(run):
                 retrying.publish_retry(self.env, run)
                 conceal(run)

@@ -14,6 +14,7 @@ from dispatcher.execution import workflow
 from dispatcher.execution.concealing import conceal, log_error, shown_error
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
+from dispatcher.execution.launching import PartsMissing
 from dispatcher.execution.recording import goes_back
 from dispatcher.execution.renewal import longest_wait
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -91,6 +92,8 @@ def _follow(
     except Exception as error:
         if status == states.SUCCESS:
             before = message.replace(gen=message.gen - 1, link_error=())  # it did not fail: none was called
+            if isinstance(error, PartsMissing):
+                before = before.replace(chain=tuple(error.steps))
             shown = shown_error(run, error)
             workflow.give_up(env, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
         raise

@@ -59,6 +59,11 @@ def member_of(place: Mapping[str, Any] | None) -> plan.Member | None:
     return None if place is None else plan.Member(place["id"], place["i"], place.get("n", 0), place.get("until", 0))
 
 
+def header_of(header: Mapping[str, Any]) -> plan.Header:
+    """Return the group whose results a message is given, as it carries that."""
+    return plan.Header(header["id"], header["n"], _by_index(header.get("ids", {})))
+
+
 def fields_of(step: plan.Step) -> dict[str, Any]:
     """Return the fields of a step's message that a canvas gives it."""
     fields: dict[str, Any] = {"chain": step.then, "chord": place_of(step.member)}
@@ -196,15 +201,16 @@ def go_on(env: Environment, message: Message, meta: ResultMeta, beside: Sequence
         env.app.launch(plan.plan_addition(added, member), message)
         if plan.leaves([added]):
             return
-    leaves = [place.leaf for place in map(member_of, (each.chord for each in beside)) if place is not None]
-    _mark(env, message, member, leaves)
+    _mark(env, message, member, beside)
 
 
-def _mark(env: Environment, message: Message, member: plan.Member, beside: Sequence[int] = ()) -> None:
+def _mark(env: Environment, message: Message, member: plan.Member, beside: Sequence[Message] = ()) -> None:
     """Mark places in a group as done, and send what waits for the group if it is complete."""
     life = max(life_of(env.app.conf, env.clock.time()), member.until)
+    leaves = [place.leaf for place in map(member_of, (each.chord for each in beside)) if place is not None]
+    ids = [message.id, *(each.id for each in beside)]
     try:
-        join = env.backend.mark_joined(member.id, [member.leaf, *beside], member.size, life)
+        join = env.backend.mark_joined(member.id, [member.leaf, *leaves], member.size, life, ids)
     except JoinMissing:
         logger.error("%s is done, but the join %s it belongs to is gone: nothing follows it", message.id, member.id)
         return
@@ -339,7 +345,7 @@ def results_of_header(env: Environment, message: Message) -> list[Any]:
     Raises `ChordError` for one that is gone, `OperationalError` where the backend cannot be reached.
     """
     assert message.header is not None
-    header = plan.Header(message.header["id"], message.header["n"], _by_index(message.header.get("ids", {})))
+    header = header_of(message.header)
     results: list[Any] = []
     for start in range(0, header.size, _PAGE):
         ids = plan.ids_of_header(header, start, start + _PAGE)

@@ -575,6 +575,27 @@ class BackendContract:
         closed = dataclasses.replace(joins[first], failed="é")
         assert backend.read_joins([first, second]) == {first: closed, second: joins[second]}
 
+    def test_a_join_and_records_are_kept_longer_and_never_shorter(self, harness: Harness[ResultBackend]) -> None:
+        """As long as was asked for once, also with marks that ask for less; members that end then are kept as well."""
+        backend, join_id, now = harness.open(), harness.task_id(), harness.clock.time()
+        ended, ends, long, short = (harness.task_id() for _ in range(4))
+        short_writes = [make_write(harness, task_id, expires_at=now + 2) for task_id in (ended, ends, short)]
+        backend.write([*short_writes, make_write(harness, long)])
+        join = Join(join_id, 150, "{}")
+        backend.open_join(join, now + 2)
+        assert backend.mark_joined(join_id, range(100), 150, now + 2, [ended]) is None
+        backend.prolong_join(join_id, now + DAY / 2)
+        backend.prolong([ended, long, unknown := harness.task_id()], now + DAY / 2)
+        backend.prolong_join(unknown, now + DAY)
+        backend.prolong_join(join_id, now + 2)
+        assert backend.mark_joined(join_id, range(100, 149), 150, now + 2, [ends]) is None
+        found = backend.read_joins([join_id, unknown])
+        assert found == {join_id: join}
+        assert abs(found[join_id].until - now - DAY / 2) < 60
+        harness.clock.sleep(3.2)
+        assert sorted(backend.read([ended, ends, long, short, unknown])) == sorted([ended, ends, long])
+        assert backend.mark_joined(join_id, [149], 150, now + 5) == join
+
     def test_threads_complete_a_join(self, harness: Harness[ResultBackend]) -> None:
         """Of members that end at the same time, each twice, at least one sees the join complete."""
         backend, join_id, life = harness.open(), harness.task_id(), harness.clock.time() + DAY

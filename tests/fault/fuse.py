@@ -83,10 +83,20 @@ class _FusedBackend:
         open_join: Any = super().open_join  # type: ignore[misc]
         self.fuse.around("open_join", lambda: open_join(join, expires_at))
 
-    def mark_joined(self, join_id: str, members: Sequence[int], size: int, expires_at: float) -> Join | None:
+    def mark_joined(
+        self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
+    ) -> Join | None:
         mark: Any = super().mark_joined  # type: ignore[misc]
-        join: Join | None = self.fuse.around("mark_joined", lambda: mark(join_id, members, size, expires_at))
+        join: Join | None = self.fuse.around("mark_joined", lambda: mark(join_id, members, size, expires_at, ids))
         return join
+
+    def prolong_join(self, join_id: str, expires_at: float) -> None:
+        prolong_join: Any = super().prolong_join  # type: ignore[misc]
+        self.fuse.around("prolong_join", lambda: prolong_join(join_id, expires_at))
+
+    def prolong(self, ids: Sequence[str], expires_at: float) -> None:
+        prolong: Any = super().prolong  # type: ignore[misc]
+        self.fuse.around("prolong", lambda: prolong(ids, expires_at))
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         close: Any = super().close_join  # type: ignore[misc]

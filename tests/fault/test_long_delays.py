@@ -109,6 +109,28 @@ def test_a_chord_waits_for_its_last_member(make_aws: MakeAws, scheduler: bool) -
     assert 0 <= at - begin - 12 * DAY <= 2
 
 
+def test_a_chord_waits_for_a_member_that_is_retried_for_long(make_aws: MakeAws) -> None:
+    """Those that ended weeks before, and while it waited, are counted and read, in shards that are full and others."""
+    aws = make_aws(scheduler=True)
+    note, _ = journal(aws)
+    end, ended = body(aws)
+    begin = aws.clock.time()
+
+    @aws.app.task(name="slow", bind=True)
+    def slow(self: Any) -> int:
+        if self.request.retries < 2:
+            self.retry(countdown=6 * DAY)
+        return 1000
+
+    members = [note.s(n, begin) for n in range(104)]
+    members[3] = members[3].set(countdown=3600)
+    chord([slow.s(), *members])(end.s())
+    aws.work()
+    [(values, at)] = ended
+    assert values == [1000, *range(104)]
+    assert 0 <= at - begin - 12 * DAY <= 10
+
+
 def test_revoked_before_it_is_due(make_aws: MakeAws) -> None:
     """The schedule goes and the message comes at once: REVOKED for whoever waits, by result and by id, chords too."""
     aws = make_aws(scheduler=True)

@@ -95,8 +95,9 @@ def test_what_is_too_large_for_a_message_is_kept_in_parts(monkeypatch: pytest.Mo
     assert len(parts) == 8
     press.app.backend.forget(parts[-1:])
     press.work(limit=1000)
-    with pytest.raises(TaskError, match="a part of a canvas to be sent, is gone"):
-        result.get(timeout=0)
+    for each in (result, *result.parent.results):
+        with pytest.raises(TaskError, match="a part of a canvas to be sent, is gone"):
+            each.get(timeout=0)
     assert [letter.reason["reason"] for letter in press.dead()] == ["uncontinued"]
 
 
