@@ -28,7 +28,7 @@ class Changes:
 
     def record_state(self, task_id: str, status: str, meta: Any, request: Context | None = None) -> None:
         """Write an open state of a task; ``request`` is that of the task which gives it."""
-        from dispatcher.execution.recording import record_state
+        from dispatcher.execution.custom_states import record_state
 
         record_state(self._app, task_id, status, meta, request)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dispatcher import signals, states
-from dispatcher.backends.base import ResultBackend, Revocation, TaskRecord, Write
+from dispatcher.backends.base import Revocation, TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta, with_slot, without_slot
-from dispatcher.clock import Clock
 from dispatcher.exceptions import (
     BackendError,
     EncodeError,
@@ -22,10 +21,9 @@ from dispatcher.exceptions import (
 from dispatcher.execution import handover, leasing, workflow
 from dispatcher.execution.admission import is_lean, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
-from dispatcher.execution.environment import Environment, ExecutorApp
+from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.message import Message
-from dispatcher.request import Context
 from dispatcher.sensitive import masked
 from dispatcher.serialization import json_encode
 
@@ -129,8 +127,9 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
     """
     now = env.clock.time()
     writes: list[tuple[Run, Write]] = []
+    texts: dict[str, str] = {}
     for run in runs:
-        write = _tellable_write(env, run, now)
+        write = _tellable_write(env, run, now, texts)
         if write is not None:
             writes.append((run, write))
     locked = [(run, write) for run, write in writes if run.lock is not None]
@@ -202,10 +201,13 @@ def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=wait)
 
 
-def _tellable_write(env: Environment, run: Run, now: float) -> Write | None:
-    """Return the write of a run's outcome, or of what stands in for one that cannot be stored."""
+def _tellable_write(env: Environment, run: Run, now: float, texts: dict[str, str]) -> Write | None:
+    """Return the write of a run's outcome, or of what stands in for one that cannot be stored.
+
+    ``texts`` keeps what records of this moment say that say the same for every run of a task.
+    """
     try:
-        return _outcome_write(env, run, now)
+        return _outcome_write(env, run, now, texts)
     except OperationalError as error:
         logger.error("the result of %s cannot be stored, its message goes back: %s", run.id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
@@ -215,10 +217,10 @@ def _tellable_write(env: Environment, run: Run, now: float) -> Write | None:
         raise
     except BaseException as error:  # noqa: BLE001 - of the user's code that words an exception or shows a result
         run.outcome = _unspeakable(run, error)
-    return _outcome_write(env, run, now)
+    return _outcome_write(env, run, now, texts)
 
 
-def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
+def _outcome_write(env: Environment, run: Run, now: float, texts: dict[str, str]) -> Write | None:
     outcome, message = run.outcome, run.message
     if outcome is None or message is None:
         return None
@@ -237,7 +239,10 @@ def _outcome_write(env: Environment, run: Run, now: float) -> Write | None:
     write.final = True
     if run.successor is not None:
         write.token = handover.naming(write.token, run.successor)
-    write.data = _final_data(env, run, now)
+    plain = _is_plain(env, run)
+    write.data = texts.get(message.task) or _final_data(env, run, now) if plain else _final_data(env, run, now)
+    if plain and run.outcome is outcome:
+        texts[message.task] = write.data
     if run.outcome is not outcome:  # the result could not be stored: the outcome became a failure
         write.status = states.FAILURE
     elif outcome.kind is Kind.IGNORED and run.state_written is not None:
@@ -313,6 +318,17 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
         meta.error = run.outcome.error
         data = meta.encode()
     return data
+
+
+def _is_plain(env: Environment, run: Run) -> bool:
+    """Say whether there is nothing to keep of a run but that it succeeded: no result, no relatives."""
+    outcome, message = run.outcome, run.message
+    if outcome is None or message is None or outcome.kind is not Kind.SUCCESS:
+        return False
+    if message.parent_id or message.root_id or message.group or message.header or is_passed_on(message):
+        return False
+    children = run.context.__dict__.get("children") if run.context is not None else None
+    return (outcome.value is None or ignores_result(run)) and not children and not env.app.conf.result_extended
 
 
 def is_passed_on(message: Message) -> bool:
@@ -396,54 +412,4 @@ def write_of(env: Environment, run: Run, status: str, now: float) -> Write:
     return Write(
         id=message.id, status=status, gen=message.gen, attempt=run.attempt, retries=run.retries, final=False,
         token=run.token, expires_at=max(due + kept, run.kept_until, awaited), exists=run.record is not None,
-    )  # fmt: skip
-
-
-class StateApp(ExecutorApp, Protocol):
-    """What writing a state needs of an app beside what the executor does."""
-
-    clock: Clock
-
-    @property
-    def backend(self) -> ResultBackend:
-        """The result backend."""
-        ...
-
-
-def record_state(app: StateApp, task_id: str, status: str, meta: Any, request: Context | None) -> None:
-    """Write a state that a task gives itself or another one; ``request`` is that of the task which gives it."""
-    own = request if request is not None and request.id == task_id else None
-    if own is not None:
-        own.update(_state_written=(status, meta))
-        if own.is_eager and not app.conf.task_store_eager_result:
-            return
-    record = app.backend.read([task_id]).get(task_id)
-    result = ResultMeta(result=meta, worker=request.hostname if request is not None else None)
-    data = app.write_meta(result, app.backend, f"the state {status} of task {task_id}", task_id)
-    kept = max(app.conf.result_expires or 0.0, app.conf.record_retention)
-    write = _state_write(task_id, status, data, record, app.clock.time() + kept, own)
-    if write is not None:
-        app.backend.write([write])
-
-
-def _state_write(
-    task_id: str, status: str, data: str, record: TaskRecord | None, expires_at: float, request: Context | None
-) -> Write | None:
-    """Return the write for a state that a task gives itself, open, or `None` where the record is past this run.
-
-    ``request`` is that of the run that gives it; without one, the state is for whatever attempt the record is at.
-    """
-    gen, retries = (request.gen, request.retries) if request is not None else (0, 0)
-    if record is not None and (request is None or (record.gen == gen and record.retries <= retries)):
-        return Write(
-            id=task_id, status=status, gen=record.gen, attempt=record.retries, retries=record.retries, final=False,
-            token=record.token, starts=record.starts, not_before=record.not_before,
-            expires_at=expires_at, data=data, started_at=record.started_at,
-        )  # fmt: skip
-    if record is not None and record.gen >= gen:
-        return None
-    message = request.__dict__.get("_message") if request is not None else None
-    return Write(
-        id=task_id, status=status, gen=gen, attempt=retries, retries=retries, final=False,
-        token=handover.token_of(message), expires_at=expires_at, data=data,
     )  # fmt: skip

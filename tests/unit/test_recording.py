@@ -9,7 +9,7 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import Reject
-from dispatcher.execution.recording import _state_write
+from dispatcher.execution.custom_states import state_write
 from dispatcher.execution.run import Kind
 from dispatcher.request import Context
 from tests.unit.bench import Bench
@@ -194,7 +194,7 @@ def test_state_of_a_stale_run_is_not_written(record: Any, request_: Any, wanted:
     stored = None
     if record is not None:
         stored = Write("a", "RETRY", record[0], 0, record[1], False, "t", 4e9).record()
-    write = _state_write("a", "PROGRESS", "", stored, 4e9, _request(*request_))
+    write = state_write("a", "PROGRESS", "", stored, 4e9, _request(*request_))
     assert (write and (write.gen, write.attempt)) == wanted
     if write is not None:
         assert write.applies_to(stored)
@@ -212,3 +212,33 @@ def test_state_too_large_to_keep_is_the_task_s_error() -> None:
     result = states.delay()
     bench.work()
     assert "the result cannot be stored" in str(result.result)
+
+
+def test_successes_of_one_batch_say_what_is_their_own() -> None:
+    """Those with nothing but a time to tell share their text; a result, a name, a lineage stay each one's own."""
+    bench = Bench()
+
+    @bench.app.task(name="quiet", ignore_result=True)
+    def quiet(value: Any) -> Any:
+        return value
+
+    @bench.app.task(name="other", ignore_result=True)
+    def other() -> None:
+        return None
+
+    @bench.app.task(name="told")
+    def told(value: Any) -> Any:
+        return value
+
+    plain, second, third = quiet.delay(1), quiet.delay(2), other.delay()
+    kept, none = told.delay([1]), told.delay(None)
+    linked = quiet.apply_async((3,), link=other.si())
+    wanted = quiet.apply_async((4,), ignore_result=False)
+    bench.step()
+    data = {result.id: json.loads(bench.record(result.id).data) for result in
+            (plain, second, third, kept, none, linked, wanted)}  # fmt: skip
+    assert data[plain.id] == data[second.id] == {**data[third.id], "name": "quiet"}
+    assert [data[each.id]["name"] for each in (third, kept, none)] == ["other", "told", "told"]
+    assert (data[kept.id]["result"], data[wanted.id]["result"], "result" in data[none.id]) == ([1], 4, False)
+    assert (data[linked.id]["links"], "links" in data[plain.id]) == (1, False)
+    assert "children" in data[linked.id]
