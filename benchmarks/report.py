@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from benchmarks import plots
 from benchmarks.environment import ROOT
 from benchmarks.record import RESULTS, Result, stored
 from benchmarks.rows import ROWS
@@ -23,18 +24,21 @@ _BARS_HEAD: Final = (
 )
 
 
-def render(results: Sequence[Result], rows: Iterable[Row] | None = None) -> str:
-    """Return the report on rows, by default those of the results: the bars, then a table a row, then the settings."""
+def render(results: Sequence[Result], rows: Iterable[Row] | None = None, images: str = "") -> str:
+    """Return the report on rows, by default those of the results: bars, images, a table a row, the settings."""
     measured = {result.row: result for result in results}
     about = [ROWS[name] for name in measured] if rows is None else list(rows)
     tables = [_table(row, measured[row.name]) if row.name in measured else _missing(row) for row in about]
-    parts = [_bars(about, measured), *tables, _settings(results)]
+    parts = [_bars(about, measured), images, *tables, _settings(results)]
     return "\n\n".join(part for part in parts if part)
 
 
 def update_readme() -> None:
-    """Replace the results section of the README by what is kept."""
-    replace_section(README, render(stored(RESULTS), ROWS.values()))
+    """Draw the plots of what is kept, and replace the results section of the README."""
+    results = stored(RESULTS)
+    shown = plots.figures(results)
+    plots.draw(shown)
+    replace_section(README, render(results, ROWS.values(), plots.images(shown)))
 
 
 def replace_section(page: Path, text: str) -> None:

@@ -30,5 +30,13 @@ def ratio_bound(ours: list[float], theirs: list[float], *, better: Better) -> fl
     return ratios[min(int(share * _RESAMPLES), _RESAMPLES - 1)]
 
 
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median: percentile bootstrap over rounds, the value itself with one round."""
+    generator = random.Random(0)
+    medians = sorted(median(generator.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    tail = int((1 - _CONFIDENCE) / 2 * _RESAMPLES)
+    return medians[tail], medians[-1 - tail]
+
+
 def _resampled_ratio(rounds: list[tuple[float, float]]) -> float:
     return ratio([our for our, _ in rounds], [their for _, their in rounds])

@@ -356,3 +356,12 @@ def test_waits_can_be_seen_and_ended(aws_endpoint: AwsEndpoint) -> None:
     aws_endpoint.end_waits(queue)
     received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
     assert {message["Body"] for message in received} == {"leased", "delayed"}
+
+
+def test_calls_are_counted_whoever_makes_them(aws_endpoint: AwsEndpoint) -> None:
+    """Each call counts under its operation; asking for the counts does not."""
+    url = aws_endpoint.create_queue(unique_name("counted"))
+    before = aws_endpoint.calls()
+    for _ in range(3):
+        aws_endpoint.client("sqs").send_message(QueueUrl=url, MessageBody="hello")
+    assert (aws_endpoint.calls() - before)["AmazonSQS.SendMessage"] == 3
