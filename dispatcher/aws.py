@@ -20,7 +20,6 @@ from botocore.exceptions import (
     ConnectionClosedError,
     ConnectTimeoutError,
     CredentialRetrievalError,
-    DataNotFoundError,
     EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
@@ -28,10 +27,10 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ReadTimeoutError,
 )
-from botocore.loaders import Loader
 
 from dispatcher._version import __version__
 from dispatcher.aws_bounds import OutOfTime, in_time
+from dispatcher.aws_data import PinnedLoader
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
 from dispatcher.config import inside_lambda
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
@@ -55,63 +54,6 @@ EMULATOR_REGION: Final = "us-east-1"
 _VARIANTS: Final = frozenset({"use_fips_endpoint", "use_dualstack_endpoint"})
 
 
-class _PinnedLoader(Loader):  # type: ignore[misc]
-    """Botocore's loader without its two detours: listing 400 service directories, and the 1.2 MB ``endpoints.json``.
-
-    A client's address comes from the service's own rule set; the old endpoint table only adds the partition, which the
-    small ``partitions.json`` knows as well, FIPS and dual-stack variants aside. Saves 35 of 170 ms at a cold start.
-    """
-
-    API_VERSIONS: Final = {
-        "sqs": "2012-11-05",
-        "dynamodb": "2012-08-10",
-        "s3": "2006-03-01",
-        "scheduler": "2021-06-30",
-    }
-
-    def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
-        """Load the pinned version without asking which services there are."""
-        version = api_version or self.API_VERSIONS.get(service_name)
-        if version is not None:
-            try:
-                return self.load_data(f"{service_name}/{version}/{type_name}")
-            except DataNotFoundError:
-                pass  # a botocore that moved on to a newer version: find it the long way
-        return super().load_service_model(service_name, type_name, api_version)
-
-    def load_data_with_path(self, name: str) -> Any:
-        """Load a file, building ``endpoints`` from the partitions."""
-        if name == "endpoints":
-            return _endpoints(self.load_data("partitions")), ""
-        return super().load_data_with_path(name)
-
-    def load_data(self, name: str) -> Any:
-        """Load a file, building ``endpoints`` from the partitions."""
-        return self.load_data_with_path(name)[0] if name == "endpoints" else super().load_data(name)
-
-
-def _endpoints(partitions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of ``endpoints.json`` that holds for every service of a partition."""
-    return {
-        "version": 3,
-        "partitions": [
-            {
-                "partition": partition["id"],
-                "dnsSuffix": partition["outputs"]["dnsSuffix"],
-                "regionRegex": partition["regionRegex"],
-                "regions": partition["regions"],
-                "services": {},
-                "defaults": {
-                    "hostname": "{service}.{region}.{dnsSuffix}",
-                    "protocols": ["https"],
-                    "signatureVersions": ["v4"],
-                },
-            }
-            for partition in partitions["partitions"]
-        ],
-    }
-
-
 class _Process:
     """What one process holds: the session, the clients and the threads."""
 
@@ -124,7 +66,7 @@ class _Process:
 
 _process = _Process()
 #: Plain data, so a child may keep what its parent has loaded.
-_loader = _PinnedLoader()
+_loader = PinnedLoader()
 
 
 def _forget_parent() -> None:
@@ -223,7 +165,7 @@ def _make_session(config: Mapping[str, Any]) -> Any:
 _READ: Final = {"sqs": 30, "s3": 30, "dynamodb": 10}
 _READ_IN_LAMBDA: Final = {"sqs": 7, "s3": 7, "dynamodb": 3}
 
-#: What botocore would read in the ``endpoints.json`` that `_PinnedLoader` spares it.
+#: What botocore would read in the ``endpoints.json`` that `PinnedLoader` spares it.
 _S3_CONFIG: Final[Mapping[str, Any]] = {
     "signature_version": "s3v4",
     "s3": {"us_east_1_regional_endpoint": "regional"},

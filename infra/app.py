@@ -10,8 +10,8 @@ from pathlib import Path
 
 from aws_cdk import App
 
+from dispatcher.packaging import Package
 from dispatcher.provision.cdk import DispatcherStack
-from dispatcher.provision.package import Package
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

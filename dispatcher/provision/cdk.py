@@ -28,8 +28,8 @@ from dispatcher.app import Dispatcher
 from dispatcher.config import queue_variable
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.loading import find_app
+from dispatcher.packaging import Package
 from dispatcher.provision.functions import CODE
-from dispatcher.provision.package import Package
 from dispatcher.provision.plan import Plan, PlannedFunction, PlannedQueue, plan
 from dispatcher.provision.policies import queue_id
 from dispatcher.provision.resources import template

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from aws_cdk import App
 
+from dispatcher.packaging import Package
 from dispatcher.provision.cdk import DispatcherStack
-from dispatcher.provision.package import Package
 
 ROOT = Path(__file__).resolve().parents[{depth}]
 sys.path.insert(0, str({home}))  # where the modules of the app are

@@ -1,12 +1,27 @@
 """Deployment archives for Lambda functions."""
 
 import io
+import platform
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import cache_from_source
 from pathlib import Path
+
+RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+ARCHITECTURE = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
+FOR_THIS_MACHINE = {"RUNTIME": RUNTIME, "ARCHITECTURE": ARCHITECTURE, "PYTHON": sys.executable}
+"""What `handlers/Makefile` must be told so that its package runs here."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = {"__pycache__"}
+
+
+def spoil_sources(package: Path) -> None:
+    """Have every module of a package raise when its source is run: what works afterwards runs from its bytecode."""
+    for path in package.rglob("*.py"):
+        assert Path(cache_from_source(str(path))).exists(), f"{path} is not compiled"
+        path.write_text("raise SystemExit(f'{__file__} was compiled anew')")
 
 
 def archive(sources: Sequence[Path] | Mapping[str, str]) -> bytes:

@@ -41,6 +41,7 @@ LAYERS = {
     "utils.log": 3,
     # 4: adapters and what reads them
     "aws": 4,
+    "aws_data": 4,
     "aws_bounds": 4,
     "aws_options": 4,
     "redis_settings": 4,
@@ -83,6 +84,7 @@ LAYERS = {
     "beat.dynamic": 7,
     "provision.eventbridge": 2,
     "loading": 9,
+    "packaging": 9,
     "provision": 9,
     "local": 9,
     # 10: the edge
@@ -103,7 +105,7 @@ STRANGERS = {
 # Single imports that break a rule above for a reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-AWS_ADAPTERS = ("aws", "brokers.sqs", "backends.dynamodb", "payloads", "provision")
+AWS_ADAPTERS = ("aws", "aws_data", "brokers.sqs", "backends.dynamodb", "payloads", "provision")
 
 # Which modules may import what is not in the standard library, and the parts of it that cost or bind.
 RESTRICTED = {

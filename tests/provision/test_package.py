@@ -1,12 +1,23 @@
-"""Packages for functions: modules, and wheels for the function's platform."""
+"""Packages for functions: modules and wheels for the function's platform, botocore trimmed, and all of it compiled."""
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from dispatcher.exceptions import ImproperlyConfigured
-from dispatcher.provision.package import Package
+from dispatcher.packaging import Contents, Package
+from dispatcher.packaging.services import OWN
+from tests.emulation.archive import ARCHITECTURE, RUNTIME, spoil_sources
+from tests.emulation.environments import ROOT
+
+#: The flags of bytecode that nobody compares with its source, in its second word (PEP 552).
+UNCHECKED_HASH = b"\x01\0\0\0"
 
 
 def wheel(folder: Path, tag: str) -> Path:
@@ -20,16 +31,21 @@ def wheel(folder: Path, tag: str) -> Path:
     return path
 
 
+def build(into: Path, package: Package) -> Contents:
+    """Build a package for the Python that runs the tests."""
+    return package.build(into, runtime=RUNTIME, architecture="arm64")
+
+
 def test_modules_and_wheels_of_the_platform_are_put_together(tmp_path: Path) -> None:
     """Wheels are those of the function's machine and Python, not of this one; caches stay behind."""
     source = tmp_path / "bakery"
     (source / "__pycache__").mkdir(parents=True)
     (source / "__init__.py").write_text("")
-    (source / "__pycache__" / "__init__.cpython-311.pyc").write_text("")
+    (source / "__pycache__" / "__init__.cpython-310.pyc").write_text("")
     (tmp_path / "single.py").write_text("")
     wheel(tmp_path, "cp313-cp313-manylinux_2_28_aarch64")
     (tmp_path / "requirements.txt").write_text(f"--no-index\n--find-links {tmp_path}\nyeast\n")
-    package = Package([source, tmp_path / "single.py"], tmp_path / "requirements.txt")
+    package = Package([source, tmp_path / "single.py"], tmp_path / "requirements.txt", bytecode=False)
     into = tmp_path / "built"
     package.build(into, runtime="python3.13", architecture="arm64")
     found = {path.relative_to(into).as_posix() for path in into.rglob("*.py*")}
@@ -41,4 +57,175 @@ def test_modules_and_wheels_of_the_platform_are_put_together(tmp_path: Path) -> 
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """The error names the path."""
     with pytest.raises(ImproperlyConfigured, match="'no/such' does not exist"):
-        Package(["no/such"]).build(tmp_path, runtime="python3.13", architecture="arm64")
+        build(tmp_path, Package(["no/such"]))
+
+
+# -- bytecode
+
+
+def test_modules_run_from_bytecode_that_nobody_compares(tmp_path: Path) -> None:
+    """Every module is compiled, is not compared with its source again, and names the place that Lambda has it at."""
+    (tmp_path / "bakery").mkdir()
+    (tmp_path / "bakery" / "__init__.py").write_text("def bake():\n    return bake.__code__.co_filename\n")
+    (tmp_path / "broken.py").write_text("def\n")
+    into = tmp_path / "built"
+    build(into, Package([tmp_path / "bakery", tmp_path / "broken.py"]))
+    source = into / "bakery" / "__init__.py"
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    assert compiled.read_bytes()[:8] == importlib.util.MAGIC_NUMBER + UNCHECKED_HASH
+    assert b"/var/task/bakery/__init__.py" in compiled.read_bytes()
+    assert not list((into / "__pycache__").glob("broken*"))
+    source.write_text("raise SystemExit('compiled anew')")
+    code = "import sys; sys.path.insert(0, '.'); import bakery; bakery.bake()"
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=into, check=True, timeout=60)
+
+
+def test_bytecode_needs_the_runtime_s_python(tmp_path: Path) -> None:
+    """Without it a package is refused with the ways out; an interpreter that is named must be of that version."""
+    (tmp_path / "single.py").write_text("")
+    package = Package([tmp_path / "single.py"])
+    with pytest.raises(ImproperlyConfigured, match=r"there is no python3\.99, .*PATH.*--no-bytecode"):
+        package.build(tmp_path / "built", runtime="python3.99", architecture="arm64")
+    with pytest.raises(ImproperlyConfigured, match=r"is no Python 3\.99"):
+        Package([tmp_path / "single.py"], python=sys.executable).build(
+            tmp_path / "built", runtime="python3.99", architecture="arm64"
+        )
+    assert (
+        not Package([tmp_path / "single.py"], bytecode=False)
+        .build(tmp_path / "other", runtime="python3.99", architecture="arm64")
+        .bytecode
+    )
+
+
+# -- the service models of botocore
+
+
+@pytest.fixture
+def with_botocore(tmp_path: Path) -> Path:
+    """A directory to build into that holds a small botocore already, as if pip had just put it there."""
+    import botocore
+
+    data = Path(botocore.__file__).with_name("data")
+    into = tmp_path / "built"
+    (into / "botocore").mkdir(parents=True)
+    (into / "botocore" / "__init__.py").write_text("")
+    for name in (*OWN, "sns", "ses", "lambda"):
+        version = max(path.name for path in (data / name).iterdir())
+        folder = into / "botocore" / "data" / name / version
+        folder.mkdir(parents=True)
+        for path in (data / name / version).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return into
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"),
+    [
+        ("import shop", OWN),
+        ("import boto3\nboto3.client('sns')", OWN | {"sns"}),
+        ("def topic(session):\n    return session.client(service_name='sns')", OWN | {"sns"}),
+        ("SERVICE = 'lambda'", OWN | {"lambda"}),
+        ("import boto3\nboto3.client(SERVICE)", None),
+        ("import boto3\nboto3.client(**how)", None),
+        ("from boto3 import client\nclient(SERVICE)", None),
+        ("import boto3\nclients = map(boto3.client, NAMES)", None),
+        ("import boto3 as\n", None),
+    ],
+)
+def test_services_that_the_code_may_use_stay(with_botocore: Path, code: str, kept: frozenset[str] | None) -> None:
+    """Those that it names, and all of them where it makes clients of what it does not spell out."""
+    (with_botocore.parent / "tasks.py").write_text(code)
+    package = Package([with_botocore.parent / "tasks.py"], bytecode=False)
+    contents = build(with_botocore, package)
+    assert contents.services is not None
+    assert contents.services.services == kept
+    there = {path.name for path in (with_botocore / "botocore" / "data").iterdir() if path.is_dir()}
+    assert there == (kept or OWN | {"sns", "ses", "lambda"})
+
+
+def test_services_are_kept_as_asked(with_botocore: Path) -> None:
+    """By name beside our own, or all; a name that botocore does not know is refused."""
+    with pytest.raises(ImproperlyConfigured, match="no service 'smtp'"):
+        build(with_botocore, Package([], services=["smtp"]))
+    with pytest.raises(ImproperlyConfigured, match="is a list of services, or 'all', not 'sns'"):
+        build(with_botocore, Package([], services="sns"))
+    contents = build(with_botocore, Package([], services="all", bytecode=False))
+    assert contents.services is not None
+    assert contents.services.services is None
+    contents = build(with_botocore, Package([], services=["ses"], bytecode=False))
+    assert contents.services is not None
+    assert contents.services.services == OWN | {"ses"}
+
+
+def test_models_lose_their_documentation_and_nothing_else(with_botocore: Path) -> None:
+    """Operations, shapes and members stay, those that are called ``documentation`` too; files are plain JSON."""
+    import botocore.loaders
+
+    whole = botocore.loaders.Loader()
+    build(with_botocore, Package([], services="all", bytecode=False))
+    own = botocore.loaders.Loader(
+        extra_search_paths=[str(with_botocore / "botocore" / "data")], include_default_search_paths=False
+    )
+    for service in ("sqs", "dynamodb", "lambda"):
+        for kind in ("service-2", "endpoint-rule-set-1", "paginators-1"):
+            expected = whole.load_service_model(service, kind)
+            assert _undocumented(own.load_service_model(service, kind)) == _undocumented(expected)
+        assert '"documentation":"' not in json.dumps(own.load_service_model(service, "service-2"))
+    assert not list(with_botocore.rglob("*.gz"))
+    assert not list(with_botocore.rglob("examples*"))
+
+
+def _undocumented(value: object) -> object:
+    """Return a model without texts called documentation, wherever they are."""
+    if isinstance(value, dict):
+        return {
+            key: _undocumented(each)
+            for key, each in value.items()
+            if not (key == "documentation" and isinstance(each, str))
+        }
+    return [_undocumented(each) for each in value] if isinstance(value, list) else value
+
+
+# -- the package of this repository
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package that `infra/app.py` and `sam build` deploy, for this machine and Python; its sources raise."""
+    into = tmp_path_factory.mktemp("shop")
+    sources = [ROOT / "dispatcher", ROOT / "handlers", ROOT / "examples" / "shop.py"]
+    Package(sources, ROOT / "handlers" / "requirements.txt").build(into, runtime=RUNTIME, architecture=ARCHITECTURE)
+    spoil_sources(into)
+    return into
+
+
+def run_in(package: Path, code: str) -> str:
+    """Run code as a function would: the package alone, and no bytecode written."""
+    variables = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(package), "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "DISPATCHER_APP": "shop:app",
+        "DISPATCHER_BROKER_URL": "sqs://", "AWS_LAMBDA_FUNCTION_NAME": "shop",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-B", "-S", "-c", code], cwd=package, env=variables, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_handler_starts_from_bytecode_alone(shop: Path) -> None:
+    """The app is loaded and the clients are made without reading a source."""
+    assert "ready" in run_in(shop, "from handlers.worker import handler; print('ready', handler._environment)")
+
+
+def test_client_of_a_service_left_out_says_how_to_keep_it(shop: Path) -> None:
+    """Botocore's own error goes on with the setting, whoever makes the client."""
+    code = (
+        "import handlers.worker, botocore.session\n"
+        "try: botocore.session.get_session().create_client('sns')\n"
+        "except Exception as error: print(error)"
+    )
+    said = run_in(shop, code)
+    assert "Unknown service: 'sns'. Valid service names are: dynamodb, s3, scheduler, sqs, sts." in said
+    assert "keep one by Package(services=[...]), or --service NAME of python -m dispatcher.packaging" in said

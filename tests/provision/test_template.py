@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dispatcher.provision import plan, rules, sam
 from dispatcher.provision.check import unfolded
 from dispatcher.provision.reading import parse
 from dispatcher.provision.resources import template
+from tests.emulation.archive import FOR_THIS_MACHINE
 from tests.emulation.availability import unavailable
 from tests.emulation.environments import ROOT
 
@@ -275,17 +277,23 @@ def test_template_validates() -> None:
 
 
 def test_built_package_holds_what_the_function_needs(tmp_path: Path) -> None:
-    """`sam build` packs the package, the entry points, the app and its dependency, and nothing of the repository's."""
+    """`sam build` packs our code, the app and what they need, all compiled, with the service models in use only."""
     if shutil.which("make") is None:
         unavailable("make is not installed")
-    done = _run(_tool("sam"), "build", "--build-dir", str(tmp_path / "built"), "--template", "template.yaml")
+    target = ("DefaultFunction", "--build-dir", str(tmp_path / "built"), "--template", "template.yaml")
+    done = _run(_tool("sam"), "build", *target, **FOR_THIS_MACHINE)
     assert done.returncode == 0, done.stdout + done.stderr
     package = tmp_path / "built" / "DefaultFunction"
-    other = tmp_path / "built" / "LostFunction"
-    assert {path.name for path in other.iterdir()} == {path.name for path in package.iterdir()}
+    # The others are built by the same commands.
+    one, other = (_run("make", "-n", "-f", "handlers/Makefile", f"build-{name}") for name in ("Default", "Lost"))
+    assert one.stdout == other.stdout != ""
     names = {path.name for path in package.iterdir() if not path.name.endswith(".dist-info")}
-    assert names == {"dispatcher", "handlers", "shop.py", "msgpack"}
-    assert not list(package.rglob("__pycache__"))
+    libraries = {"botocore", "dateutil", "jmespath", "msgpack", "six.py", "urllib3", "bin"}
+    assert names == {"dispatcher", "handlers", "shop.py", "__pycache__"} | libraries
+    models = {path.name for path in (package / "botocore" / "data").iterdir() if path.is_dir()}
+    assert models == {"dynamodb", "s3", "scheduler", "sqs", "sts"}
+    modules = list(package.rglob("*.py"))
+    assert all(Path(cache_from_source(str(path))).exists() for path in modules)
     # The handler's module is found as Lambda finds it, from the package's directory.
     code = (
         "import importlib.util as u; assert all(map(u.find_spec, ('handlers.worker', 'handlers.dead_letter', 'shop')))"

@@ -1,4 +1,4 @@
-"""What a function in Lambda is made of: modules, and the wheels that they need, for its runtime and architecture."""
+"""Building a package: sources and wheels into a directory, botocore trimmed, and all of it compiled."""
 
 from __future__ import annotations
 
@@ -8,31 +8,53 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.packaging.bytecode import write_bytecode
+from dispatcher.packaging.services import Kept, trim
 
 #: The platforms of wheels that Lambda's Amazon Linux 2023 (glibc 2.34) can load, the newest first.
 #: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
 _PLATFORMS: Final = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
-_MACHINES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
+MACHINES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
+
+
+class Contents(NamedTuple):
+    """What a package holds: ``services`` are the models of its botocore, `None` where it has no botocore."""
+
+    services: Kept | None
+    bytecode: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
     """The modules and packages of an app by their paths, and the ``requirements`` file of what they import.
 
-    Wheels are fetched with pip for the function's platform, whatever this machine is.
+    Wheels are fetched with pip for the function's platform, whatever this machine is. A botocore among them keeps the
+    models of the services that dispatcher uses and the code names; ``services`` names them instead, or is ``"all"``.
+    Modules are compiled by the interpreter ``python``, by default one of the runtime's version on the PATH;
+    ``bytecode=False`` does without.
     """
 
     sources: Sequence[str | Path]
     requirements: str | Path | None = None
+    services: Sequence[str] | str | None = None
+    bytecode: bool = True
+    python: str | Path | None = None
 
-    def build(self, into: Path, *, runtime: str, architecture: str) -> None:
-        """Write the package into a directory. Raises `ImproperlyConfigured`, with pip's words if it has no wheels."""
+    def build(self, into: Path, *, runtime: str, architecture: str) -> Contents:
+        """Write the package into a directory.
+
+        Raises `ImproperlyConfigured`: with pip's words where there are no wheels, for a source or a service that is not
+        there, and where no interpreter of the runtime's version is.
+        """
+        if architecture not in MACHINES:
+            raise ImproperlyConfigured(f"functions run on {' or '.join(MACHINES)}, not on {architecture!r}")
+        version = runtime.removeprefix("python")
         into.mkdir(parents=True, exist_ok=True)
         if self.requirements is not None:
-            self._install(into, runtime.removeprefix("python"), _MACHINES[architecture])
+            self._install(into, version, MACHINES[architecture])
         for source in map(Path, self.sources):
             if not source.exists():
                 raise ImproperlyConfigured(f"the package's source {str(source)!r} does not exist")
@@ -41,6 +63,10 @@ class Package:
                 shutil.copytree(source, into / source.resolve().name, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy2(source, into)
+        kept = trim(into, {Path(source).resolve().name for source in self.sources}, self.services)
+        if self.bytecode:
+            write_bytecode(into, version, self.python)
+        return Contents(kept, self.bytecode)
 
     def _install(self, into: Path, version: str, machine: str) -> None:
         platforms = [part for platform in _PLATFORMS for part in ("--platform", f"{platform}_{machine}")]

@@ -1,0 +1,57 @@
+"""``python -m dispatcher.packaging DIRECTORY SOURCE...``: builds a package, as for a Makefile that `sam build` runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.packaging.package import MACHINES, Contents, Package
+
+
+def main() -> int:
+    """Build the package that the command line describes, and say what it holds."""
+    given = _parser().parse_args()
+    services = "all" if given.all_services else given.service
+    package = Package(given.sources, given.requirements, services, not given.no_bytecode, given.python)
+    try:
+        contents = package.build(given.directory, runtime=given.runtime, architecture=given.architecture)
+    except ImproperlyConfigured as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stderr.write(f"{_told(contents)}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m dispatcher.packaging", description="Build the package of a Lambda function."
+    )
+    parser.add_argument("directory", type=Path, help="where to put it; $(ARTIFACTS_DIR) in a Makefile of `sam build`")
+    parser.add_argument("sources", nargs="+", type=Path, metavar="source", help="a module or package of the app")
+    parser.add_argument("-r", "--requirements", type=Path, help="what the sources import, as for pip")
+    parser.add_argument("--runtime", default="python3.13", help="the function's (default: %(default)s)")
+    parser.add_argument("--architecture", default="arm64", choices=MACHINES, help="(default: %(default)s)")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--service", action="append", metavar="NAME",
+        help="keep botocore's model of this service beside those that dispatcher uses; may be repeated "
+        "(default: those that the code names)",
+    )  # fmt: skip
+    kept.add_argument("--all-services", action="store_true", help="keep botocore's models of all services")
+    parser.add_argument("--python", type=Path, help="an interpreter of the runtime's version (default: from the PATH)")
+    parser.add_argument("--no-bytecode", action="store_true", help="do not compile: cold starts take twice as long")
+    return parser
+
+
+def _told(contents: Contents) -> str:
+    said = "compiled" if contents.bytecode else "not compiled"
+    if contents.services is None:
+        return f"{said}; there is no botocore in the package"
+    kept, reason = contents.services
+    return f"{said}; botocore's models: {'all' if kept is None else ', '.join(sorted(kept))} ({reason})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
