@@ -22,6 +22,8 @@ WAIT: Final = 0.010
 PAYLOAD: Final = 100_000
 REDIS_URL: Final = os.environ.get("BENCH_REDIS_URL", "")
 RESULTS: Final = os.environ.get("BENCH_RESULTS") == "1"
+SQLITE_FILE: Final = os.environ.get("BENCH_SQLITE_FILE", "")
+SQLITE_SYNCHRONOUS: Final = os.environ.get("BENCH_SQLITE_SYNCHRONOUS", "normal")
 
 
 def tick() -> None:

@@ -109,7 +109,7 @@ _UPGRADES: Final = (
 #: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds
 #: in seconds: prompt while there is work, and 0.4 % of a core once there has been none for seconds.
 _PAUSE_SHARE: Final = 0.02
-_SHORTEST_PAUSE: Final = 0.005
+_SHORTEST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.05
 #: how often a connection makes sure that its file is still the one at its path, in seconds
 _INODE_CHECK: Final = 1.0
@@ -123,7 +123,7 @@ class Store:
     def __init__(self, path: str, timeout: float, synchronous: str) -> None:
         self.path = path
         self._timeout = timeout
-        self._synchronous = synchronous
+        self._synchronous = self._current_synchronous = synchronous
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._connection: sqlite3.Connection | None = None
@@ -145,14 +145,19 @@ class Store:
                 self._abandon(error)
                 raise
 
-    def write(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+    def write(self, work: Callable[[sqlite3.Connection], Answer], *, passing: bool = False) -> Answer:
         """Run ``work`` in a write transaction, all or nothing, and wake whoever waits in this process.
 
-        Raises `OperationalError` naming the file.
+        What is ``passing`` means nothing after a power failure, so its commit never waits for the disk. Raises
+        `OperationalError` naming the file.
         """
         with self._lock:
             try:
                 connection = self._open()
+                synchronous = "normal" if passing else self._synchronous
+                if synchronous != self._current_synchronous:
+                    connection.execute(f"PRAGMA synchronous = {synchronous}")
+                    self._current_synchronous = synchronous
                 connection.execute("BEGIN IMMEDIATE")
                 answer = work(connection)
                 connection.execute("COMMIT")
@@ -172,7 +177,7 @@ class Store:
     def wait(self, seen: Version, seconds: float, clock: Clock) -> None:
         """Wait until the version is no longer ``seen``, at most for this many seconds.
 
-        Another thread's write ends the wait at once, another process's within 5 to 50 ms. A clock other than the
+        Another thread's write ends the wait at once, another process's within 0.5 to 50 ms. A clock other than the
         system's cannot wake a waiting thread, so one step of the wait is spent by its ``sleep``.
         """
         if clock is not SYSTEM:
@@ -251,6 +256,7 @@ class Store:
             self._check_owner(connection)
             self._enter_wal(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            self._current_synchronous = self._synchronous
             _create(connection)
         except BaseException:
             connection.close()
@@ -338,7 +344,8 @@ def open_store(url: str, options: Mapping[str, Any]) -> Store:
 
     A relative path starts at the working directory of this moment. Options: ``timeout``, how long to wait for another
     process's write, in seconds (default 30), and ``synchronous``: ``normal`` (default), by which a killed process loses
-    nothing but a power failure may lose the last moments, or ``full``, which syncs the disk with every write.
+    nothing but a power failure may lose the last moments, or ``full``, which syncs the disk with every write. A lease,
+    which ends with the power either way, syncs nothing.
     """
     path = _path(url)
     timeout = seconds_option(f"sqlite:///{path}", options, "timeout", 30.0)

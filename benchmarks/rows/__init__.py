@@ -17,6 +17,7 @@ from benchmarks.rows import (
     round_trip,
     send,
     send_many,
+    sqlite,
     sqs,
     workloads,
 )
@@ -34,6 +35,9 @@ _ROWS: Final = (
     group.ROW,
     chord.ROW,
     chord_units.ROW,
+    sqlite.SEND,
+    sqlite.DRAIN,
+    sqlite.ROUND_TRIP,
     sqs.ROW,
     body.ROW,
     handler_cpu.ROW,

@@ -18,6 +18,11 @@ def measure(bench: Bench, peer: str) -> Sample:
 def drain(bench: Bench, peer: str, backlog: int, work: str = "tick", concurrency: int = 0) -> Sample:
     """Return how many tasks of a backlog of one kind of work the workers do in a second."""
     bench.fill(peer, backlog, work)
+    return drained(bench, peer, backlog, concurrency)
+
+
+def drained(bench: Bench, peer: str, backlog: int, concurrency: int = 0) -> Sample:
+    """Return how many tasks of a backlog that is there the workers do in a second."""
     with bench.workers(peer, concurrency=concurrency) as workers:
         # The first tenth of a large backlog may take a slow library longer than all processes need to be warm.
         warm = min(int(backlog * WARM_SHARE), bench.scale.backlog // 10)

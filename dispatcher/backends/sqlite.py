@@ -140,7 +140,7 @@ class SQLiteBackend(SQLiteJoins):
     ) -> TaskRecord:
         """Return the task's record once it is final; see `ResultBackend.wait`.
 
-        A write by this process is noticed at once, one by another process within 5 to 50 ms.
+        A write by this process is noticed at once, one by another process within 0.5 to 50 ms.
         """
         longest = 0.5 if interval is None else max(0.001, interval)
         deadline = None if timeout is None else self.clock.monotonic() + timeout

@@ -132,7 +132,7 @@ class SQLiteBroker(Broker):
     def receive(self, queues: Sequence[str], limit: int, wait: float = 0.0) -> list[Delivery]:
         """Lease up to ``limit`` messages; see `Broker.receive`.
 
-        While it waits it notices another thread's message at once and another process's within 5 to 50 ms.
+        While it waits it notices another thread's message at once and another process's within 0.5 to 50 ms.
         """
         if limit < 1 or not queues:
             return []
@@ -168,7 +168,7 @@ class SQLiteBroker(Broker):
                     break
             return deliveries
 
-        return self._store.write(work)
+        return self._store.write(work, passing=True)
 
     def _next_due(self, queues: Sequence[str]) -> list[float]:
         numbers = filter(None, map(self._store.queue_id, queues))
@@ -207,7 +207,7 @@ class SQLiteBroker(Broker):
         due = self.clock.time() + seconds
         rows = [(due, *delivery.receipt) for delivery in deliveries]
         if rows:
-            self._store.write(lambda connection: connection.executemany(_EXTEND, rows))
+            self._store.write(lambda connection: connection.executemany(_EXTEND, rows), passing=True)
 
     def counts(self, queue: str) -> QueueCounts:
         """Count a queue's messages exactly; costs time in proportion to them (about 30 ms a million)."""

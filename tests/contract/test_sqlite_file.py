@@ -110,6 +110,23 @@ def test_both_durabilities_work(path: Path, synchronous: str) -> None:
     broker.close()
 
 
+def test_only_what_a_power_failure_could_lose_waits_for_the_disk(path: Path) -> None:
+    """With ``full``, sending and settling sync the disk, and leasing does not: a lease ends with the power."""
+    options = {"synchronous": "full"}
+    broker = SQLiteBroker(f"sqlite:///{path}", options)
+    store = sqlite_store.open_store(f"sqlite:///{path}", options)
+
+    def synced() -> bool:
+        return store.read("PRAGMA synchronous") == [(2,)]
+
+    broker.send([Outgoing(QUEUE, "kept", "1")])
+    assert synced()
+    [delivery] = broker.receive([QUEUE], 1)
+    assert not synced()
+    broker.settle([Settlement(delivery, "ack")])
+    assert synced()
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """The error names the folder to create."""
     with pytest.raises(ImproperlyConfigured, match=f"{tmp_path}/missing does not exist"):

@@ -1,0 +1,99 @@
+"""How fast tasks go through an SQLite file whose disk is synced with every commit, beside Huey on the same terms."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.bench import Bench
+from benchmarks.rows.drain import drained
+from benchmarks.rows.row import OURS, Bar, Row, Sample
+from benchmarks.statistics import Better
+
+#: Contender -> its peer and how SQLite syncs: with `full`, what was sent survives a power failure.
+_CONTENDERS: Final = {
+    OURS: ("dispatcher_sqlite", "full"),
+    "huey": ("huey_sqlite", "full"),
+    "dispatcher_normal": ("dispatcher_sqlite", "normal"),
+}
+
+
+@contextmanager
+def _file(bench: Bench, contender: str) -> Iterator[str]:
+    """Give probes and workers a new file for the length of the block; yields the peer."""
+    peer, synchronous = _CONTENDERS[contender]
+    bench.redis.flushall()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        file = str(Path(folder) / "tasks.db")
+        with bench.variables(BENCH_SQLITE_FILE=file, BENCH_SQLITE_SYNCHRONOUS=synchronous):
+            yield peer
+
+
+def _send(bench: Bench, contender: str) -> Sample:
+    with _file(bench, contender) as peer:
+        return Sample(bench.scale.sends / bench.probe(peer, "sends", bench.scale.sends))
+
+
+def _drain(bench: Bench, contender: str) -> Sample:
+    with _file(bench, contender) as peer:
+        bench.probe(peer, "fill", bench.scale.backlog)
+        return drained(bench, peer, bench.scale.backlog)
+
+
+def _round_trip(bench: Bench, contender: str) -> Sample:
+    with _file(bench, contender) as peer, bench.workers(peer, results=True) as workers:
+        times = bench.probe(peer, "calls", bench.scale.calls, results=True)
+        workers.check()
+    return Sample(median(times) * 1e3)
+
+
+def _describe(bench: Bench, contender: str) -> dict[str, Any]:
+    with _file(bench, contender) as peer:
+        description: dict[str, Any] = bench.probe(peer, "describe")
+        return description
+
+
+def _row(name: str, title: str, unit: str, better: Better, method: str, measure: Callable[[Bench, str], Sample]) -> Row:
+    return Row(
+        name=name,
+        title=title,
+        unit=unit,
+        better=better,
+        method=method,
+        contenders=tuple(_CONTENDERS),
+        bars=(Bar(1, "huey"),),
+        measure=measure,
+        describe=_describe,
+    )
+
+
+SEND: Final = _row(
+    "sqlite-send",
+    "`.delay()` on SQLite, one producer",
+    "tasks/s",
+    "higher",
+    "One thread sends no-ops one after the other into a new file; no worker runs. WAL, and the disk is synced with "
+    "every commit (synchronous=FULL) of both but our leases; `dispatcher_normal` is our default, which does not.",
+    _send,
+)
+DRAIN: Final = _row(
+    "sqlite-drain",
+    "No-op tasks drained on SQLite, 2 processes",
+    "tasks/s",
+    "higher",
+    "As on Redis, where the side effect is counted here too. The disk is synced as above.",
+    _drain,
+)
+ROUND_TRIP: Final = _row(
+    "sqlite-round-trip",
+    "`.delay().get()` on SQLite, one caller",
+    "ms",
+    "lower",
+    "As on Redis, with two worker processes. Nobody can be woken through a file, so all of them look again and again. "
+    "The disk is synced as above.",
+    _round_trip,
+)
