@@ -108,13 +108,13 @@ class Message:
     unique: str | None = None
 
     @classmethod
-    def make(cls, fields: Mapping[str, Any]) -> Message:
-        """Build a message from checked fields, leaving the others at their defaults.
+    def make(cls, fields: dict[str, Any]) -> Message:
+        """Build a message of checked fields, which become its own, leaving the others at their defaults.
 
         The hot path: only what is given is set, the rest are class attributes.
         """
         message = object.__new__(cls)
-        message.__dict__.update(fields)
+        object.__setattr__(message, "__dict__", fields)
         return message
 
     def __repr__(self) -> str:
@@ -254,17 +254,25 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
         _check_version(fields, task_id)
     if "task" not in fields:
         raise InvalidMessage("'task' is missing", task_id)
-    known = {}
+    del fields["v"]
+    unknown = []
     for name, value in fields.items():
+        if type(value) is str and value and name in _TEXTS:
+            continue
         check = _CHECKS.get(name)
-        if check is not None:
-            predicate, wanted = check
-            if not predicate(value):
-                raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind_of_field(name, value)}", task_id)
-            known[name] = tuple(value) if type(value) is list else value
-    if "payload" in known and not known.keys().isdisjoint(("args", "kwargs", "packed")):
+        if check is None:
+            unknown.append(name)
+            continue
+        predicate, wanted = check
+        if not predicate(value):
+            raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind_of_field(name, value)}", task_id)
+        if type(value) is list:
+            fields[name] = tuple(value)
+    for name in unknown:
+        del fields[name]
+    if "payload" in fields and not fields.keys().isdisjoint(("args", "kwargs", "packed")):
         raise InvalidMessage("a message with 'payload' has its arguments there and nowhere else", task_id)
-    return Message.make(known)
+    return Message.make(fields)
 
 
 def _check_version(fields: dict[str, Any], task_id: str) -> None:
@@ -406,3 +414,5 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "sensitive": (_is_marks, "true or a list of names and positions"),
     "unique": _TEXT,
 }
+#: The fields that are texts and nothing more.
+_TEXTS: Final = frozenset(name for name, (predicate, _) in _CHECKS.items() if predicate is _is_text)

@@ -11,8 +11,9 @@ import json
 import json.encoder
 import re
 import sys
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from dispatcher.exceptions import DecodeError, EncodeError
 from dispatcher.serialization.values import (
@@ -28,6 +29,8 @@ from dispatcher.serialization.values import (
 
 #: The C encoder, as `json.JSONEncoder.iterencode` makes it; not every interpreter has one.
 _make_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
+#: Returns the value that begins at an index of a text, and the index of its end.
+_Scan: TypeAlias = Callable[[str, int], tuple[Any, int]]
 
 
 class _Encoder(json.JSONEncoder):
@@ -106,6 +109,8 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
         raise DecodeError(f"the JSON text is {len(text)} bytes long; the limit is {max_bytes}")
     if not isinstance(text, str):
         text = utf8(text)
+    if len(text) <= _SHORT and "\\" not in text and text.isascii():
+        return _parse(text, _TAGGED if '"$"' in text else _PLAIN)
     if not text.isascii():
         _refuse_surrogates(text)
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
@@ -118,17 +123,23 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
     # Python refuses longer integers by itself, at no cost, unless someone switched that off or raised it.
     if 0 < sys.get_int_max_str_digits() <= MAX_DIGITS:
         return _parse(text, _TAGGED if tagged else _PLAIN)
-    return _parse(text, _decoder(revive if tagged else None, _short_int))
+    return _parse(text, _scan(revive if tagged else None, _short_int))
 
 
-def _parse(text: str, decoder: json.JSONDecoder) -> Any:
+#: No text up to this length, in characters, nests beyond `MAX_DEPTH`, or has an integer beyond `MAX_DIGITS`.
+_SHORT: Final = MAX_DEPTH
+
+
+def _parse(text: str, scan: _Scan) -> Any:
     try:
-        value, end = decoder.raw_decode(text)
+        value, end = scan(text, 0)
         if end == len(text) or not text[end:].strip(_WHITESPACE):
             return value
-    except json.JSONDecodeError as error:
+    except StopIteration as error:
         if text and text[0] in _WHITESPACE:
-            return _parse(text.lstrip(_WHITESPACE), decoder)
+            return _parse(text.lstrip(_WHITESPACE), scan)
+        raise DecodeError(f"not JSON: Expecting value at character {error.value}") from None
+    except json.JSONDecodeError as error:
         raise DecodeError(f"not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError:
         raise DecodeError("the JSON text is nested too deeply for what is left of the stack") from None
@@ -207,9 +218,13 @@ def _short_int(digits: str) -> int:
     return int(digits)
 
 
-def _decoder(hook: Any, parse_int: Any = None) -> json.JSONDecoder:
-    return json.JSONDecoder(object_hook=hook, parse_float=_finite, parse_int=parse_int, parse_constant=_refuse_constant)
+def _scan(hook: Any, parse_int: Any = None) -> _Scan:
+    """Return the scanner of a decoder, which is all of it that is written in C."""
+    decoder = json.JSONDecoder(
+        object_hook=hook, parse_float=_finite, parse_int=parse_int, parse_constant=_refuse_constant
+    )
+    return decoder.scan_once
 
 
-_PLAIN: Final = _decoder(None)
-_TAGGED: Final = _decoder(revive)
+_PLAIN: Final = _scan(None)
+_TAGGED: Final = _scan(revive)
