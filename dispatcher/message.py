@@ -155,6 +155,11 @@ class Message:
         return self.replace(args=(HeaderResults(results), *self.args))
 
     @property
+    def bare(self) -> bool:
+        """Whether it says what to call and nothing that a step around the run must heed."""
+        return self.__dict__.keys() <= _BARE
+
+    @property
     def own_args(self) -> tuple[Any, ...]:
         """The arguments that travel with the message: without the results of a header."""
         return own_args(self.args)
@@ -185,6 +190,11 @@ class Message:
         """The id of the first task of this workflow: its own, unless another task sent it."""
         return self.root_id or self.id
 
+
+#: What is called, where the call comes from, and what is for people or for the transport.
+_BARE: Final = frozenset({
+    "id", "task", "args", "kwargs", "root_id", "parent_id", "depth", "origin", "reply_to", "shadow", "priority",
+})  # fmt: skip
 
 _DEFAULTS: Final[dict[str, Any]] = {
     "id": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import Any, Protocol
 
 from dispatcher.exceptions import ImproperlyConfigured
 
@@ -13,15 +13,31 @@ _current_app: Any = None
 _on_app_finalizers: list[Callable[[Any], None]] = []
 
 
-class Frame:
+class Frame(Protocol):
     """One running task and its request; frames nest when a task calls another directly."""
+
+    parent: Frame | None
+
+    @property
+    def task(self) -> Any:
+        """The task."""
+        ...
+
+    @property
+    def request(self) -> Any:
+        """Its request."""
+        ...
+
+
+class _Call:
+    """The frame of a task that is called as the function it is."""
 
     __slots__ = ("parent", "request", "task")
 
-    def __init__(self, task: Any, request: Any, parent: Frame | None) -> None:
+    def __init__(self, task: Any, request: Any) -> None:
         self.task = task
         self.request = request
-        self.parent = parent
+        self.parent: Frame | None = None
 
 
 _frame: ContextVar[Frame | None] = ContextVar("dispatcher_frame", default=None)
@@ -32,9 +48,15 @@ def current_frame() -> Frame | None:
     return _frame.get()
 
 
+def enter(frame: Frame) -> Token[Frame | None]:
+    """Make a frame current; pass the token to `pop_frame`."""
+    frame.parent = _frame.get()
+    return _frame.set(frame)
+
+
 def push_frame(task: Any, request: Any) -> Token[Frame | None]:
     """Make a task current; pass the token to `pop_frame`."""
-    return _frame.set(Frame(task, request, _frame.get()))
+    return enter(_Call(task, request))
 
 
 def pop_frame(token: Token[Frame | None]) -> None:

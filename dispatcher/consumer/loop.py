@@ -176,7 +176,7 @@ class ConsumerLoop:
             if self._stopping:
                 self.leases.give_back_unstarted()
             self.leases.drop(deliveries)
-        ran = sum(1 for run in runs if run.context is not None)
+        ran = sum(1 for run in runs if run.place is not None)
         self.ran += ran
         per_run = (time.monotonic() - begun) / max(1, ran)
         self._average = per_run if not self._average else self._average + 0.3 * (per_run - self._average)

@@ -54,9 +54,12 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             _wait_for_newer_worker(env, run, unknown, message.id)
             continue
         run.task = task
-        run.retries = run.attempt = message.retries
-        if message.payload is None and message.header is None:  # else they are checked when they are there
-            _check_arguments(run, message)
+        if message.bare:
+            run.bare = True
+        else:
+            run.retries = run.attempt = message.retries
+        if run.bare or (message.payload is None and message.header is None):  # else they are checked when they are there
+            _check_arguments(run, task, message)
 
 
 def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
@@ -85,10 +88,12 @@ def _built_in(tasks: Mapping[str, Task[Any, Any]], name: str) -> Task[Any, Any] 
         return None
 
 
-def _check_arguments(run: Run, message: Message) -> None:
-    assert run.task is not None
+def _check_arguments(run: Run, task: Task[Any, Any], message: Message) -> None:
+    check = task._check_call
+    if check is None:
+        return
     try:
-        run.task.check_arguments(message.args, message.kwargs)
+        check(*message.args, **message.kwargs)
     except TypeError as error:
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
 
@@ -113,7 +118,8 @@ def load(env: Environment, run: Run) -> bool:
         logger.error("the arguments of %s cannot be fetched, it goes back: %s", run.id, error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:
-        _check_arguments(run, run.message)
+        assert run.task is not None
+        _check_arguments(run, run.task, run.message)
         if run.outcome is None and run.lock is None:
             leasing.name(env, run)
     return run.outcome is None
@@ -228,12 +234,18 @@ def is_lean(run: Run) -> bool:
 
 def _is_lean(run: Run) -> bool:
     message, task = run.message, run.task
-    if task is None or message is None or not task._lean or run.delivery.receive_count > 1 or message.unique:
+    if task is None or message is None or not task._lean or run.delivery.receive_count > 1:
         return False
-    return not (
-        message.gen or message.link or message.link_error or message.chain or message.chord or message.group
+    return run.bare or not (
+        message.unique or message.gen or message.link or message.link_error or message.chain or message.chord or message.group
         or message.ignore_result is False or message.eta is not None
     )  # fmt: skip
+
+
+def is_light(run: Run) -> bool:
+    """Say whether a run is over but for its message: a lean success, with nothing to record and nothing to follow."""
+    outcome = run.outcome
+    return outcome is not None and outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None
 
 
 def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
@@ -241,7 +253,9 @@ def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:
     message, record = run.message, run.record
     assert message is not None
     if record is not None:
-        run.message = message = handover.revived(message, record)
+        revived = handover.revived(message, record)
+        if revived is not message:
+            run.message, run.bare, message = revived, False, revived
     elif run.fired is not None and not run.ended:
         by_entry = _decide_by_entry(env, run)
         if by_entry is not None:

@@ -115,24 +115,12 @@ class Executor:
 
     def finish(self, runs: Sequence[Run]) -> None:
         """Steps 5 to 7, record, continue, settle, for runs that are decided."""
-        if not runs:
-            return
-        for run in runs:
-            outcome = run.outcome
-            if outcome is not None and outcome.error is not None:
-                conceal(run)
-            if outcome is not None and (outcome.kind is Kind.RETRY or outcome.slot is not None):
-                awaiting.keep(self.env, run)
-            if retrying.needs_new_generation(run):
-                retrying.publish_retry(self.env, run)
-                conceal(run)
-        recording.record(self.env, [run for run in runs if run.write is None])
-        leasing.release(self.env, runs)
-        renewal.renew(self.env, runs)
-        settling.continue_(self.env, runs)
+        weighty = [run for run in runs if not admission.is_light(run)]
+        if weighty:
+            self._record_and_continue(weighty)
         settling.settle(self.env, runs)
         for run in runs:
-            if run.message is not None and (run.message.payload is not None or run.message.header is not None):
+            if _is_fetched(run):
                 run.forget_arguments()  # of a batch of large messages, one is in memory at a time
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
@@ -169,7 +157,7 @@ class Executor:
         if _may_overrule(run):
             run.outcome = Outcome(Kind.HANDED_BACK)
             if delivery.receive_count > 1 and not admission.runs_once(run):
-                run.context = invocation.request_of(self.env, run)  # its start was recorded, and is taken back
+                run.place = self.env  # its start was recorded, and is taken back
         self.finish([run])
         return run
 
@@ -182,8 +170,8 @@ class Executor:
             run.outcome = None
             if not decided.outcome.changes or admission.load(self.env, run):  # a retry keeps what it does not change
                 run.outcome, run.attempt, run.retries = decided.outcome, decided.attempt, decided.retries
-                run.context = invocation.request_of(self.env, run)
-                run.context.update(**decided.extras)
+                run.place = self.env
+                run.request.update(**decided.extras)
         self.finish(runs)
         return runs
 
@@ -214,11 +202,26 @@ class Executor:
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
         invocation.tell_unrun(self.env, run)
 
+    def _record_and_continue(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            outcome = run.outcome
+            if outcome is not None and outcome.error is not None:
+                conceal(run)
+            if outcome is not None and (outcome.kind is Kind.RETRY or outcome.slot is not None):
+                awaiting.keep(self.env, run)
+            if retrying.needs_new_generation(run):
+                retrying.publish_retry(self.env, run)
+                conceal(run)
+        recording.record(self.env, [run for run in runs if run.write is None])
+        leasing.release(self.env, runs)
+        renewal.renew(self.env, runs)
+        settling.continue_(self.env, runs)
+
     # -- parts of process()
 
     def _run_coroutine(self, run: Run) -> None:
         """Run one coroutine; one that never awaits is ended a moment after its hard limit, where those are kept."""
-        _, hard = invocation.limits_of(self.env, run)
+        _, hard = invocation.limits_of(run)
         if hard is None:
             self.loop.run(invocation.perform_async(self.env, run))
             return
@@ -230,34 +233,33 @@ class Executor:
 
     def _begin(self, run: Run) -> bool:
         """Start a run: fetch its arguments, record the start where it must be known."""
-        task, message = run.task, run.message
-        assert task is not None and message is not None
-        fetched = message.payload is not None or message.header is not None
-        if fetched and not admission.load(self.env, run):
-            if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
-                invocation.tell_unrun(self.env, run)
-            return False
-        if run.lock is not None and not admission.lease(self.env, run):
-            return False
-        if not recording.record_start(self.env, run):
+        if self._begins_with_calls(run) and not self._begin_with_calls(run):
             return False
         if self.env.watch is not None:
             self.env.watch.started(run)
         invocation.start(self.env, run)
         return True
 
+    def _begin_with_calls(self, run: Run) -> bool:
+        if _is_fetched(run) and not admission.load(self.env, run):
+            if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
+                invocation.tell_unrun(self.env, run)
+            return False
+        if run.lock is not None and not admission.lease(self.env, run):
+            return False
+        return recording.record_start(self.env, run)
+
     @staticmethod
     def _begins_with_calls(run: Run) -> bool:
         """Say whether beginning a run fetches arguments or writes, which would block the event loop."""
-        task, message = run.task, run.message
-        assert task is not None and message is not None
+        task = run.task
+        assert task is not None
         return (
-            message.payload is not None
+            run.delivery.receive_count > 1
             or run.lock is not None
-            or message.header is not None
-            or run.delivery.receive_count > 1
             or bool(task.track_started)
             or task.acks_late is False
+            or _is_fetched(run)
         )
 
     def _run_in_turn(
@@ -271,14 +273,14 @@ class Executor:
     ) -> None:
         """Run plain functions, and coroutines one at a time; ``starts`` says that nothing of the batch has run yet."""
         oldest = time.monotonic()
-        watch = self.env.watch
+        watch, ordered = self.env.watch, bool(groups)
         for position, run in enumerate(todo):
             if keep is not None and not keep(run):
                 continue
-            if groups and groups.await_settling(run, pending):
+            if ordered and groups.await_settling(run, pending):
                 self.finish(pending)
                 pending.clear()
-            if not self._fits(run, first=starts and position == 0) or (groups and groups.hold_up(run)):
+            if not self._fits(run, first=starts and position == 0) or (ordered and groups.hold_up(run)):
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
@@ -299,7 +301,7 @@ class Executor:
         expected = self.env.durations.get(following.message.task)
         if expected is None or expected > self.flush_after or admission.suspect(following):
             return True
-        if following.message.payload is not None or following.message.header is not None:
+        if _is_fetched(following):
             return True
         return time.monotonic() - oldest > self.flush_after
 
@@ -307,11 +309,10 @@ class Executor:
         """Say whether a run is likely to end before the place it runs in does; the first always starts."""
         if first or self.env.time_left is None:
             return True
-        message, task = run.message, run.task
-        assert message is not None and task is not None
-        soft = message.soft_time_limit or task.soft_time_limit
-        expected = self.env.durations.get(message.task)
-        needed = expected if expected is not None else soft if soft is not None else 0.0
+        assert run.message is not None
+        needed = self.env.durations.get(run.message.task)
+        if needed is None:
+            needed = invocation.limits_of(run)[0] or 0.0
         return self.env.time_left() > needed
 
     def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
@@ -350,7 +351,7 @@ class Executor:
         """Settle what is decided, and release the rest at once."""
         unsettled = [run for run in runs if run.settlement is None]
         for run in unsettled:
-            if run.outcome is None and run.context is not None and admission.runs_once(run):
+            if run.outcome is None and run.place is not None and admission.runs_once(run):
                 lost = WorkerLostError(
                     f"the worker was stopped while it ran {run.task}; acks_late=False keeps it from being run again"
                 )
@@ -359,6 +360,12 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 run.ours = False  # it may have been given back already
         self.finish(unsettled)
+
+
+def _is_fetched(run: Run) -> bool:
+    """Say whether a run's arguments are kept elsewhere."""
+    message = run.message
+    return not run.bare and message is not None and (message.payload is not None or message.header is not None)
 
 
 def _may_overrule(run: Run) -> bool:

@@ -29,7 +29,7 @@ from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.retry import decide as decide_retry
 from dispatcher.sensitive import MASK, RETURN, marks_word
-from dispatcher.state import pop_frame, push_frame
+from dispatcher.state import enter, pop_frame
 from dispatcher.task import Task
 
 # Of its own, so that these lines (one a task) can be turned off without those of the tasks.
@@ -37,41 +37,33 @@ logger = logging.getLogger("dispatcher.task.outcome")
 
 
 def start(env: Environment, run: Run) -> None:
-    """Step 3: make the request, and tell that the run starts."""
+    """Step 3: tell that the run starts."""
+    run.place = env
     task = run.task
     assert task is not None
-    run.context = request_of(env, run)
     if task._has_own_call:
-        run.context.update(_fresh=True)
-    if run.fence:
-        run.context.update(fence=run.fence)
+        run.request.update(_fresh=True)
     if signals.task_received.receivers:
-        signals.task_received.send(task, request=run.context)
+        signals.task_received.send(task, request=run.request)
 
 
-def request_of(env: Environment, run: Run) -> Context:
-    """Return the request that a run's function sees."""
-    assert run.message is not None
-    return Context(
-        run.message,
-        retries=run.retries,
-        called_directly=False,
-        hostname=env.hostname,
-        is_eager=env.eager,
-        _delivery=run.delivery,
-    )
-
-
-def limits_of(env: Environment, run: Run) -> tuple[float | None, float | None]:
-    """Return the soft and hard limit of a run in seconds: the message's, else the task's, cut by the time left here."""
+def limits_of(run: Run) -> tuple[float | None, float | None]:
+    """Return the soft and hard limit of a run in seconds: the message's, else the task's."""
     message, task = run.message, run.task
     assert message is not None and task is not None
+    if run.bare:
+        return task.soft_time_limit, task.time_limit
     soft = message.soft_time_limit if message.soft_time_limit is not None else task.soft_time_limit
     hard = message.time_limit if message.time_limit is not None else task.time_limit
-    if env.time_left is not None:
-        ends = max(0.001, env.time_left())
-        soft = ends if soft is None else min(soft, ends)
     return soft, hard
+
+
+def _cut(env: Environment, soft: float | None) -> float | None:
+    """Return a soft limit that ends before the place does that the run is in."""
+    if env.time_left is None:
+        return soft
+    ends = max(0.001, env.time_left())
+    return ends if soft is None else min(soft, ends)
 
 
 def _warn_unkept(env: Environment, task: Task[Any, Any], soft: float | None, hard: float | None) -> None:
@@ -89,37 +81,43 @@ def _warn_unkept(env: Environment, task: Task[Any, Any], soft: float | None, har
 
 def perform(env: Environment, run: Run) -> None:
     """Steps 4 and 5: run a plain function to its outcome; never raises but for a cold shutdown."""
-    task, message, context = run.task, run.message, run.context
-    assert task is not None and message is not None and context is not None
-    token = push_frame(task, context)
-    begun = time.perf_counter()
+    task, message, keeper = run.task, run.message, env.limits
+    assert task is not None and message is not None
+    token = enter(run)
+    run.begun = time.monotonic()
     fired = False
     try:
         try:
-            _announce_start(run, task)
-            soft, hard = limits_of(env, run)
+            if task._hooks or signals.task_prerun.receivers:
+                _announce_start(message, task)
+            soft, hard = limits_of(run)
+            if not keeper.keeps_end:
+                soft = _cut(env, soft)
+            elif soft is None:
+                soft = math.inf
             function = task if task._has_own_call else task.run
+            args = message.args if run.bare else call_arguments(message)
             if soft is None and hard is None:
-                value = function(*call_arguments(message), **message.kwargs)
+                value = function(*args, **message.kwargs)
                 if type(value) is CoroutineType:  # of a plain function around a coroutine function
                     value = run_to_end(value)
             else:
-                if not env.limits.keeps_hard:
+                if not keeper.keeps_hard:
                     _warn_unkept(env, task, soft, hard)
-                env.limits.start(soft, hard, run)
+                keeper.start(soft, hard, run)
                 try:
-                    value = function(*call_arguments(message), **message.kwargs)
+                    value = function(*args, **message.kwargs)
                     if type(value) is CoroutineType:
                         value = run_to_end(value)
                 finally:
-                    fired = env.limits.stop()
+                    fired = keeper.stop()
         except ShutdownNow:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit of a task is the task's failure, not the worker's end
             run.outcome = decide_error(env, run, error, fired)
         else:
             run.outcome = decide_value(env, run, value)
-        run.duration = time.perf_counter() - begun
+        run.duration = time.monotonic() - run.begun
         tell(env, run)
     finally:
         pop_frame(token)
@@ -139,7 +137,7 @@ def run_to_end(coroutine: Any) -> Any:
 def tell_unrun(env: Environment, run: Run) -> None:
     """Tell of a failure that was decided before the function could run: bad arguments, too many crashes."""
     start(env, run)
-    token = push_frame(run.task, run.context)
+    token = enter(run)
     try:
         tell(env, run)
     finally:
@@ -152,15 +150,16 @@ async def perform_async(env: Environment, run: Run) -> None:
 
     from dispatcher.execution.coroutines import run_limited
 
-    task, message, context = run.task, run.message, run.context
-    assert task is not None and message is not None and context is not None
-    token = push_frame(task, context)
-    begun = time.perf_counter()
+    task, message = run.task, run.message
+    assert task is not None and message is not None
+    token = enter(run)
+    run.begun = time.monotonic()
     fired = [False]
     try:
         try:
-            _announce_start(run, task)
-            soft, hard = limits_of(env, run)
+            _announce_start(message, task)
+            soft, hard = limits_of(run)
+            soft = _cut(env, soft)
             function = task if task._has_own_call else task.run
             value = function(*call_arguments(message), **message.kwargs)
             if inspect.iscoroutine(value):
@@ -177,7 +176,7 @@ async def perform_async(env: Environment, run: Run) -> None:
             run.outcome = decide_error(env, run, error, fired[0])
         else:
             run.outcome = decide_value(env, run, value)
-        run.duration = time.perf_counter() - begun
+        run.duration = time.monotonic() - run.begun
         tell(env, run)
     finally:
         pop_frame(token)
@@ -194,9 +193,7 @@ def _cancelled_itself() -> RuntimeError:
     return RuntimeError("the coroutine was cancelled by its own code (asyncio.CancelledError)")
 
 
-def _announce_start(run: Run, task: Task[Any, Any]) -> None:
-    message = run.message
-    assert message is not None
+def _announce_start(message: Message, task: Task[Any, Any]) -> None:
     if "before_start" in task._hooks:
         task.before_start(message.id, list(message.args), dict(message.kwargs))
     if signals.task_prerun.receivers:
@@ -214,7 +211,13 @@ def call_arguments(message: Message) -> tuple[Any, ...]:
 def decide_value(env: Environment, run: Run, value: Any) -> Outcome:
     """Return the outcome of a function that returned."""
     pending = _pending_retry(run)
-    return Outcome(Kind.SUCCESS, value) if pending is None else _retry_outcome(env, pending)
+    if pending is not None:
+        return _retry_outcome(env, pending)
+    return Outcome(Kind.SUCCESS, value) if value is not None else _RETURNED_NOTHING
+
+
+#: Most tasks that nobody waits for return nothing; outcomes are not changed, so all can have the same.
+_RETURNED_NOTHING = Outcome(Kind.SUCCESS)
 
 
 def _pending_retry(run: Run) -> Retry | None:
@@ -288,10 +291,10 @@ def tell(env: Environment, run: Run) -> None:
     """
     task, outcome = run.task, run.outcome
     assert task is not None and outcome is not None
-    if not (task._hooks or _listened()):
-        if outcome.kind is Kind.SUCCESS and not logger.isEnabledFor(logging.INFO):
-            return  # nobody wants to know
-    else:
+    listened = task._hooks or _listened(outcome.kind)
+    if not listened and outcome.kind is Kind.SUCCESS and not logger.isEnabledFor(logging.INFO):
+        return  # nobody wants to know
+    if listened:
         try:
             _call_hooks(run, task, outcome)
         except ShutdownNow:
@@ -316,15 +319,24 @@ def _tell_of_hook(run: Run, task: Task[Any, Any], outcome: Outcome, error: BaseE
     )
     signals.task_internal_error.send(
         task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
-        request=run.context, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
+        request=run.request, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
     )  # fmt: skip
 
 
-def _listened() -> bool:
-    return bool(
-        signals.task_success.receivers or signals.task_postrun.receivers or signals.task_failure.receivers
-        or signals.task_retry.receivers or signals.task_rejected.receivers
-    )  # fmt: skip
+def _listened(kind: Kind) -> bool:
+    """Say whether anybody may be told of an outcome of this kind by a signal."""
+    if signals.task_postrun.receivers:
+        return True
+    told = _TOLD.get(kind)
+    return told is not None and bool(told.receivers)
+
+
+_TOLD = {
+    Kind.SUCCESS: signals.task_success,
+    Kind.RETRY: signals.task_retry,
+    Kind.FAILURE: signals.task_failure,
+    Kind.REJECTED: signals.task_rejected,
+}
 
 
 def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
@@ -339,7 +351,7 @@ def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
         signals.task_success.send(task, result=outcome.value)
     elif outcome.kind is Kind.RETRY and error is not None:
         task.on_retry(error, message.id, args, kwargs, einfo)
-        signals.task_retry.send(task, request=run.context, reason=error, einfo=einfo)
+        signals.task_retry.send(task, request=run.request, reason=error, einfo=einfo)
     elif outcome.kind is Kind.FAILURE and error is not None:
         task.on_failure(error, message.id, args, kwargs, einfo)
         signals.task_failure.send(

@@ -25,6 +25,8 @@ class LimitKeeper(Protocol):
     interrupts: bool
     #: whether something ends a run at its hard limit
     keeps_hard: bool
+    #: whether a soft limit of infinity ends with the time of the place that runs are in
+    keeps_end: bool
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
         """Arm the limits, in seconds from now."""
@@ -41,6 +43,7 @@ class NoLimits:
     keeps_soft = False
     interrupts = False
     keeps_hard = False
+    keeps_end = False
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
         """Do nothing."""
@@ -61,6 +64,7 @@ class AlarmLimits:
     keeps_soft = True
     interrupts = True
     keeps_hard = False
+    keeps_end = False
 
     def __init__(self) -> None:
         self._limit = 0.0
@@ -163,6 +167,7 @@ class ThreadLimits:
     keeps_soft = False
     interrupts = True
     keeps_hard = False
+    keeps_end = False
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None

@@ -19,7 +19,7 @@ from dispatcher.exceptions import (
     Reject,
 )
 from dispatcher.execution import handover, leasing, workflow
-from dispatcher.execution.admission import is_lean, runs_once
+from dispatcher.execution.admission import is_light, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -164,7 +164,7 @@ def _conclude(env: Environment, run: Run, write: Write, stood: TaskRecord | None
 def _tell_revoked(run: Run, outcome: Outcome) -> None:
     expired = "expired" in str(outcome.error)
     signals.task_revoked.send(
-        run.task, request=run.context or run.message, terminated=outcome.signum is not None, signum=outcome.signum,
+        run.task, request=run.request if run.place is not None else run.message, terminated=outcome.signum is not None, signum=outcome.signum,
         expired=expired,
     )  # fmt: skip
 
@@ -224,7 +224,7 @@ def _outcome_write(env: Environment, run: Run, now: float, texts: dict[str, str]
     outcome, message = run.outcome, run.message
     if outcome is None or message is None:
         return None
-    if outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None:
+    if is_light(run):
         return None
     if outcome.kind is Kind.RETRY:
         return _retry_write(env, run, outcome, now)
@@ -276,7 +276,7 @@ def _slot_write(env: Environment, run: Run, slot: float, now: float) -> Write:
 def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
     """Take back a recorded start whose run ended without an outcome, so that it does not count as a crash."""
     record = run.record
-    if run.context is None or record is None or run.message is None:
+    if run.place is None or record is None or run.message is None:
         return None
     if not record.starts and record.started_at is None:
         return None

@@ -23,12 +23,17 @@ class BatchAlarm(AlarmLimits):
 
     def __init__(self) -> None:
         super().__init__()
-        self._due = math.inf
-        self._rings_at = math.inf
+        self._ends = self._due = self._rings_at = math.inf
+        self._run: Any = None
 
-    def begin_batch(self) -> None:
-        """Trust no timer that was set before: a task may have set it for something else."""
+    def begin_batch(self, ends: float = math.inf) -> None:
+        """Have all tasks end by a time of the monotonic clock, where it is known.
+
+        No timer that was set before is trusted: a task may have set it for something else.
+        """
         self._rings_at = math.inf
+        self._ends = ends
+        self.keeps_end = ends != math.inf
 
     def end_batch(self) -> None:
         """Switch the timer off; a frozen environment would wake up to it."""
@@ -37,15 +42,17 @@ class BatchAlarm(AlarmLimits):
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
-        """Have the alarm ring at the limit, or before it."""
+        """Have the alarm ring at the limit and at the end of the batch, or before."""
         self._fired = False
         if soft is None:
             return
-        self._limit = soft
-        self._due = due = time.monotonic() + soft
+        due = self._ends
+        if soft != math.inf:
+            due = min(due, time.monotonic() + soft)
+        self._due, self._limit, self._run = due, soft, run
         self._armed = True
         if due < self._rings_at - TOLERANCE:
-            self._ring_in(soft)
+            self._ring_in(due - time.monotonic())
 
     def stop(self) -> bool:
         """Let the alarm ring in vain from here on."""
@@ -54,8 +61,9 @@ class BatchAlarm(AlarmLimits):
         return self._fired
 
     def _ring_in(self, seconds: float) -> None:
+        seconds = max(seconds, TOLERANCE)
         self._rings_at = time.monotonic() + seconds
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.000_001))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
         self._rings_at = math.inf
@@ -63,4 +71,6 @@ class BatchAlarm(AlarmLimits):
         if self._armed and left > TOLERANCE:
             self._ring_in(left)
         else:
+            if self._due == self._ends and self._run is not None:
+                self._limit = self._due - self._run.begun
             super()._on_alarm(signum, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -36,19 +37,18 @@ def margin(seconds: float | None, wanted: float) -> float:
     return wanted if seconds is None else min(wanted, MAX_MARGIN * seconds)
 
 
-def time_left(seconds: float | None, margins: Iterable[float]) -> Callable[[], float] | None:
-    """Return a function that returns the seconds until tasks must have ended.
+def end_of_tasks(seconds: float | None, margins: Iterable[float]) -> float:
+    """Return when tasks must have ended, by the monotonic clock; infinity where the end is not known.
 
     The invocation ends in ``seconds``; ``margins`` are kept free at its end, each capped to a tenth of it.
     """
     if seconds is None:
-        return None
-    return _until(seconds - sum(margin(seconds, wanted) for wanted in margins))
+        return math.inf
+    return time.monotonic() + seconds - sum(margin(seconds, wanted) for wanted in margins)
 
 
-def _until(seconds: float) -> Callable[[], float]:
-    """Return a function that returns what is left of so many seconds from now."""
-    ends = time.monotonic() + seconds
+def until(ends: float) -> Callable[[], float]:
+    """Return a function that returns the seconds that are left until a time of the monotonic clock."""
     monotonic = time.monotonic
 
     def left() -> float:
@@ -65,14 +65,16 @@ def call_bounds(seconds: float | None, settle_margin: float) -> dict[str, Callab
     if seconds is None:
         return {}
     settling = margin(seconds, settle_margin)
-    records, queues = _until(seconds - RECORDS_UNTIL * settling), _until(seconds - QUEUES_UNTIL * settling)
+    ends = time.monotonic() + seconds
+    records, queues = until(ends - RECORDS_UNTIL * settling), until(ends - QUEUES_UNTIL * settling)
     return {"dynamodb": records, "s3": records, "sqs": queues, "scheduler": queues}
 
 
 def rescue_bounds(seconds: float | None) -> dict[str, Callable[[], float]]:
     """Return how long calls may take that settle for a runtime, in an invocation that ends in ``seconds``."""
-    ends = MAX_RESCUE if seconds is None else min(seconds, MAX_RESCUE)
-    records, queues = _until(RESCUE_RECORDS * ends), _until(ends)
+    longest = MAX_RESCUE if seconds is None else min(seconds, MAX_RESCUE)
+    now = time.monotonic()
+    records, queues = until(now + RESCUE_RECORDS * longest), until(now + longest)
     return {"dynamodb": records, "s3": records, "sqs": queues, "scheduler": queues}
 
 

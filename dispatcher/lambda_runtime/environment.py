@@ -141,9 +141,10 @@ class LambdaEnvironment:
             if not self._checked and seconds is not None:
                 self._check_limits(deliveries[0].queue, seconds)
             self._env.transport = transport
-            self._env.time_left = deadline.time_left(seconds, self._margins)
+            ends = deadline.end_of_tasks(seconds, self._margins)
+            self._env.time_left = None if seconds is None else deadline.until(ends)
             if self._alarm is not None:
-                self._alarm.begin_batch()
+                self._alarm.begin_batch(ends)
             runs = self._executor.process(deliveries)
             if self._metrics is not None:
                 self._metrics.write(deliveries[0].queue, runs, arrived)

@@ -20,8 +20,9 @@ from typing import Any, Final, NamedTuple
 from dispatcher.async_result import result_from_tuple
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import EncodeError
-from dispatcher.execution.admission import is_lean
+from dispatcher.execution.admission import is_light
 from dispatcher.execution.executor import HARD_GRACE
+from dispatcher.execution.invocation import limits_of
 from dispatcher.execution.recording import ignores_result, is_passed_on
 from dispatcher.execution.run import Kind, Outcome, Run
 from dispatcher.execution.watch import Decided
@@ -139,13 +140,11 @@ class Progress:
         index = self._index.get(run.delivery)
         if index is None:
             return
-        message, task = run.message, run.task
-        assert message is not None and task is not None
         stage = RUNNING
-        limit = message.time_limit if message.time_limit is not None else task.time_limit
+        _, limit = limits_of(run)
         if limit is not None:
             due = time.monotonic() + limit
-            if task._is_async:  # it is cancelled at its limit, which mostly ends it
+            if run.task is not None and run.task._is_async:  # it is cancelled at its limit, which mostly ends it
                 due += HARD_GRACE
             self._hard[index], self._limit[index] = due, limit
             stage |= LIMITED
@@ -162,12 +161,11 @@ class Progress:
         if index is None or outcome is None:
             return True
         stages = self._stages
-        stage = stages[index] & ~LIMITED
-        if stage == RUNNING and outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None:
+        if stages[index] & _STAGE != RUNNING:
+            return True  # it was decided before its start, and will be again
+        if is_light(run):
             stages[index] = DONE
             return True
-        if stage & _STAGE != RUNNING:
-            return True  # it was decided before its start, and will be again
         return self._keep(index, run, outcome)
 
     def entered(self, run: Run) -> None:

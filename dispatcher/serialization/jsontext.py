@@ -223,7 +223,8 @@ def _scan(hook: Any, parse_int: Any = None) -> _Scan:
     decoder = json.JSONDecoder(
         object_hook=hook, parse_float=_finite, parse_int=parse_int, parse_constant=_refuse_constant
     )
-    return decoder.scan_once
+    scan: _Scan = decoder.scan_once  # type: ignore[attr-defined] # as documented in json.decoder's own code
+    return scan
 
 
 _PLAIN: Final = _scan(None)
