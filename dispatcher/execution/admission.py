@@ -54,7 +54,7 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             _wait_for_newer_worker(env, run, unknown, message.id)
             continue
         run.task = task
-        if message.bare:
+        if run.fired is None and message.bare:
             run.bare = True
         else:
             run.retries = run.attempt = message.retries
@@ -184,16 +184,18 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
     now = env.clock.time()
     seen: set[str] = set()
     for run in open_runs:
-        if run.outcome is not None and run.outcome.kind is Kind.HANDED_BACK:
+        outcome = run.outcome
+        if outcome is not None and outcome.kind is Kind.HANDED_BACK:
             continue
-        decided = decide_by_record(env, run, now)
+        decided = None if run.bare and run.lean else decide_by_record(env, run, now)
+        task_id = run.message.id if run.message is not None else run.id
         if decided is not None:
             run.outcome = decided
-        elif run.outcome is None and run.id in seen:
+        elif outcome is None and task_id in seen:
             # The same message twice in one batch: the second waits for what the first decides.
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
             run.ours = False
-        seen.add(run.id)
+        seen.add(task_id)
 
 
 def read_records(env: Environment, runs: Sequence[Run]) -> bool:

@@ -291,7 +291,7 @@ def tell(env: Environment, run: Run) -> None:
     """
     task, outcome = run.task, run.outcome
     assert task is not None and outcome is not None
-    listened = task._hooks or _listened(outcome.kind)
+    listened = task._hooks or signals.task_postrun.receivers or _TOLD[outcome.kind].receivers
     if not listened and outcome.kind is Kind.SUCCESS and not logger.isEnabledFor(logging.INFO):
         return  # nobody wants to know
     if listened:
@@ -323,15 +323,8 @@ def _tell_of_hook(run: Run, task: Task[Any, Any], outcome: Outcome, error: BaseE
     )  # fmt: skip
 
 
-def _listened(kind: Kind) -> bool:
-    """Say whether anybody may be told of an outcome of this kind by a signal."""
-    if signals.task_postrun.receivers:
-        return True
-    told = _TOLD.get(kind)
-    return told is not None and bool(told.receivers)
-
-
-_TOLD = {
+#: The signal of each outcome; of others `task_postrun` tells, as it does of these.
+_TOLD = dict.fromkeys(Kind, signals.task_postrun) | {
     Kind.SUCCESS: signals.task_success,
     Kind.RETRY: signals.task_retry,
     Kind.FAILURE: signals.task_failure,

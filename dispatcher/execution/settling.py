@@ -128,18 +128,22 @@ def settle(env: Environment, runs: Iterable[Run]) -> None:
     """Step 7: acknowledge, release or dead-letter each delivery; always last."""
     settlements = []
     for run in runs:
-        run.settlement = settlement = settlement_of(env, run) if run.uncontinued is None else _uncontinued(run)
+        if run.uncontinued is not None:
+            settlement = _uncontinued(run)
+        elif run.sent_on or (run.outcome is not None and run.outcome.kind is Kind.SUCCESS):
+            settlement = Settlement(run.delivery, "ack")
+        else:
+            settlement = settlement_of(env, run)
+        run.settlement = settlement
         settlements.append(settlement)
     if settlements:
         env.transport.settle(settlements)
 
 
 def settlement_of(env: Environment, run: Run) -> Settlement:
-    """Return what becomes of a delivery by its run's outcome."""
+    """Return what becomes of a delivery whose run has not succeeded, and which was not sent on."""
     outcome, delivery = run.outcome or Outcome(Kind.HANDED_BACK), run.delivery
     kind = outcome.kind
-    if kind is Kind.SUCCESS or run.sent_on:
-        return Settlement(delivery, "ack")
     if kind in (Kind.HANDED_BACK, Kind.RETRY, Kind.DEFERRED):
         longest = longest_wait(env, delivery)
         delay = outcome.delay if longest is None else min(outcome.delay, longest)

@@ -79,11 +79,12 @@ class Worker:
     def _run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response | None:
         environment = self._environment or self._start_late()
         margin = _SETTLE_MARGIN if environment is None else environment.settle_margin
-        aws_bounds.bound(deadline.call_bounds(deadline.remaining(context), margin))
+        seconds = deadline.remaining(context)
+        aws_bounds.bound(deadline.call_bounds(seconds, margin))
         try:
             if environment is None:
                 return hand_back(records, arrived, self._cause)
-            return environment.run(records, context, arrived)
+            return environment.run(records, context, arrived, seconds)
         finally:
             aws_bounds.bound({})
 

@@ -44,7 +44,8 @@ def end_of_tasks(seconds: float | None, margins: Iterable[float]) -> float:
     """
     if seconds is None:
         return math.inf
-    return time.monotonic() + seconds - sum(margin(seconds, wanted) for wanted in margins)
+    kept_free = [min(wanted, MAX_MARGIN * seconds) for wanted in margins]
+    return time.monotonic() + seconds - sum(kept_free)
 
 
 def until(ends: float) -> Callable[[], float]:

@@ -127,14 +127,16 @@ class LambdaEnvironment:
         """How long before the function's timeout tasks must have ended, in seconds, so that they can be settled."""
         return self._margins[1]
 
-    def run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response:
-        """Run the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises."""
+    def run(self, records: Sequence[events.Record], context: Any, arrived: float, seconds: float | None) -> Response:
+        """Run the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises.
+
+        The invocation ends in ``seconds``, where that is known.
+        """
         deliveries = events.deliveries_of(records, self._sources.queue_of, arrived)
         progress = self._progress
         transport = LambdaTransport(self._broker, self.app.clock, progress.settled if progress is not None else None)
         runs: list[Run] = []
         try:
-            seconds = deadline.remaining(context)
             if progress is not None:
                 request_id = getattr(context, "aws_request_id", "")
                 progress.begin(deliveries, seconds, deadline.margin(seconds, self._margins[1]), str(request_id))

@@ -39,7 +39,7 @@ class LostEnvironment(LambdaEnvironment):
 
         self._sources = Sources(names, app.conf.queue_url_for, queue_urls(), local_name)
 
-    def run(self, records: Sequence[events.Record], context: Any, arrived: float) -> Response:
+    def run(self, records: Sequence[events.Record], context: Any, arrived: float, seconds: float | None) -> Response:
         """Decide on the messages of a batch that arrived at ``arrived``, in epoch seconds; never raises."""
         deliveries = events.deliveries_of(records, self._sources.queue_of, arrived)
         self._env.transport = transport = LambdaTransport(self._broker, self.app.clock)

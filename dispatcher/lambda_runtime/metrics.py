@@ -34,7 +34,7 @@ _FAILURES: Final = frozenset({Kind.FAILURE, Kind.UNREADABLE, Kind.REJECTED})
 
 
 class Tally(NamedTuple):
-    """What became of the runs of a batch; durations and latencies in milliseconds, as they are written."""
+    """What became of the runs of a batch; durations and latencies in milliseconds."""
 
     started: int
     succeeded: int
@@ -42,19 +42,19 @@ class Tally(NamedTuple):
     retried: int
     handed_back: int
     deferred: int
-    durations: list[str]
-    latencies: list[str]
+    durations: list[float]
+    latencies: list[float]
 
 
 def tally(runs: Iterable[Run], now: float) -> Tally:
     """Count the runs of a batch that arrived at ``now``, in epoch seconds."""
     succeeded = failed = retried = handed_back = deferred = 0
-    durations: list[str] = []
-    latencies: list[str] = []
+    durations: list[float] = []
+    latencies: list[float] = []
     for run in runs:
-        outcome, delivery, message = run.outcome, run.delivery, run.message
+        outcome, delivery = run.outcome, run.delivery
         if run.duration:
-            durations.append(f"{run.duration * 1000:.3f}")
+            durations.append(run.duration * 1000)
         kind = outcome.kind if outcome is not None else Kind.HANDED_BACK
         if kind is Kind.SUCCESS:
             succeeded += 1
@@ -68,9 +68,9 @@ def tally(runs: Iterable[Run], now: float) -> Tally:
             handed_back += 1
         since = delivery.sent_at
         if since is not None and delivery.receive_count == 1:
-            if message is not None and message.eta is not None and message.eta > since:
-                since = message.eta
-            latencies.append(f"{(now - since) * 1000:.1f}" if now > since else "0.0")
+            if not run.bare and run.message is not None and run.message.eta is not None:
+                since = max(since, run.message.eta)
+            latencies.append((now - since) * 1000 if now > since else 0.0)
     return Tally(len(durations), succeeded, failed, retried, handed_back, deferred, durations, latencies)
 
 
@@ -101,8 +101,8 @@ class Metrics:
             "TasksRetried": counts.retried,
             "TasksHandedBack": counts.handed_back,
             "TasksDeferred": counts.deferred,
-            "TaskDuration": ",".join(counts.durations[:MAX_VALUES]),
-            "QueueLatency": ",".join(counts.latencies[:MAX_VALUES]),
+            "TaskDuration": _written("%.3f", counts.durations[:MAX_VALUES]),
+            "QueueLatency": _written("%.1f", counts.latencies[:MAX_VALUES]),
         }
         there = {name: value for name, value in values.items() if value}
         members = ",".join(
@@ -123,3 +123,8 @@ class Metrics:
                 f'"Metrics":{json.dumps(metrics, separators=(",", ":"))}}}]'
             )
         return known
+
+
+def _written(form: str, values: list[float]) -> str:
+    """Return values as they are written, by one call of the formatter."""
+    return ",".join([form] * len(values)) % tuple(values)

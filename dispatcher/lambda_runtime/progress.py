@@ -179,6 +179,9 @@ class Progress:
     def settled(self, settlements: Sequence[Settlement], done: Collection[Delivery]) -> None:
         """Note what was settled: messages that are ``done`` with go by the answer, others are on their way back."""
         stages, index_of = self._stages, self._index.get
+        if len(done) == len(self._index):
+            stages[: len(done)] = bytes([DONE]) * len(done)
+            return
         for settlement in settlements:
             index = index_of(settlement.delivery)
             if index is not None:

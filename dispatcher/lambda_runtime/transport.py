@@ -57,18 +57,15 @@ class LambdaTransport:
         A release reports the message and changes its visibility: to 0 as well, since it would else stay invisible for
         the rest of the queue's timeout, as it does when the change fails.
         """
-        released, dead = [], []
-        for settlement in settlements:
-            if settlement.action == "ack":
-                self._done.add(settlement.delivery)
-            elif settlement.action == "release":
-                released.append(settlement)
-            else:
-                dead.append(settlement)
-        if dead:
-            self._bury(dead)
-        if released:
-            self._release(released)
+        acked = [settlement.delivery for settlement in settlements if settlement.action == "ack"]
+        self._done.update(acked)
+        if len(acked) < len(settlements):
+            dead = [settlement for settlement in settlements if settlement.action == "dead"]
+            if dead:
+                self._bury(dead)
+            released = [settlement for settlement in settlements if settlement.action == "release"]
+            if released:
+                self._release(released)
         if self._note is not None:
             self._note(settlements, self._done)
 

@@ -109,7 +109,7 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
         raise DecodeError(f"the JSON text is {len(text)} bytes long; the limit is {max_bytes}")
     if not isinstance(text, str):
         text = utf8(text)
-    if len(text) <= _SHORT and "\\" not in text and text.isascii():
+    if len(text) <= _SHORT and "\\" not in text and text.isascii():  # nothing below can be
         return _parse(text, _TAGGED if '"$"' in text else _PLAIN)
     if not text.isascii():
         _refuse_surrogates(text)
