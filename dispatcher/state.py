@@ -40,18 +40,19 @@ class _Call:
         self.parent: Frame | None = None
 
 
-_frame: ContextVar[Frame | None] = ContextVar("dispatcher_frame", default=None)
+#: The innermost running task's frame.
+frames: ContextVar[Frame | None] = ContextVar("dispatcher_frame", default=None)
 
 
 def current_frame() -> Frame | None:
     """Return the innermost running task's frame."""
-    return _frame.get()
+    return frames.get()
 
 
 def enter(frame: Frame) -> Token[Frame | None]:
     """Make a frame current; pass the token to `pop_frame`."""
-    frame.parent = _frame.get()
-    return _frame.set(frame)
+    frame.parent = frames.get()
+    return frames.set(frame)
 
 
 def push_frame(task: Any, request: Any) -> Token[Frame | None]:
@@ -61,17 +62,17 @@ def push_frame(task: Any, request: Any) -> Token[Frame | None]:
 
 def pop_frame(token: Token[Frame | None]) -> None:
     """Make what was current before current again."""
-    _frame.reset(token)
+    frames.reset(token)
 
 
 def set_frame(frame: Frame | None) -> None:
     """Put back a frame found by `current_frame`, for `Task.pop_request`."""
-    _frame.set(frame)
+    frames.set(frame)
 
 
 def request_of(task: Any) -> Any:
     """Return the innermost request of this task, `None` when it is not running."""
-    frame = _frame.get()
+    frame = frames.get()
     while frame is not None:
         if frame.task is task:
             return frame.request
@@ -166,7 +167,7 @@ class Proxy:
 
 
 def _running_task() -> Any:
-    frame = _frame.get()
+    frame = frames.get()
     return frame.task if frame is not None else None
 
 

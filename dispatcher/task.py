@@ -24,6 +24,7 @@ from dispatcher.task_options import (
     HOOKS,
     NOT_YET,
     SEND_OPTIONS,
+    Absent,
     TaskOwner,
     call_checker,
     check_options,
@@ -104,6 +105,7 @@ class Task(Signatures, Generic[P, R]):
     _check_call: Callable[..., Any] | None = None
     _send_options: dict[str, Any] = {}  # noqa: RUF012 - replaced when bound
     _lean: bool = False
+    _starts_recorded: bool = False
     _sensitive: Marks | None = None
     _rate: Rate | None = None
     _uniqueness: Uniqueness | None = None
@@ -159,6 +161,7 @@ class Task(Signatures, Generic[P, R]):
         self._uniqueness = uniqueness_of(self, conf)
         # A run that waits for its slot finds it in its record, and others are answered with a unique task's outcome.
         kept = self.track_started or self._rate is not None or self._uniqueness is not None
+        self._starts_recorded = bool(self.track_started) or self.acks_late is False
         self._lean = bool(self.ignore_result) and self.revocable is False and not kept
 
     def _find_hooks(self) -> frozenset[str]:
@@ -397,18 +400,15 @@ class Task(Signatures, Generic[P, R]):
         """The name of the function, or of the class."""
         return type(self).__name__  # type: ignore[return-value] # the class has one of its own
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name in NOT_YET:
-                raise AttributeError(f"Task.{name} is not available in this release; {NOT_YET[name]}")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     def __repr__(self) -> str:
         return f"<@task: {self.name}>"
 
     def __reduce__(self) -> Any:
         return _task_by_name, (self.name,)
+
+
+for _name, _instead in NOT_YET.items():
+    setattr(Task, _name, Absent(_name, _instead))
 
 
 def _task_by_name(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from dispatcher import rates
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
@@ -89,6 +89,21 @@ NOT_YET = {
     "annotate": "task_annotations are applied when the app is finalized",
     "subtask_from_request": "use signature_from_request()",
 }
+
+
+class Absent:
+    """An attribute that is not there, and says what to do instead.
+
+    A ``__getattr__`` could say so, too, but would make each look at any attribute of a task ten times as slow.
+    """
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._why = f"Task.{name} is not available in this release; {instead}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> NoReturn:
+        raise AttributeError(self._why)
+
+
 _REFUSED = {
     "exchange": "there are no AMQP exchanges here; use queue=",
     "routing_key": "there are no AMQP exchanges here; use queue=",

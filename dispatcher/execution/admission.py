@@ -58,7 +58,9 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             run.bare = True
         else:
             run.retries = run.attempt = message.retries
-        if run.bare or (message.payload is None and message.header is None):  # else they are checked when they are there
+        if run.bare or (
+            message.payload is None and message.header is None
+        ):  # else they are checked when they are there
             _check_arguments(run, task, message)
 
 
@@ -196,6 +198,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
             run.outcome = Outcome(Kind.HANDED_BACK, delay=1.0)
             run.ours = False
         seen.add(task_id)
+        run.plain = run.bare and run.record is None and begins_at_once(run)
 
 
 def read_records(env: Environment, runs: Sequence[Run]) -> bool:
@@ -244,10 +247,20 @@ def _is_lean(run: Run) -> bool:
     )  # fmt: skip
 
 
+def begins_at_once(run: Run) -> bool:
+    """Say whether nothing has to be fetched, taken or recorded before a run's code starts."""
+    message, task = run.message, run.task
+    if message is None or task is None or task._starts_recorded or run.lock is not None:
+        return False
+    return run.delivery.receive_count <= 1 and (run.bare or (message.payload is None and message.header is None))
+
+
 def is_light(run: Run) -> bool:
     """Say whether a run is over but for its message: a lean success, with nothing to record and nothing to follow."""
     outcome = run.outcome
-    return outcome is not None and outcome.kind is Kind.SUCCESS and is_lean(run) and run.state_written is None
+    if outcome is None or outcome.kind is not Kind.SUCCESS or not (run.lean or is_lean(run)):
+        return False
+    return run.context is None or run.state_written is None
 
 
 def decide_by_record(env: Environment, run: Run, now: float) -> Outcome | None:

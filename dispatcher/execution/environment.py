@@ -148,9 +148,8 @@ class Environment:
 
     def note_duration(self, name: str, seconds: float) -> None:
         """Remember how long a run took, as a moving average that trusts slow runs quickly."""
-        known = self.durations.get(name)
-        weight = 0.5 if known is None or seconds > known else 0.1
-        self.durations[name] = seconds if known is None else known + weight * (seconds - known)
+        known = self.durations.get(name, seconds)
+        self.durations[name] = known + (0.5 if seconds > known else 0.1) * (seconds - known)
 
     def backoff(self, receive_count: int) -> float:
         """Return how long a delivery rests after trouble that is not its own: 1 s doubling to 60 s, with jitter."""

@@ -94,24 +94,24 @@ class Executor:
         """Steps 3 to 5 for one run: start it, run it, decide; coroutine functions run in this executor's event loop."""
         if not self._begin(run):
             return
-        task, message = run.task, run.message
-        assert task is not None and message is not None
+        task = run.task
+        assert task is not None
         if task._is_async:
             self._run_coroutine(run)
         else:
             invocation.perform(self.env, run)
-        self.env.note_duration(message.task, run.duration)
+        self.env.note_duration(task.name, run.duration)
 
     async def execute_async(self, run: Run) -> None:
         """Steps 3 to 5 for one coroutine run, in the running event loop."""
         import asyncio
 
-        begun = await asyncio.to_thread(self._begin, run) if self._begins_with_calls(run) else self._begin(run)
+        begun = self._begin(run) if admission.begins_at_once(run) else await asyncio.to_thread(self._begin, run)
         if not begun:
             return
         await invocation.perform_async(self.env, run)
-        if run.message is not None:
-            self.env.note_duration(run.message.task, run.duration)
+        if run.task is not None:
+            self.env.note_duration(run.task.name, run.duration)
 
     def finish(self, runs: Sequence[Run]) -> None:
         """Steps 5 to 7, record, continue, settle, for runs that are decided."""
@@ -120,7 +120,7 @@ class Executor:
             self._record_and_continue(weighty)
         settling.settle(self.env, runs)
         for run in runs:
-            if _is_fetched(run):
+            if not run.plain and _is_fetched(run):
                 run.forget_arguments()  # of a batch of large messages, one is in memory at a time
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
@@ -233,7 +233,7 @@ class Executor:
 
     def _begin(self, run: Run) -> bool:
         """Start a run: fetch its arguments, record the start where it must be known."""
-        if self._begins_with_calls(run) and not self._begin_with_calls(run):
+        if not run.plain and not self._begin_with_calls(run):
             return False
         if self.env.watch is not None:
             self.env.watch.started(run)
@@ -248,19 +248,6 @@ class Executor:
         if run.lock is not None and not admission.lease(self.env, run):
             return False
         return recording.record_start(self.env, run)
-
-    @staticmethod
-    def _begins_with_calls(run: Run) -> bool:
-        """Say whether beginning a run fetches arguments or writes, which would block the event loop."""
-        task = run.task
-        assert task is not None
-        return (
-            run.delivery.receive_count > 1
-            or run.lock is not None
-            or bool(task.track_started)
-            or task.acks_late is False
-            or _is_fetched(run)
-        )
 
     def _run_in_turn(
         self,
@@ -284,7 +271,7 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
-            if pending and (self._must_flush(run, oldest) or leasing.in_the_way(run, pending)):
+            if pending and (self._must_flush(run, oldest) or (run.lock and leasing.in_the_way(run, pending))):
                 self.finish(pending)
                 pending.clear()
             if not pending:
@@ -297,20 +284,18 @@ class Executor:
 
     def _must_flush(self, following: Run, oldest: float) -> bool:
         """Say whether outcomes must be written before the next run: it may take long, or take the process with it."""
-        assert following.message is not None
-        expected = self.env.durations.get(following.message.task)
-        if expected is None or expected > self.flush_after or admission.suspect(following):
+        assert following.task is not None
+        expected = self.env.durations.get(following.task.name)
+        if expected is None or expected > self.flush_after or time.monotonic() - oldest > self.flush_after:
             return True
-        if _is_fetched(following):
-            return True
-        return time.monotonic() - oldest > self.flush_after
+        return not following.plain and (admission.suspect(following) or _is_fetched(following))
 
     def _fits(self, run: Run, first: bool) -> bool:
         """Say whether a run is likely to end before the place it runs in does; the first always starts."""
         if first or self.env.time_left is None:
             return True
-        assert run.message is not None
-        needed = self.env.durations.get(run.message.task)
+        assert run.task is not None
+        needed = self.env.durations.get(run.task.name)
         if needed is None:
             needed = invocation.limits_of(run)[0] or 0.0
         return self.env.time_left() > needed

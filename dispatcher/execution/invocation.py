@@ -29,7 +29,7 @@ from dispatcher.message import Message
 from dispatcher.request import Context
 from dispatcher.retry import decide as decide_retry
 from dispatcher.sensitive import MASK, RETURN, marks_word
-from dispatcher.state import enter, pop_frame
+from dispatcher.state import enter, frames, pop_frame
 from dispatcher.task import Task
 
 # Of its own, so that these lines (one a task) can be turned off without those of the tasks.
@@ -51,8 +51,6 @@ def limits_of(run: Run) -> tuple[float | None, float | None]:
     """Return the soft and hard limit of a run in seconds: the message's, else the task's."""
     message, task = run.message, run.task
     assert message is not None and task is not None
-    if run.bare:
-        return task.soft_time_limit, task.time_limit
     soft = message.soft_time_limit if message.soft_time_limit is not None else task.soft_time_limit
     hard = message.time_limit if message.time_limit is not None else task.time_limit
     return soft, hard
@@ -84,13 +82,13 @@ def perform(env: Environment, run: Run) -> None:
     task, message, keeper = run.task, run.message, env.limits
     assert task is not None and message is not None
     token = enter(run)
-    run.begun = time.monotonic()
+    run.begun = begun = time.monotonic()
     fired = False
     try:
         try:
             if task._hooks or signals.task_prerun.receivers:
                 _announce_start(message, task)
-            soft, hard = limits_of(run)
+            soft, hard = (task.soft_time_limit, task.time_limit) if run.bare else limits_of(run)
             if not keeper.keeps_end:
                 soft = _cut(env, soft)
             elif soft is None:
@@ -116,11 +114,11 @@ def perform(env: Environment, run: Run) -> None:
         except BaseException as error:  # noqa: BLE001 - SystemExit of a task is the task's failure, not the worker's end
             run.outcome = decide_error(env, run, error, fired)
         else:
-            run.outcome = decide_value(env, run, value)
-        run.duration = time.monotonic() - run.begun
+            run.outcome = RETURNED if value is None and run.context is None else decide_value(env, run, value)
+        run.duration = time.monotonic() - begun
         tell(env, run)
     finally:
-        pop_frame(token)
+        frames.reset(token)
 
 
 def run_to_end(coroutine: Any) -> Any:
@@ -213,11 +211,11 @@ def decide_value(env: Environment, run: Run, value: Any) -> Outcome:
     pending = _pending_retry(run)
     if pending is not None:
         return _retry_outcome(env, pending)
-    return Outcome(Kind.SUCCESS, value) if value is not None else _RETURNED_NOTHING
+    return Outcome(Kind.SUCCESS, value)
 
 
-#: Most tasks that nobody waits for return nothing; outcomes are not changed, so all can have the same.
-_RETURNED_NOTHING = Outcome(Kind.SUCCESS)
+#: The outcome of functions that return nothing; outcomes are not changed, so all can have the same.
+RETURNED = Outcome(Kind.SUCCESS)
 
 
 def _pending_retry(run: Run) -> Retry | None:

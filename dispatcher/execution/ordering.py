@@ -14,15 +14,17 @@ class Groups:
     def __init__(self, runs: Sequence[Run]) -> None:
         self._members: dict[str, list[Run]] = {}
         for run in runs:
-            order = run.delivery.order
+            order = run.delivery.order if run.delivery.group_id is not None else None
             if order is not None:
                 self._members.setdefault(order, []).append(run)
 
     def __bool__(self) -> bool:
         return bool(self._members)
 
-    def in_turn(self, runs: Sequence[Run]) -> list[Run]:
+    def in_turn(self, runs: list[Run]) -> list[Run]:
         """Return the runs with suspects at the end, and behind them what must not overtake them."""
+        if not self._members and all([run.plain for run in runs]):
+            return runs
         late: list[Run] = []
         soon: list[Run] = []
         held: set[str] = set()

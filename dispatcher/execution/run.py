@@ -14,6 +14,7 @@ from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.exceptions import TaskRevokedError
 from dispatcher.execution import handover
 from dispatcher.request import Context
+from dispatcher.utils.forks import safe_lock
 
 if TYPE_CHECKING:
     from dispatcher.backends.base import TaskRecord, Write
@@ -110,63 +111,91 @@ class Place(Protocol):
 
 
 class Run:
-    """One delivery's journey: filled step by step, from ``message`` to ``settlement``.
+    """One delivery's journey: filled step by step, from ``message`` to ``settlement``."""
 
-    What is below stands for what a run does not have, or not yet: most set few of them.
-    """
-
-    message: Message | None = None
-    task: Task[Any, Any] | None = None
-    #: whether its message says nothing besides what is called (`Message.bare`)
-    bare: bool = False
-    #: whether the run needs no record; worked out when it is first asked for
-    lean: bool | None = None
-    #: of a unique task: the lock of its key as last seen, and the fence of the lease that this run has, else 0
-    lock: Lock | None = None
-    fence: int = 0
-    #: whether it has run elsewhere, and was seen to end there
-    ended: bool = False
-    #: of a firing of the beat: what it came from, and until when the record of its task must be kept
-    fired: Fired | None = None
-    kept_until: float = 0.0
-    record: TaskRecord | None = None
-    #: where it was started, and the frame that its task was called in
-    place: Place | None = None
-    parent: Frame | None = None
-    #: when its code began, by the monotonic clock, and how long it took, in seconds
-    begun: float = 0.0
-    duration: float = 0.0
-    #: the request, where it was asked for
-    context: Context | None = None
-    outcome: Outcome | None = None
-    write: Write | None = None
-    settlement: Settlement | None = None
-    #: the retries of the record this run was decided on
-    attempt: int = 0
-    #: the retries the task sees
-    retries: int = 0
-    #: whether the delivery is surely still leased to us
-    ours: bool = True
-    #: the name of the next generation that this run published, which counts once the record names it too
-    successor: str | None = None
-    #: whether a copy of the message is on its way, so that this one can go
-    sent_on: bool = False
-    #: why a callback of the recorded outcome can never be sent
-    uncontinued: Exception | None = None
-    _token: str | None = None
+    __slots__ = (
+        "_token",
+        "attempt",
+        "bare",
+        "begun",
+        "context",
+        "delivery",
+        "duration",
+        "ended",
+        "fence",
+        "fired",
+        "kept_until",
+        "lean",
+        "lock",
+        "message",
+        "ours",
+        "outcome",
+        "parent",
+        "place",
+        "plain",
+        "record",
+        "retries",
+        "sent_on",
+        "settlement",
+        "successor",
+        "task",
+        "uncontinued",
+        "write",
+    )
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
+        self.message: Message | None = None
+        self.task: Task[Any, Any] | None = None
+        #: whether its message says nothing besides what is called (`Message.bare`)
+        self.bare = False
+        #: whether nothing has to be fetched, taken or recorded before its code starts
+        self.plain = False
+        #: whether the run needs no record; worked out when it is first asked for
+        self.lean: bool | None = None
+        #: of a unique task: the lock of its key as last seen, and the fence of the lease that this run has, else 0
+        self.lock: Lock | None = None
+        self.fence = 0
+        #: whether it has run elsewhere, and was seen to end there
+        self.ended = False
+        #: of a firing of the beat: what it came from, and until when the record of its task must be kept
+        self.fired: Fired | None = None
+        self.kept_until = 0.0
+        self.record: TaskRecord | None = None
+        #: where it was started, and the frame that its task was called in
+        self.place: Place | None = None
+        self.parent: Frame | None = None
+        #: when its code began, by the monotonic clock, and how long it took, in seconds
+        self.begun = 0.0
+        self.duration = 0.0
+        #: the request, where it was asked for
+        self.context: Context | None = None
+        self.outcome: Outcome | None = None
+        self.write: Write | None = None
+        self.settlement: Settlement | None = None
+        #: the retries of the record this run was decided on
+        self.attempt = 0
+        #: the retries the task sees
+        self.retries = 0
+        #: whether the delivery is surely still leased to us
+        self.ours = True
+        #: the name of the next generation that this run published, which counts once the record names it too
+        self.successor: str | None = None
+        #: whether a copy of the message is on its way, so that this one can go
+        self.sent_on = False
+        #: why a callback of the recorded outcome can never be sent
+        self.uncontinued: Exception | None = None
+        self._token: str | None = None
 
     @property
     def request(self) -> Context:
         """What its task can know about its message, from its start on; made when it is first asked for."""
-        context = self.context
-        if context is None:
+        if self.context is None:
             assert self.place is not None
-            # Of several threads that ask, all get the same.
-            context = self.__dict__.setdefault("context", request_of(self, self.place))
-        return context
+            with _asking:  # threads of the task may ask at the same time
+                if self.context is None:
+                    self.context = request_of(self, self.place)
+        return self.context
 
     @property
     def token(self) -> str:
@@ -201,6 +230,9 @@ class Run:
         name = self.message.task if self.message is not None else "?"
         decided = self.outcome.kind.value if self.outcome is not None else "undecided"
         return f"<Run: {name}[{self.id}] {decided}>"
+
+
+_asking = safe_lock()
 
 
 def request_of(run: Run, place: Place) -> Context:
