@@ -255,38 +255,37 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
         raise InvalidMessage(str(error)) from error
     if type(fields) is not dict:
         raise InvalidMessage(f"a message is a JSON object, not {_kind(fields)}")
-    task_id = fields.get("id")
+    version, task_id = fields.pop("v", None), fields.get("id")
     if type(task_id) is not str or not 0 < len(task_id) <= MAX_ID_LENGTH:
         raise InvalidMessage(f"'id' must be a text of 1 to {MAX_ID_LENGTH} characters, not {_kind(task_id)}")
     if task_id.startswith(LOCK_PREFIX):
         raise InvalidMessage(f"'id' must not begin with {LOCK_PREFIX!r}")
-    if fields.get("v") is not WIRE_VERSION or "critical" in fields:
-        _check_version(fields, task_id)
+    if version is not WIRE_VERSION or "critical" in fields:
+        _check_version(version, fields, task_id)
     if "task" not in fields:
         raise InvalidMessage("'task' is missing", task_id)
-    del fields["v"]
-    unknown = []
-    for name, value in fields.items():
-        if type(value) is str and value and name in _TEXTS:
-            continue
-        check = _CHECKS.get(name)
-        if check is None:
-            unknown.append(name)
-            continue
-        predicate, wanted = check
-        if not predicate(value):
-            raise InvalidMessage(f"{name!r} must be {wanted}, not {_kind_of_field(name, value)}", task_id)
-        if type(value) is list:
-            fields[name] = tuple(value)
-    for name in unknown:
-        del fields[name]
-    if "payload" in fields and not fields.keys().isdisjoint(("args", "kwargs", "packed")):
-        raise InvalidMessage("a message with 'payload' has its arguments there and nowhere else", task_id)
+    others = [name for name, value in fields.items() if type(value) is not str or not value or name not in _TEXTS]
+    if others:
+        _check_others(fields, others, task_id)
     return Message.make(fields)
 
 
-def _check_version(fields: dict[str, Any], task_id: str) -> None:
-    version, gen = fields.get("v"), fields.get("gen", 0)
+def _check_others(fields: dict[str, Any], names: Sequence[str], task_id: str) -> None:
+    """Check the fields of these names, take out what is unknown, and have tuples for lists."""
+    for name in names:
+        value = fields[name]
+        if name not in _CHECKS:
+            del fields[name]
+            continue
+        _check(name, value, task_id)
+        if type(value) is list:
+            fields[name] = tuple(value)
+    if "payload" in fields and not fields.keys().isdisjoint(("args", "kwargs", "packed")):
+        raise InvalidMessage("a message with 'payload' has its arguments there and nowhere else", task_id)
+
+
+def _check_version(version: Any, fields: dict[str, Any], task_id: str) -> None:
+    gen = fields.get("gen", 0)
     gen = gen if _is_count(gen) else None
     if version != WIRE_VERSION or type(version) is not int:
         if type(version) is not int:

@@ -391,9 +391,10 @@ class Dispatcher(Workflows, Changes, Periodic):
         assert self._wire is not None
         return self._wire
 
-    def read_message(self, delivery: Delivery) -> Message:
-        """Verify and decode a body, arguments included; raises `SecurityError` or `DecodeError`."""
-        return (self._wire or self.wire).read_message(delivery)
+    @property
+    def read_message(self) -> Callable[[Delivery], Message]:
+        """Verifies and decodes a body, arguments included; raises `SecurityError` or `DecodeError`."""
+        return self.wire.read_message
 
     def load_arguments(self, message: Message) -> Message:
         """Fetch arguments from the payload store; raises `DecodeError` or `OperationalError`."""

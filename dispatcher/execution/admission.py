@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dispatcher import signals, states
@@ -58,10 +58,8 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             run.bare = True
         else:
             run.retries = run.attempt = message.retries
-        if run.bare or (
-            message.payload is None and message.header is None
-        ):  # else they are checked when they are there
-            _check_arguments(run, task, message)
+        if run.bare or not is_fetched(run):  # else they are checked when they are there
+            _check_arguments(run, task._check_call, message)
 
 
 def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
@@ -90,12 +88,10 @@ def _built_in(tasks: Mapping[str, Task[Any, Any]], name: str) -> Task[Any, Any] 
         return None
 
 
-def _check_arguments(run: Run, task: Task[Any, Any], message: Message) -> None:
-    check = task._check_call
-    if check is None:
-        return
+def _check_arguments(run: Run, check: Callable[..., Any] | None, message: Message) -> None:
     try:
-        check(*message.args, **message.kwargs)
+        if check is not None:
+            check(*message.args, **message.kwargs)
     except TypeError as error:
         run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
 
@@ -121,7 +117,7 @@ def load(env: Environment, run: Run) -> bool:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:
         assert run.task is not None
-        _check_arguments(run, run.task, run.message)
+        _check_arguments(run, run.task._check_call, run.message)
         if run.outcome is None and run.lock is None:
             leasing.name(env, run)
     return run.outcome is None
@@ -242,17 +238,23 @@ def _is_lean(run: Run) -> bool:
     if task is None or message is None or not task._lean or run.delivery.receive_count > 1:
         return False
     return run.bare or not (
-        message.unique or message.gen or message.link or message.link_error or message.chain or message.chord or message.group
-        or message.ignore_result is False or message.eta is not None
+        message.unique or message.gen or message.link or message.link_error or message.chain or message.chord
+        or message.group or message.ignore_result is False or message.eta is not None
     )  # fmt: skip
+
+
+def is_fetched(run: Run) -> bool:
+    """Say whether a run's arguments, or some of them, are not in its message."""
+    message = run.message
+    return message is not None and (message.payload is not None or message.header is not None)
 
 
 def begins_at_once(run: Run) -> bool:
     """Say whether nothing has to be fetched, taken or recorded before a run's code starts."""
-    message, task = run.message, run.task
-    if message is None or task is None or task._starts_recorded or run.lock is not None:
+    task = run.task
+    if task is None or task._starts_recorded or run.lock is not None or run.delivery.receive_count > 1:
         return False
-    return run.delivery.receive_count <= 1 and (run.bare or (message.payload is None and message.header is None))
+    return run.bare or not is_fetched(run)
 
 
 def is_light(run: Run) -> bool:

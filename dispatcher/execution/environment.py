@@ -35,8 +35,9 @@ class ExecutorApp(Protocol):
         """The registered tasks, by name: the only names a message can call."""
         ...
 
-    def read_message(self, delivery: Delivery) -> Message:
-        """Verify and decode a body, arguments included.
+    @property
+    def read_message(self) -> Callable[[Delivery], Message]:
+        """Verifies and decodes a body, arguments included.
 
         Raises `SecurityError`, `DecodeError`.
         """

@@ -120,7 +120,7 @@ class Executor:
             self._record_and_continue(weighty)
         settling.settle(self.env, runs)
         for run in runs:
-            if not run.plain and _is_fetched(run):
+            if not run.plain and admission.is_fetched(run):
                 run.forget_arguments()  # of a batch of large messages, one is in memory at a time
 
     def abandon(self, delivery: Delivery, limit: float) -> Run:
@@ -241,7 +241,7 @@ class Executor:
         return True
 
     def _begin_with_calls(self, run: Run) -> bool:
-        if _is_fetched(run) and not admission.load(self.env, run):
+        if admission.is_fetched(run) and not admission.load(self.env, run):
             if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
                 invocation.tell_unrun(self.env, run)
             return False
@@ -288,7 +288,7 @@ class Executor:
         expected = self.env.durations.get(following.task.name)
         if expected is None or expected > self.flush_after or time.monotonic() - oldest > self.flush_after:
             return True
-        return not following.plain and (admission.suspect(following) or _is_fetched(following))
+        return not following.plain and (admission.suspect(following) or admission.is_fetched(following))
 
     def _fits(self, run: Run, first: bool) -> bool:
         """Say whether a run is likely to end before the place it runs in does; the first always starts."""
@@ -345,12 +345,6 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 run.ours = False  # it may have been given back already
         self.finish(unsettled)
-
-
-def _is_fetched(run: Run) -> bool:
-    """Say whether a run's arguments are kept elsewhere."""
-    message = run.message
-    return not run.bare and message is not None and (message.payload is not None or message.header is not None)
 
 
 def _may_overrule(run: Run) -> bool:
