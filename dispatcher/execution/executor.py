@@ -235,9 +235,10 @@ class Executor:
         """Start a run: fetch its arguments, record the start where it must be known."""
         if not run.plain and not self._begin_with_calls(run):
             return False
-        if self.env.watch is not None:
-            self.env.watch.started(run)
-        invocation.start(self.env, run)
+        env = self.env
+        if env.watch is not None:
+            env.watch.started(run)
+        invocation.start(env, run)
         return True
 
     def _begin_with_calls(self, run: Run) -> bool:
@@ -259,40 +260,42 @@ class Executor:
         starts: bool,
     ) -> None:
         """Run plain functions, and coroutines one at a time; ``starts`` says that nothing of the batch has run yet."""
-        oldest = time.monotonic()
-        watch, ordered = self.env.watch, bool(groups)
+        env, ordered, oldest = self.env, bool(groups), time.monotonic()
         for position, run in enumerate(todo):
             if keep is not None and not keep(run):
                 continue
             if ordered and groups.await_settling(run, pending):
                 self.finish(pending)
                 pending.clear()
-            if not self._fits(run, first=starts and position == 0) or (ordered and groups.hold_up(run)):
+            first = starts and position == 0
+            if not (first or env.time_left is None or self._fits(run)) or (ordered and groups.hold_up(run)):
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
-            if pending and (self._must_flush(run, oldest) or (run.lock and leasing.in_the_way(run, pending))):
+            if pending and self._must_flush(run, pending, oldest):
                 self.finish(pending)
                 pending.clear()
             if not pending:
                 oldest = time.monotonic()
             self.execute(run)
             pending.append(run)
-            if watch is not None and not watch.ended(run):
+            if env.watch is not None and not env.watch.ended(run):
                 self.finish(pending)
                 pending.clear()
 
-    def _must_flush(self, following: Run, oldest: float) -> bool:
+    def _must_flush(self, run: Run, pending: Sequence[Run], oldest: float) -> bool:
         """Say whether outcomes must be written before the next run: it may take long, or take the process with it."""
-        assert following.task is not None
-        expected = self.env.durations.get(following.task.name)
+        assert run.task is not None
+        expected = self.env.durations.get(run.task.name)
         if expected is None or expected > self.flush_after or time.monotonic() - oldest > self.flush_after:
             return True
-        return not following.plain and (admission.suspect(following) or admission.is_fetched(following))
+        if run.plain:
+            return False
+        return admission.suspect(run) or admission.is_fetched(run) or leasing.in_the_way(run, pending)
 
-    def _fits(self, run: Run, first: bool) -> bool:
-        """Say whether a run is likely to end before the place it runs in does; the first always starts."""
-        if first or self.env.time_left is None:
+    def _fits(self, run: Run) -> bool:
+        """Say whether a run is likely to end before the place it runs in does."""
+        if self.env.time_left is None:
             return True
         assert run.task is not None
         needed = self.env.durations.get(run.task.name)
@@ -323,7 +326,7 @@ class Executor:
 
         async def one(run: Run) -> None:
             async with slots:
-                if not self._fits(run, first=run is runs[0]):
+                if run is not runs[0] and not self._fits(run):
                     run.outcome = Outcome(Kind.HANDED_BACK)
                     return
                 await self.execute_async(run)

@@ -51,6 +51,8 @@ def limits_of(run: Run) -> tuple[float | None, float | None]:
     """Return the soft and hard limit of a run in seconds: the message's, else the task's."""
     message, task = run.message, run.task
     assert message is not None and task is not None
+    if run.bare:
+        return task.soft_time_limit, task.time_limit
     soft = message.soft_time_limit if message.soft_time_limit is not None else task.soft_time_limit
     hard = message.time_limit if message.time_limit is not None else task.time_limit
     return soft, hard
@@ -88,26 +90,21 @@ def perform(env: Environment, run: Run) -> None:
         try:
             if task._hooks or signals.task_prerun.receivers:
                 _announce_start(message, task)
-            soft, hard = (task.soft_time_limit, task.time_limit) if run.bare else limits_of(run)
-            if not keeper.keeps_end:
-                soft = _cut(env, soft)
-            elif soft is None:
-                soft = math.inf
-            function = task if task._has_own_call else task.run
-            args = message.args if run.bare else call_arguments(message)
-            if soft is None and hard is None:
-                value = function(*args, **message.kwargs)
-                if type(value) is CoroutineType:  # of a plain function around a coroutine function
-                    value = run_to_end(value)
-            else:
+            soft, hard = limits_of(run)
+            soft = (math.inf if soft is None else soft) if keeper.keeps_end else _cut(env, soft)
+            limited = soft is not None or hard is not None
+            if limited:
                 if not keeper.keeps_hard:
                     _warn_unkept(env, task, soft, hard)
                 keeper.start(soft, hard, run)
-                try:
-                    value = function(*args, **message.kwargs)
-                    if type(value) is CoroutineType:
-                        value = run_to_end(value)
-                finally:
+            try:
+                function = task if task._has_own_call else task.run
+                args = message.args if run.bare else call_arguments(message)
+                value = function(*args, **message.kwargs)
+                if type(value) is CoroutineType:  # of a plain function around a coroutine function
+                    value = run_to_end(value)
+            finally:
+                if limited:
                     fired = keeper.stop()
         except ShutdownNow:
             raise

@@ -42,13 +42,23 @@ def delivery_of(record: Record, queue: str, now: float) -> Delivery:
     system = record.get("attributes")
     if not isinstance(system, dict):
         system = {}
-    count, sent, first = _figures(system)
-    group = system.get("MessageGroupId")
-    body = record.get("body")
+    count: int
+    sent: float | None
+    first: float | None
+    try:
+        # As AWS sends them: whole numbers as texts.
+        count = int(system["ApproximateReceiveCount"])
+        sent, first = int(system["SentTimestamp"]) / 1000, int(system["ApproximateFirstReceiveTimestamp"]) / 1000
+        right = 0 < count < _ABSURD and 0 <= sent < _ABSURD and 0 <= first < _ABSURD
+    except (KeyError, ValueError, TypeError, OverflowError):
+        right = False
+    if not right:
+        count, sent, first = _figures(system)
     # A message received for the first time is invisible since then: a batching window lies in between.
     more: dict[str, Any] = {"received_at": first if count == 1 and first is not None and first < now else now}
     if record.get("messageAttributes"):
         more["message_attributes"] = message_attributes_of(record["messageAttributes"])
+    body, group = record.get("body"), system.get("MessageGroupId")
     return Delivery(
         queue,
         body if isinstance(body, str) else "",
@@ -62,15 +72,7 @@ def delivery_of(record: Record, queue: str, now: float) -> Delivery:
 
 
 def _figures(system: Mapping[str, Any]) -> tuple[int, float | None, float | None]:
-    """Return the receive count, and the times of sending and of the first receipt in epoch seconds."""
-    try:
-        # As AWS sends them: whole numbers as texts.
-        count = int(system["ApproximateReceiveCount"])
-        sent, first = int(system["SentTimestamp"]) / 1000, int(system["ApproximateFirstReceiveTimestamp"]) / 1000
-        if 0 < count < _ABSURD and 0 <= sent < _ABSURD and 0 <= first < _ABSURD:
-            return count, sent, first
-    except (KeyError, ValueError, TypeError, OverflowError):
-        pass  # one of them at least is missing or wrong: take those that are right
+    """Return the receive count, and the times of sending and of the first receipt in epoch seconds, as far as right."""
     return (
         int(_number(system.get("ApproximateReceiveCount")) or 1),
         _seconds(_number(system.get("SentTimestamp"))),
