@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import work
-from benchmarks.handlers.run import context
+from benchmarks.handlers.mapping import work_off
 from benchmarks.outcome import emit
 from benchmarks.processes import peak_bytes
 from dispatcher import Dispatcher, aws, chord
@@ -20,7 +20,6 @@ from dispatcher.aws_options import ClientSettings
 from dispatcher.lambda_runtime.batches import Worker
 from tests.emulation.metering import Meter
 
-BATCH_SIZE: Final = 10
 TABLE: Final = "chords"
 
 app = Dispatcher("chords", broker="sqs://", backend=f"dynamodb://{TABLE}")
@@ -40,31 +39,11 @@ def run(size: int) -> None:
     sqs, url = aws.client("sqs", ClientSettings()), os.environ["DISPATCHER_QUEUE_URL_DEFAULT"]
     worker = Worker(lambda: app)
     with _meter() as meter:
-        while messages := sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=BATCH_SIZE, MessageSystemAttributeNames=["All"]
-        ).get("Messages"):
-            answer = worker({"Records": [_record(each) for each in messages]}, context())
-            if answer["batchItemFailures"]:
-                raise SystemExit(f"error: {len(answer['batchItemFailures'])} messages were handed back")
-            entries = [{"Id": each["MessageId"], "ReceiptHandle": each["ReceiptHandle"]} for each in messages]
-            sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+        work_off(worker, sqs, url, app.conf.task_default_queue)
     _report(meter)
     found = app.AsyncResult("body").get(timeout=1)
     if found != size * (size + 1) // 2:
         raise SystemExit(f"error: the sum of {size} members came back as {found!r}")
-
-
-def _record(message: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "attributes": message["Attributes"],
-        "messageAttributes": {},
-        "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{app.conf.task_default_queue}",
-        "awsRegion": "us-east-1",
-    }
 
 
 def _meter() -> Meter:

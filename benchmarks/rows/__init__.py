@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from benchmarks.rows import (
+    aws_calls,
     body,
     chord,
     chord_units,
@@ -39,6 +40,8 @@ _ROWS: Final = (
     sqlite.DRAIN,
     sqlite.ROUND_TRIP,
     sqs.ROW,
+    aws_calls.RESULTS,
+    aws_calls.LEAN,
     body.ROW,
     handler_cpu.ROW,
     handler_results.ROW,

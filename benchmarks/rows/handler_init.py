@@ -16,8 +16,8 @@ from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
 
 SCRIPT = "benchmarks/startup.py"
 SETTINGS = {
-    OURS: "dispatcher.lambda_runtime.worker with an app of one task, in the package that `sam build` and the CDK make of "
-    "this tree: botocore of the same version inside, with bytecode and the service models in use",
+    OURS: "dispatcher.lambda_runtime.worker with an app of one task, in the package that `sam build` and the CDK make "
+    "of this tree: botocore of the same version inside, with bytecode and the service models in use",
     "botocore": "one session, SQS and DynamoDB clients, all default data, with bytecode, as pip installs it",
     "boto3": "SQS and DynamoDB clients of the default session",
     "celery": "an app of one task on SQS, finalized; no client created",
