@@ -7,15 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dispatcher.provision.intrinsics import mentioned, normal
 from dispatcher.provision.reading import UnreadableTemplate, parse
-from dispatcher.provision.rules import RULES, referred
-from dispatcher.provision.sam import FUNCTION
+from dispatcher.provision.rules import RULES, listed, referred
+from dispatcher.provision.sam import FUNCTION, TRANSFORM
 from dispatcher.provision.template import Template
 
 _MAPPING: Final = "AWS::Lambda::EventSourceMapping"
 #: Where the package is, which the template of SAM and the plain one say differently.
 _CODE: Final = frozenset({"Code", "CodeUri"})
 _ABSENT: Final = object()
+#: What stands beside the properties of a resource and says whether it is made, and what becomes of it.
+_ATTRIBUTES: Final = ("Condition", "DeletionPolicy", "UpdateReplacePolicy")
+#: Keys of lists whose order means nothing, and that may be one value.
+SETS: Final = frozenset({
+    "Action", "AlarmActions", "AWS", "aws:SourceArn", "ManagedPolicyArns", "OKActions", "Queues", "Resource",
+    "SecurityGroupIds", "Service", "sourceQueueArns", "SubnetIds",
+})  # fmt: skip
 #: What members of lists are called by whose order means nothing.
 _NAMES: Final = ("Sid", "PolicyName")
 
@@ -36,16 +44,36 @@ def check_template(made: Template, text: str) -> list[Difference]:
     template = parse(text)
     if not template.get("Resources"):
         raise UnreadableTemplate("the template has no Resources")
-    found = unfolded(template)
-    return [*differences(made.cloudformation()["Resources"], found["Resources"]), *broken_rules(found)]
+    wanted, found = normal(made.cloudformation()), unfolded(template)
+    return [
+        *_untransformed(template),
+        *differences(wanted["Resources"], found["Resources"]),
+        *_differences_beside(wanted, found),
+        *broken_rules(found),
+    ]
+
+
+def _untransformed(template: Mapping[str, Any]) -> Iterator[Difference]:
+    types = {each["Type"] for each in template["Resources"].values() if isinstance(each, Mapping) and "Type" in each}
+    if FUNCTION in types and TRANSFORM not in listed(template.get("Transform")):
+        yield Difference(
+            "Transform", f"{_shown(template.get('Transform', _ABSENT))}, but functions of SAM need {TRANSFORM}"
+        )
 
 
 def broken_rules(template: Mapping[str, Any]) -> Iterator[Difference]:
-    """Yield the rules of construction that a plain template breaks."""
+    """Yield the rules of construction that a plain template breaks, and those that cannot be checked on its shape."""
     for name, rule in RULES.items():
-        for violation in rule(template):
-            place, _, what = violation.partition(": ")
-            yield Difference(place, f"{what} (rule {name})")
+        try:
+            for violation in rule(template):
+                place, _, what = violation.partition(": ")
+                yield Difference(place, f"{what} (rule {name})")
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # Somebody's own resource, or one of ours whose difference is named with its place.
+            what = (
+                f"something that the rule {name} reads has a shape that it cannot read: {type(error).__name__}: {error}"
+            )
+            yield Difference("Resources", what)
 
 
 def unfolded(template: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,21 +82,46 @@ def unfolded(template: Mapping[str, Any]) -> dict[str, Any]:
     given_resources = template.get("Resources") or {}
     if not isinstance(given_resources, dict):
         raise UnreadableTemplate(f"Resources must be a mapping, not {given_resources!r:.60}")
+    common = (template.get("Globals") or {}).get("Function", {})
     for id, resource in given_resources.items():
+        if id.startswith("Fn::ForEach::"):
+            continue  # somebody's own: what we make is written out
         _check_shape(id, resource)
         if resource["Type"] != FUNCTION:
             resources[id] = resource
             continue
-        properties = dict(resource.get("Properties", {}))
+        properties = dict(_over(common, resource.get("Properties", {})))
         if "ImageUri" in properties:
             properties["Code"] = {"ImageUri": properties.pop("ImageUri")}
-        for name, event in properties.pop("Events", {}).items():
-            if event["Type"] == "SQS":
-                given = dict(event["Properties"])
-                source = {"EventSourceArn": given.pop("Queue"), "FunctionName": {"Ref": id}}
-                resources[f"{id}{name}"] = {"Type": _MAPPING, "Properties": {**source, **given}}
+        for name, event in _events(id, properties.pop("Events", {})):
+            given = dict(event)
+            source = {"EventSourceArn": given.pop("Queue", None), "FunctionName": {"Ref": id}}
+            resources[f"{id}{name}"] = {"Type": _MAPPING, "Properties": {**source, **given}}
         resources[id] = {**resource, "Type": "AWS::Lambda::Function", "Properties": properties}
-    return {**template, "Resources": resources}
+    try:
+        plain: dict[str, Any] = normal({**template, "Resources": resources})
+    except RecursionError:
+        raise UnreadableTemplate("an alias of the template is inside of what it stands for") from None
+    return plain
+
+
+def _over(common: Any, own: Any) -> Any:
+    """Return what SAM makes of a value of Globals and a function's own."""
+    if isinstance(common, Mapping) and isinstance(own, Mapping):
+        both = {key: _over(common[key], own[key]) for key in common.keys() & own.keys()}
+        return {**common, **own, **both}
+    return [*common, *own] if isinstance(common, list) and isinstance(own, list) else own
+
+
+def _events(id: str, events: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the events of a function that are of a queue."""
+    if not isinstance(events, Mapping) or not all(isinstance(each, Mapping) for each in events.values()):
+        raise UnreadableTemplate(f"the Events of {id} must be a mapping of mappings, not {events!r:.60}")
+    for name, event in events.items():
+        if event.get("Type") == "SQS":
+            if not isinstance(event.get("Properties"), Mapping):
+                raise UnreadableTemplate(f"the event {name} of {id} has no Properties")
+            yield name, event["Properties"]
 
 
 def _check_shape(id: str, resource: Any) -> None:
@@ -92,9 +145,44 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator
         elif other["Type"] != resource["Type"]:
             yield Difference(id, f"is of type {other['Type']}, not {resource['Type']}")
         else:
-            own = {key: value for key, value in resource["Properties"].items() if key not in _CODE}
-            has = {key: value for key, value in other.get("Properties", {}).items() if key not in _CODE}
+            own, has = (_properties(each, resource) for each in (resource, other))
             yield from compared(_name(id, resource), own, has)
+            for attribute in _ATTRIBUTES:
+                one, two = (each.get(attribute, _ABSENT) for each in (resource, other))
+                if one is not _ABSENT or (two is not _ABSENT and attribute == "Condition"):
+                    yield from compared(f"{_name(id, resource)} ({attribute})", one, two)
+
+
+def _properties(of: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the properties that are compared: of the code only which image it is, where one is wanted."""
+    found = {key: value for key, value in of.get("Properties", {}).items() if key not in _CODE}
+    if "ImageUri" in wanted["Properties"].get("Code", {}):
+        found["Code"] = of.get("Properties", {}).get("Code", _ABSENT)
+    return found
+
+
+def _differences_beside(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield what differs in parameters, conditions and outputs, and which of them are missing though they are used."""
+    used = set(mentioned([found["Resources"], found.get("Outputs"), found.get("Conditions")]))
+    for section in ("Parameters", "Conditions"):
+        theirs = found.get(section) or {}
+        for id, own in wanted.get(section, {}).items():
+            if id in theirs:
+                yield from compared(f"{section}.{id}", _wordless(own), _wordless(theirs[id]))
+            elif id in used:
+                yield Difference(f"{section}.{id}", "is missing, though the template refers to it")
+    theirs = found.get("Outputs") or {}
+    for id, own in wanted.get("Outputs", {}).items():
+        if id not in theirs:
+            yield Difference(f"Outputs.{id}", "is missing")
+            continue
+        yield from compared(f"Outputs.{id}", _wordless(own), _wordless(theirs[id]))
+
+
+def _wordless(value: Any) -> Any:
+    """Return a parameter or an output without what may be anybody's words and names."""
+    own = ("Description", "ConstraintDescription", "Export")
+    return {key: each for key, each in value.items() if key not in own} if isinstance(value, Mapping) else value
 
 
 def _name(id: str, resource: Mapping[str, Any]) -> str:
@@ -106,6 +194,8 @@ def _name(id: str, resource: Mapping[str, Any]) -> str:
 
 def compared(place: str, wanted: Any, found: Any) -> Iterator[Difference]:
     """Yield where two values differ, each place by its path."""
+    if _same_set(place, wanted, found):
+        return
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys((*wanted, *found)):
             yield from compared(f"{place}.{key}", wanted.get(key, _ABSENT), found.get(key, _ABSENT))
@@ -117,6 +207,14 @@ def compared(place: str, wanted: Any, found: Any) -> Iterator[Difference]:
             yield from compared(f"{place}[{index}]", one, other)
     elif _plain(wanted) != _plain(found):
         yield Difference(place, f"{_shown(found)}, but the app needs {_shown(wanted)}")
+
+
+def _same_set(place: str, wanted: Any, found: Any) -> bool:
+    """Whether two values are one where AWS takes a text or a list of it, in any order."""
+    if place.rpartition(".")[2] not in SETS or _ABSENT in (wanted, found):
+        return False
+    one, two = (sorted(json.dumps(each, sort_keys=True) for each in listed(value)) for value in (wanted, found))
+    return one == two
 
 
 def _by_name(value: Any) -> dict[str, Any] | None:
@@ -137,6 +235,8 @@ def _plain(value: Any) -> Any:
     """Return a scalar as AWS compares it: 5 and "5" are the same, and so are true and "true"."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, int) else list(value) if isinstance(value, tuple) else value
 
 

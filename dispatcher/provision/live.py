@@ -12,7 +12,7 @@ from dispatcher.aws import ServiceError
 from dispatcher.aws_options import ClientSettings
 from dispatcher.exceptions import DispatcherError
 from dispatcher.provision import stacks
-from dispatcher.provision.check import Difference, compared
+from dispatcher.provision.check import SETS, Difference, compared
 from dispatcher.provision.resources import emulated
 from dispatcher.provision.template import Template
 
@@ -201,16 +201,10 @@ def _canonical(value: Any, key: str = "") -> Any:
         return {name: _canonical(each, name) for name, each in value.items()}
     if isinstance(value, list | tuple):
         many = [_canonical(each) for each in value]
-        return sorted(many, key=lambda each: json.dumps(each, sort_keys=True)) if key in _SETS else many
-    if key in _SETS:
+        return sorted(many, key=lambda each: json.dumps(each, sort_keys=True)) if key in SETS else many
+    if key in SETS:
         return [value]
     return str(value).lower() if isinstance(value, bool) else value
-
-
-_SETS: Final = frozenset({
-    "Action", "AlarmActions", "AWS", "aws:SourceArn", "ManagedPolicyArns", "OKActions", "Queues", "Resource",
-    "SecurityGroupIds", "Service", "sourceQueueArns", "SubnetIds",
-})  # fmt: skip
 
 
 # descriptions: (stack, physical id, wanted properties) → what there is of them, in CloudFormation's shape

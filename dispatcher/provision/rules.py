@@ -69,6 +69,11 @@ def numbers(template: Template, value: Any) -> list[int]:
     return [int(each) for each in [value] if _is_number(each)]
 
 
+def _number(template: Template, value: Any) -> int:
+    """Return the largest that a number may be; 0 for an expression, whose value only the deployment knows."""
+    return max(numbers(template, value), default=0)
+
+
 def _is_number(value: Any) -> bool:
     """Whether it is a number, or the text of one; what is none differs from what the app needs anyway."""
     return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
@@ -87,7 +92,7 @@ def visibility(template: Template) -> Iterator[str]:
     """A queue's visibility is six times its function's timeout, plus the batching window."""
     queues, functions = (of_type(template, kind) for kind in ("AWS::SQS::Queue", "AWS::Lambda::Function"))
     for _, mapping, queue, function in _mappings(template):
-        window = int(mapping.get("MaximumBatchingWindowInSeconds", 0))
+        window = _number(template, mapping.get("MaximumBatchingWindowInSeconds", 0))
         timeouts = numbers(template, functions.get(function, {}).get("Timeout", 3))
         for seconds in numbers(template, queues[queue].get("VisibilityTimeout", _DEFAULT_VISIBILITY)):
             for timeout in timeouts:
@@ -115,13 +120,18 @@ def redrive(template: Template) -> Iterator[str]:
         own = f":{_text(queues[name].get('QueueName'))}"
         if allowed.get("redrivePermission") != "byQueue" or [each.endswith(own) for each in sources] != [True]:
             yield f"{name}: its dead-letter queue takes messages of other queues, or not those of this one"
-        kept = int(target.get("MessageRetentionPeriod", SQS_DEFAULT_RETENTION))
-        if kept <= int(queues[name].get("MessageRetentionPeriod", SQS_DEFAULT_RETENTION)):
+        kept, before = (_kept(template, each) for each in (target, queues[name]))
+        if kept and before and kept <= before:
             yield f"{name}: its dead letters are kept no longer than itself"
-        if "RedrivePolicy" not in target and kept != SQS_MAX_RETENTION:
+        if "RedrivePolicy" not in target and kept not in (0, SQS_MAX_RETENTION):
             yield f"{name}: its dead letters are kept for {kept} s, not for 14 days"
         if bool(target.get("FifoQueue")) != bool(queues[name].get("FifoQueue")):
             yield f"{name}: its dead-letter queue is of another kind"
+
+
+def _kept(template: Template, queue: Mapping[str, Any]) -> int:
+    """Return how long a queue keeps messages, 0 where only the deployment knows."""
+    return _number(template, queue.get("MessageRetentionPeriod", SQS_DEFAULT_RETENTION))
 
 
 def _text(value: Any) -> str:
@@ -138,16 +148,16 @@ def budget(template: Template) -> Iterator[str]:
         following = queues.get(referred(policy.get("deadLetterTargetArn")), {}).get("RedrivePolicy")
         if following is None:
             continue  # the last of the chain: what is moved from there is beyond help
-        kept = int(source.get("MessageRetentionPeriod", SQS_DEFAULT_RETENTION))
+        kept = _kept(template, source)
         for receives in numbers(template, policy.get("maxReceiveCount", 0)):
             for seconds in numbers(template, source.get("VisibilityTimeout", _DEFAULT_VISIBILITY)):
-                if receives * seconds > RETENTION_SHARE * kept:
+                if kept and receives * seconds > RETENTION_SHARE * kept:
                     yield f"{name}: a throttled message would be deleted before its {receives} receives are over"
-            if int(following["maxReceiveCount"]) < LOST_FACTOR * receives:
+            if any(each < LOST_FACTOR * receives for each in numbers(template, following.get("maxReceiveCount", 0))):
                 yield f"{name}: the lost queue would give a message up when it comes"
             url = _text(_variables(functions.get(function, {})).get("DISPATCHER_BROKER_URL"))
             told = re.findall(r"(max_receive_count|message_retention)=(\d+)", url)
-            if told != [("max_receive_count", str(receives)), ("message_retention", str(kept))]:
+            if kept and told != [("max_receive_count", str(receives)), ("message_retention", str(kept))]:
                 yield f"{name}: {receives} receives and {kept} s, but {function} is told {url}"
 
 
@@ -164,7 +174,7 @@ def partial_batches(template: Template) -> Iterator[str]:
         for concurrency in numbers(template, mapping.get("ScalingConfig", {}).get("MaximumConcurrency", 0)):
             if not LAMBDA_MIN_MAPPING_CONCURRENCY <= concurrency <= LAMBDA_MAX_MAPPING_CONCURRENCY:
                 yield f"{name} of {queue}: MaximumConcurrency must be 2 to 1000"
-        if int(mapping.get("BatchSize", SQS_MAX_BATCH)) > SQS_MAX_BATCH and not mapping.get(
+        if _number(template, mapping.get("BatchSize", SQS_MAX_BATCH)) > SQS_MAX_BATCH and not mapping.get(
             "MaximumBatchingWindowInSeconds"
         ):
             yield f"{name} of {queue}: a batch of more than 10 needs a window"
@@ -217,7 +227,7 @@ def least_privilege(template: Template) -> Iterator[str]:
         if of_type(template, "AWS::IAM::Role").get(name, {}).get("ManagedPolicyArns"):
             yield f"{name}: managed policies reach further than this stack"
     for name, document in policies:
-        for statement in document["Statement"]:
+        for statement in listed(document["Statement"]):
             actions = listed(statement["Action"])
             if any("*" in action for action in actions):
                 yield f"{name}.{statement.get('Sid')}: allows all of {actions}"
@@ -229,7 +239,7 @@ def encryption(template: Template) -> Iterator[str]:
     """Queues are encrypted and refuse plain HTTP."""
     guarded: set[str] = set()
     for policy in of_type(template, "AWS::SQS::QueuePolicy").values():
-        for statement in policy["PolicyDocument"]["Statement"]:
+        for statement in listed(policy["PolicyDocument"]["Statement"]):
             if statement["Effect"] == "Deny" and _denies_plain_http(statement.get("Condition")):
                 guarded |= {referred(queue) for queue in policy["Queues"]} & {
                     referred(target) for target in listed(statement["Resource"])
@@ -248,12 +258,16 @@ def _denies_plain_http(condition: Any) -> bool:
 
 def senders(template: Template) -> Iterator[str]:
     """Queues take messages from services for resources of this account alone, and from nobody in general."""
+    first: dict[str, str] = {}
     for name, policy in of_type(template, "AWS::SQS::QueuePolicy").items():
-        for statement in policy["PolicyDocument"]["Statement"]:
+        for queue in filter(None, map(referred, listed(policy["Queues"]))):
+            if first.setdefault(queue, name) != name:
+                yield f"{queue}: has the policies {first[queue]} and {name}, of which SQS keeps one"
+        for statement in listed(policy["PolicyDocument"]["Statement"]):
             if statement["Effect"] != "Allow":
                 continue
             principal = statement["Principal"]
-            if principal in ("*", {"AWS": "*"}):
+            if principal == "*" or (isinstance(principal, Mapping) and "*" in listed(principal.get("AWS"))):
                 yield f"{name}.{statement.get('Sid')}: anybody may send"
             conditions = {key for each in statement.get("Condition", {}).values() for key in each}
             if isinstance(principal, Mapping) and "Service" in principal and "aws:SourceArn" not in conditions:
@@ -287,7 +301,7 @@ def payloads(template: Template) -> Iterator[str]:
     guarded = {
         referred(policy["Bucket"])
         for policy in of_type(template, "AWS::S3::BucketPolicy").values()
-        for statement in policy["PolicyDocument"]["Statement"]
+        for statement in listed(policy["PolicyDocument"]["Statement"])
         if statement["Effect"] == "Deny" and _denies_plain_http(statement.get("Condition"))
     }
     block = bucket.get("PublicAccessBlockConfiguration", {})
@@ -298,10 +312,7 @@ def payloads(template: Template) -> Iterator[str]:
     rules = bucket.get("LifecycleConfiguration", {}).get("Rules", [])
     if not any(rule.get("Status") == "Enabled" and "Prefix" not in rule for rule in rules):
         yield "PayloadBucket: nothing removes old payloads"
-    kept = {
-        int(queue.get("MessageRetentionPeriod", SQS_DEFAULT_RETENTION))
-        for queue in of_type(template, "AWS::SQS::Queue").values()
-    }
+    kept = {_kept(template, queue) for queue in of_type(template, "AWS::SQS::Queue").values()}
     for rule in rules:
         for days in numbers(template, rule.get("ExpirationInDays", 0)):
             # Some days must be left for delays.

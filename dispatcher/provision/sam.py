@@ -18,6 +18,7 @@ from dispatcher.provision.functions import CODE
 from dispatcher.provision.plan import Plan
 from dispatcher.provision.reading import parse
 from dispatcher.provision.resources import template
+from dispatcher.provision.rules import listed
 from dispatcher.provision.template import Resource, Template
 
 TRANSFORM: Final = "AWS::Serverless-2016-10-31"
@@ -114,7 +115,7 @@ def _theirs(document: list[str]) -> dict[str, Any]:
         # Lines of ours are empty ones, so that errors name the others by their numbers in the file.
         kept.append("" if inside or _END.match(line) else line)
     found = parse("\n".join(kept))
-    if found.get("Transform") != TRANSFORM:
+    if TRANSFORM not in listed(found.get("Transform")):
         raise DispatcherError(
             f"the template has no `Transform: {TRANSFORM}` of its own, so SAM would not read it; add the line, or "
             "write to another file"
