@@ -20,7 +20,6 @@ from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import TimeLimitExceeded, WorkerLostError
 from dispatcher.execution import (
     admission,
-    awaiting,
     invocation,
     leasing,
     recording,
@@ -208,6 +207,8 @@ class Executor:
             if outcome is not None and outcome.error is not None:
                 conceal(run)
             if outcome is not None and (outcome.kind is Kind.RETRY or outcome.slot is not None):
+                from dispatcher.execution import awaiting  # of use to those who retry only
+
                 awaiting.keep(self.env, run)
             if retrying.needs_new_generation(run):
                 retrying.publish_retry(self.env, run)
