@@ -64,7 +64,8 @@ SYSTEM: Clock = SystemClock()
 def zone_of(timezone: Any) -> tzinfo:
     """Return the zone that the setting ``timezone`` means: a zone, the name of one, or UTC where it is unset."""
     if isinstance(timezone, tzinfo):
-        return timezone
+        named = getattr(timezone, "zone", None)  # of pytz, whose zones no datetime takes as they are
+        return zone_of(named) if isinstance(named, str) else timezone
     if not timezone or timezone.upper() == "UTC":
         return UTC
     from zoneinfo import ZoneInfo

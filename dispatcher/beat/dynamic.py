@@ -133,7 +133,7 @@ class Schedules:
                 "seconds, which count from when it is due"
             )
         timer = _timer(self._app)
-        translated = _translated(self._app, entry) if timer is not None else None
+        translated = _translated(entry) if timer is not None else None
         before = self._queue_of(name) if timer is not None else None
         self._store.put(entry, given)
         if timer is not None and translated is not None:
@@ -164,10 +164,10 @@ def _timer(app: Any) -> Delays | None:
     return delays
 
 
-def _translated(app: Any, entry: Entry) -> Translation:
+def _translated(entry: Entry) -> Translation:
     from dispatcher.provision.eventbridge import translate
 
-    return translate(entry.schedule, app.conf.timezone)
+    return translate(entry.schedule, entry.timezone)
 
 
 def _set_timer(app: Any, timer: Delays, entry: Entry, translated: Translation) -> None:

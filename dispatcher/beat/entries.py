@@ -18,7 +18,7 @@ from dispatcher.config.names import nearest
 from dispatcher.exceptions import DispatcherError, ImproperlyConfigured, UnsupportedOption
 from dispatcher.message import MAX_ID_LENGTH, encode
 from dispatcher.packing import Call
-from dispatcher.schedules import BaseSchedule, crontab, schedule
+from dispatcher.schedules import BaseSchedule, crontab, schedule, solar
 from dispatcher.task_options import check_encoding
 
 #: How late a firing still counts as on time where late ones are skipped, in seconds: EventBridge takes up to a minute
@@ -95,7 +95,7 @@ class Entry:
     @property
     def every(self) -> float | None:
         """The seconds between two times it is due, where these are the same from anywhere: an interval's."""
-        if not isinstance(self.schedule, schedule) or self.schedule.resolution >= _HOUR:
+        if not _is_interval(self.schedule) or self.schedule.resolution >= _HOUR:
             return None
         seconds: float = self.schedule.seconds
         return seconds - seconds % _MINUTE if self.schedule.resolution else seconds
@@ -113,7 +113,7 @@ class Entry:
         if every is not None:
             step = round(every * _MICROSECONDS)
             return (math.floor(at * _MICROSECONDS) // step + 1) * step / _MICROSECONDS
-        if isinstance(self.schedule, schedule):
+        if _is_interval(self.schedule):
             return self._next_rounded(at)
         following: datetime | None = self.schedule.next_after(self.moment(at))
         return None if following is None else following.timestamp()
@@ -148,6 +148,11 @@ class Entry:
         return latest
 
 
+def _is_interval(value: Any) -> bool:
+    """Say whether a schedule is an interval, which is due on a grid; a class of one's own says itself when it is."""
+    return isinstance(value, schedule) and type(value).next_after is schedule.next_after
+
+
 def identity(app: Any) -> str:
     """Return what tells an app's entries from those of others that share its store: its name and its default queue."""
     return f"{app.main or ''}@{app.conf.task_default_queue}"
@@ -179,13 +184,46 @@ def entry_of(app: Any, name: Any, given: Any, *, where: str = "beat_schedule", *
     if not isinstance(options, Mapping):
         raise ImproperlyConfigured(f"{what}: 'options' must be a dict of apply_async's options, not {options!r:.100}")
     call = _call_of(app, task, args, kwargs, options, what)
+    due = schedule_of(given["schedule"], _flag(given, "relative", False, what), what)
+    zone = _zone_of(due, app.conf.timezone, what)
+    _check_own(due, datetime.fromtimestamp(app.clock.time(), zone), what)
     return Entry(
-        name=name, task=task.name, schedule=schedule_of(given["schedule"], _flag(given, "relative", False, what), what),
+        name=name, task=task.name, schedule=due,
         args=call.message.args, kwargs=call.message.kwargs, options=dict(options), queue=call.queue,
         priority=call.message.priority, group_id=call.message.group_id,
-        timezone=zone_of(app.conf.timezone), catch_up=catch_up, within=within, enabled=enabled,
+        timezone=zone, catch_up=catch_up, within=within, enabled=enabled,
         app=identity(app), ends=_end_of(options, call), **more,
     )  # fmt: skip
+
+
+def _zone_of(value: BaseSchedule, setting: Any, what: str) -> tzinfo:
+    """Return where the wall clock of a schedule is: where its ``nowfun`` shows the time, else in the app's zone."""
+    try:
+        return value.zone or zone_of(setting)
+    except Exception as error:
+        raise ImproperlyConfigured(f"{what}: the schedule's nowfun gives no time: {error!r:.200}") from error
+
+
+def _check_own(value: Any, now: datetime, what: str) -> None:
+    """Refuse a schedule of a class of one's own that names no times, the same from wherever it is asked."""
+    if any(type(value).next_after is each.next_after for each in (crontab, schedule, solar)):
+        return
+    told = f"{what}: {type(value).__name__}.next_after(moment)"
+    try:
+        found = value.next_after(now)
+        if found is None:
+            return
+        if not isinstance(found, datetime) or found.tzinfo is None or found <= now:
+            raise ImproperlyConfigured(f"{told} must return an aware datetime after the moment, not {found!r:.100}")
+        if value.next_after(now + (found - now) / 2) != found:
+            raise ImproperlyConfigured(
+                f"{told} must return the same time from any moment before it: a beat that is started anew, and the "
+                "worker, ask again; count from a fixed time instead of the moment"
+            )
+    except ImproperlyConfigured:
+        raise
+    except Exception as error:
+        raise ImproperlyConfigured(f"{told} raised {error!r:.200}") from error
 
 
 def check_name(name: Any, what: str) -> None:

@@ -98,8 +98,16 @@ class Timetable:
         """Return the first time an entry is due after now, from memory where it was asked before."""
         known = self._next.get(entry.name)
         if known is None or known[0] is not entry or now < known[1] or (known[2] is not None and known[2] <= now):
-            self._next[entry.name] = known = (entry, now, entry.next_after(now))
+            self._next[entry.name] = known = (entry, now, _next_after(entry, now))
         return known[2]
+
+
+def _next_after(entry: Entry, now: float) -> float | None:
+    try:
+        return entry.next_after(now)
+    except Exception:  # of a class of the user's own: the other entries go on
+        logger.exception("the entry %s fires no more until it is changed: its schedule does not say when", entry.name)
+        return None
 
 
 def due(entry: Entry, since: float, now: float) -> list[Firing]:

@@ -22,13 +22,16 @@ class schedstate(NamedTuple):  # noqa: N801 - Celery's name
 class BaseSchedule:
     """When something runs, as a value: equal schedules run at the same moments.
 
-    Subclasses give `next_after`; the rest follows from it. ``app`` (its clock and its ``timezone``) and ``nowfun`` (the
-    clock alone) matter to `now`, `is_due` and `remaining_estimate` only, and take no part in equality.
+    Subclasses give `next_after`; the rest follows from it. ``app`` (its clock and its ``timezone``) and ``nowfun`` (a
+    clock, and its zone where it shows an aware time) matter to `now`, `is_due` and `remaining_estimate`, the zone to
+    the beat too. They take no part in equality.
     """
 
     def __init_subclass__(cls) -> None:
         """Refuse a class that says by Celery's methods when it is due, which no beat here would ask."""
         super().__init_subclass__()
+        if "next_after" in vars(cls) and "runs_in_minute" not in vars(cls):
+            cls.runs_in_minute = BaseSchedule.runs_in_minute  # type: ignore[method-assign]
         for name in ("is_due", "remaining_estimate"):
             if name in vars(cls) and "next_after" not in vars(cls):
                 raise ImproperlyConfigured(
@@ -64,9 +67,15 @@ class BaseSchedule:
         return datetime.now(UTC) if self.app is None else self.aware(self.app.now())
 
     @property
+    def zone(self) -> tzinfo | None:
+        """The zone of the time that ``nowfun`` shows, as with Celery; `None` where there is none."""
+        found = None if self.nowfun is None else self.nowfun().tzinfo
+        return None if found is None else zone_of(found)
+
+    @property
     def tz(self) -> tzinfo:
-        """The zone of the app, or UTC for a schedule without one."""
-        return UTC if self.app is None else zone_of(self.app.conf.timezone)
+        """The zone of ``nowfun``, else of the app, else UTC."""
+        return self.zone or (UTC if self.app is None else zone_of(self.app.conf.timezone))
 
     def aware(self, moment: datetime) -> datetime:
         """Return a moment in the zone of the schedule; a naive one is read as UTC, as in Celery."""

@@ -47,7 +47,9 @@ def parse(field: Field, spec: Any) -> frozenset[int]:
 
 def as_text(spec: Any) -> str:
     """Return a field as crontab text."""
-    return str(spec) if isinstance(spec, str | int) else ",".join(map(str, sorted(spec, key=str)))
+    if isinstance(spec, str | int):
+        return str(spec)
+    return ",".join(map(str, sorted(spec, key=lambda value: (isinstance(value, str), value))))
 
 
 class crontab_parser:  # noqa: N801 - Celery's name

@@ -30,6 +30,10 @@ def maybe_schedule(s: Any, relative: bool = False, app: Any = None) -> Any:
 
 def to_dict(value: BaseSchedule) -> dict[str, Any]:
     """Return a schedule as JSON-ready data for `from_dict`. Raises `TypeError` for a class of one's own."""
+    if value.nowfun is not None:
+        raise TypeError(
+            f"{value!r} cannot be stored: its nowfun is a function; the setting timezone is for all entries"
+        )
     for kind, known in (("crontab", crontab), ("interval", schedule), ("solar", solar)):
         if type(value) is known:
             return {"kind": kind, **value.as_dict()}

@@ -95,6 +95,9 @@ def test_firings_of_a_paused_or_deleted_entry_start_nothing() -> None:
 class Odd(BaseSchedule):
     """A schedule of one's own."""
 
+    def next_after(self, moment: datetime) -> datetime | None:
+        return None
+
 
 @pytest.mark.parametrize(
     ("arguments", "more", "message"),
@@ -103,6 +106,7 @@ class Odd(BaseSchedule):
         (("mine", "shop.reprot", 60), {}, "did you mean 'shop.report'"),
         (("mine", "shop.report", "hourly"), {}, "is no schedule"),
         (("mine", "shop.report", Odd()), {}, "cannot be stored"),
+        (("mine", "shop.report", crontab(nowfun=lambda: datetime.now(UTC))), {}, "its nowfun is a function"),
         (("mine", "shop.report", 60, [object()]), {}, "object"),
         (("mine", "shop.report", 60), {"options": {"que": 1}}, "did you mean 'queue'"),
         (("mine", "shop.report", 60), {"catch_up": "no"}, "'catch_up' must be one of"),

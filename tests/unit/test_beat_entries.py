@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -11,7 +12,7 @@ from dispatcher import Dispatcher, group
 from dispatcher.beat.entries import ALL_WITHIN, ON_TIME, CatchUp, Entry, entries
 from dispatcher.beat.timetable import Timetable
 from dispatcher.exceptions import ImproperlyConfigured
-from dispatcher.schedules import crontab, schedule
+from dispatcher.schedules import BaseSchedule, crontab, schedule
 
 
 def make_app(**settings: Any) -> Dispatcher:
@@ -213,3 +214,104 @@ def test_an_entry_that_expires_at_a_moment_ends_then(caplog: pytest.LogCaptureFi
     timetable.refresh(strict=True)
     assert list(timetable.entries) == ["old"]
     assert "the entry old runs no more" in caplog.text
+
+
+class EvenHours(schedule):
+    """Due at every even hour, whatever its span is."""
+
+    def next_after(self, moment: datetime) -> datetime:
+        start = moment.replace(minute=0, second=0, microsecond=0)
+        return start + timedelta(hours=2 - start.hour % 2)
+
+
+class Sooner(schedule):
+    """Due so long after whatever moment is asked for."""
+
+    def next_after(self, moment: datetime) -> datetime:
+        return moment + self.run_every
+
+
+class Naive(BaseSchedule):
+    """Due at a time of no zone."""
+
+    def next_after(self, moment: datetime) -> datetime:
+        return datetime(2030, 1, 1)  # noqa: DTZ001 - that is the point
+
+
+class Broken(BaseSchedule):
+    """Due at no time that it could tell."""
+
+    def next_after(self, moment: datetime) -> datetime:
+        raise RuntimeError("no calendar")
+
+
+def test_a_class_of_ones_own_says_itself_when_it_is_due() -> None:
+    """Also where it is made of an interval, which has a grid of its own."""
+    found = entry({"task": "shop.report", "schedule": EvenHours(60)})
+    noon = datetime(2027, 1, 15, 12, tzinfo=UTC).timestamp()
+    assert found.every is None
+    assert found.next_after(noon) == noon + 7200
+    assert found.due_in_minute(noon) == [noon]
+    assert found.due_in_minute(noon + 60) == []
+    assert found.latest_due(noon, noon + 5 * 3600) == noon + 4 * 3600
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Sooner(60), r"Sooner.next_after\(moment\) must return the same time from any moment before it"),
+        (Naive(), r"must return an aware datetime after the moment"),
+        (Broken(), r"raised RuntimeError\('no calendar'\)"),
+        (BaseSchedule(), r"define next_after"),
+        (crontab(nowfun=lambda: 5), r"nowfun gives no time"),  # type: ignore[arg-type,return-value]
+    ],
+)
+def test_what_no_beat_could_ask_is_refused(given: Any, message: str) -> None:
+    """A schedule whose times depend on who asks when would never come, or come twice."""
+    with pytest.raises(ImproperlyConfigured, match=message):
+        entry({"task": "shop.report", "schedule": given})
+
+
+def test_the_zone_of_nowfun_is_the_schedules() -> None:
+    """As with Celery, where that is how one entry has a zone of its own; a naive time has none."""
+    eastern = ZoneInfo("America/New_York")
+    found = entry({"task": "shop.report", "schedule": crontab(minute=0, hour=9, nowfun=lambda: datetime.now(eastern))},
+                  timezone="Europe/Berlin")  # fmt: skip
+    at = datetime(2027, 1, 15, 12, tzinfo=UTC).timestamp()
+    assert found.next_after(at) == datetime(2027, 1, 15, 14, tzinfo=UTC).timestamp()
+    assert str(found.timezone) == "America/New_York"
+    naive = crontab(nowfun=lambda: datetime(2027, 1, 15))  # noqa: DTZ001 - that is the point
+    assert str(entry({"task": "shop.report", "schedule": naive}, timezone="Europe/Berlin").timezone) == "Europe/Berlin"
+    moment = datetime(2027, 1, 15, 9, 30, tzinfo=eastern)
+    assert crontab(minute=0, hour=9, nowfun=lambda: moment).is_due(moment - timedelta(hours=1)) == (True, 84_600.0)
+
+
+def test_a_schedule_that_breaks_later_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """The error is in the log, once."""
+
+    class Fickle(BaseSchedule):
+        broken = False
+
+        def next_after(self, moment: datetime) -> datetime | None:
+            if self.broken:
+                raise RuntimeError("no calendar")
+            return None
+
+    app, fickle = make_app(), Fickle()
+    app.conf.beat_schedule = {"odd": {"task": "shop.report", "schedule": fickle}}
+    timetable = Timetable(app)
+    timetable.refresh(strict=True)
+    fickle.broken = True
+    assert [timetable.next_time(timetable.entries["odd"], at) for at in (10.0, 20.0)] == [None, None]
+    assert caplog.text.count("the entry odd fires no more") == 1
+
+
+class OfPytz(tzinfo):
+    """A zone as pytz has them: of no use to a datetime, but for its name."""
+
+    zone = "Europe/Berlin"
+
+
+def test_zones_of_pytz_are_taken_by_their_name() -> None:
+    """Their offsets as they are would be those of the 19th century."""
+    assert str(entry({"task": "shop.report", "schedule": 60}, timezone=OfPytz()).timezone) == "Europe/Berlin"
