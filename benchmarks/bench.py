@@ -64,7 +64,7 @@ QUICK: Final = Scale(
     sends=1_000, calls=100, bulks=5, batches=200, starts=3, chord=1_000,
 )  # fmt: skip
 FULL: Final = Scale(
-    backlog=20_000, large_backlog=100_000, drain_window=6, working=2_000,
+    backlog=20_000, large_backlog=100_000, drain_window=4, working=1_500,
     sends=5_000, calls=500, bulks=20, batches=1_000, starts=9, chord=10_000,
 )  # fmt: skip
 
@@ -116,6 +116,7 @@ class Bench:
         self.redis = redis.Redis.from_url(server.url)
         self._backlogs = Backlogs(self.redis)
         self._more_variables: dict[str, str] = {}
+        self._done: set[str] = set()
 
     def probe(self, peer: str, verb: str, *arguments: int | str, results: bool = False) -> Any:
         """Run one verb of a peer's producer in a fresh process and return what it yields."""
@@ -164,6 +165,13 @@ class Bench:
                 stack.callback(child.stop)
                 children.append(child)
             yield Workers(children)
+
+    def once(self, what: str) -> bool:
+        """Whether this is the first time in the session that this is asked."""
+        if what in self._done:
+            return False
+        self._done.add(what)
+        return True
 
     @contextmanager
     def variables(self, **more: str) -> Iterator[None]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from benchmarks import record, report
@@ -17,6 +17,8 @@ from benchmarks.rows import ROWS
 from benchmarks.rows.row import Row, Sample
 
 QUICK_RESULTS: Final = record.RESULTS / "quick"
+#: Rounds after which a peer far behind the best one is measured no more.
+ROUNDS_OF_ALL: Final = 3
 #: A contender that fails so often in a row is not tried again: each failure may take a whole timeout.
 ATTEMPTS: Final = 2
 INTERRUPTED: Final = 130
@@ -26,10 +28,12 @@ def show_rows() -> int:
     """Print the rows' names and titles, their rounds of a full run and what the kept one took, and the contenders."""
     took = {result.row: result.seconds for result in record.stored(record.RESULTS)}
     for row in ROWS.values():
-        seconds = f"{took[row.name]:.0f} s" if took.get(row.name) else "not measured"
-        print(f"{row.name:16} {row.title} ({row.rounds(full=True)} rounds, {seconds})")
+        seconds = f"took {took[row.name]:.0f} s" if took.get(row.name) else "not measured yet"
+        print(f"{row.name:16} {row.title}")
         print(f"{'':16} {', '.join(row.contenders)}")
-    print(f"{'':16} all that is kept: {sum(took.values()) / 60:.0f} min")
+        print(f"{'':16} full: {row.rounds(full=True)} rounds, budget {row.budget:.0f} s, {seconds}")
+    budget, spent = sum(row.budget for row in ROWS.values()), sum(took.values())
+    print(f"{'all':16} full: budget {budget / 60:.0f} min, what is kept took {spent / 60:.0f} min")
     return 0
 
 
@@ -45,12 +49,18 @@ def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, fu
     What a row gave is written before the next one starts, so an interrupted or failed run loses one row at most, and a
     later run of some rows replaces theirs.
     """
-    rows = _chosen(names)
-    directory = record.RESULTS if full else QUICK_RESULTS
+    directory, scale = (record.RESULTS, FULL) if full else (QUICK_RESULTS, QUICK)
     results: list[record.Result] = []
     interrupted = False
     try:
-        _measure_rows(rows, rounds, only, directory, results, full=full)
+        for row in _chosen(names):
+            visited = row.contenders if full or only else row.quick or row.contenders
+            contenders = [contender for contender in visited if not only or contender in only]
+            with redis_server() as server:
+                result = _measure_row(Bench(server, scale), row, contenders, rounds or row.rounds(full=full))
+            _log(f"{row.name}: {result.seconds:.0f} s")
+            result.save(directory)
+            results.append(result)
     except KeyboardInterrupt:
         _log("interrupted: the row under way is lost, the ones before are kept")
         interrupted = True
@@ -62,42 +72,32 @@ def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, fu
     return 1 if any(result.errors for result in results) else 0
 
 
-def _measure_rows(
-    rows: Sequence[Row],
-    rounds: int | None,
-    only: Sequence[str],
-    directory: Path,
-    results: list[record.Result],
-    *,
-    full: bool,
-) -> None:
-    with redis_server() as server:
-        bench = Bench(server, FULL if full else QUICK)
-        for row in rows:
-            visited = row.contenders if full or only else row.quick or row.contenders
-            contenders = [contender for contender in visited if not only or contender in only]
-            result = _measure_row(bench, row, contenders, rounds or row.rounds(full=full))
-            _log(f"{row.name}: {result.seconds:.0f} s")
-            result.save(directory)
-            results.append(result)
-
-
 def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int) -> record.Result:
     """Measure all contenders in every round, in an order of its own, so that a machine that slows down favours none."""
     started = time.monotonic()
     samples: dict[str, list[Sample | None]] = {contender: [] for contender in contenders}
     errors: dict[str, str] = {}
     date, machine = record.now(), record.machine(str(bench.redis.info("server")["redis_version"]))
-    bench.redis.flushall()
     peers = _descriptions(bench, row, contenders, errors)
-    order = random.Random(0)
+    order, left = random.Random(0), list(contenders)
     for number in range(1, rounds + 1):
-        for contender in order.sample(list(contenders), len(contenders)):
-            before = samples[contender]
-            hopeless = len(before) >= ATTEMPTS and not any(before[-ATTEMPTS:])
-            before.append(None if hopeless else _measure_one(bench, row, contender, number, errors))
+        for contender in order.sample(left, len(left)):
+            samples[contender].append(_measure_one(bench, row, contender, number, errors))
+        if not row.bars and time.monotonic() - started > row.budget:
+            _log(f"{row.name}: past its budget after {number} rounds")
+            break
+        left = _still_measured(row, samples, left)
     seconds = round(time.monotonic() - started, 1)
     return record.Result(row.name, date, machine, asdict(bench.scale), peers, samples, errors, seconds)
+
+
+def _still_measured(row: Row, samples: Mapping[str, Sequence[Sample | None]], left: Sequence[str]) -> list[str]:
+    """Return who takes part in the next round: not who failed again, nor, in the end, who is far behind."""
+    failed = {name for name in left if len(samples[name]) >= ATTEMPTS and not any(samples[name][-ATTEMPTS:])}
+    values = {name: [sample.value for sample in samples[name] if sample] for name in left}
+    medians = {name: median(column) for name, column in values.items() if column}
+    behind = row.far_behind(medians) if max(map(len, samples.values())) == ROUNDS_OF_ALL else set()
+    return [name for name in left if name not in failed | behind]
 
 
 def _descriptions(

@@ -58,6 +58,10 @@ class Dramatiq(SyncPeer):
         result: int = add.send(1, 2).get_result(block=True, timeout=CALL_TIMEOUT * 1000)
         return result
 
+    def send_group(self, size: int) -> None:
+        """Send a group of additions."""
+        dramatiq.group([add.message(n, 1) for n in range(size)]).run()
+
     def send_addition(self) -> None:
         """Send the addition."""
         add.send(1, 2)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from huey import RedisHuey
+from huey import RedisHuey, chord, group
 
 from benchmarks import work
-from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer, script
+from benchmarks.peers.base import CALL_TIMEOUT, CHORD_TIMEOUT, SyncPeer, script
 from benchmarks.work import arguments
 
 huey = RedisHuey("bench", url=work.REDIS_URL, results=work.RESULTS, notify_result=work.RESULTS)
 tasks = {name: huey.task(name=f"tasks.{name}")(function) for name, function in work.WORK.items()}
 tick = tasks["tick"]
 add = huey.task(name="tasks.add")(work.add)
+total = huey.task(name="tasks.total")(work.total)
 
 
 def consumer(kind: str, workers: int) -> list[str]:
@@ -50,6 +51,16 @@ class Huey(SyncPeer):
     def call(self) -> int:
         """Send an addition and return its result."""
         result: int = add(1, 2).get(blocking=True, timeout=CALL_TIMEOUT)
+        return result
+
+    def send_group(self, size: int) -> None:
+        """Send a group of additions."""
+        huey.enqueue(group([add.s(n, 1) for n in range(size)]))
+
+    def sum_chord(self, size: int) -> int:
+        """Send a chord of additions and return the sum that its callback made of their results."""
+        sent = huey.enqueue(chord([add.s(n, 1) for n in range(size)], total.s()))
+        result: int = sent.get(blocking=True, timeout=CHORD_TIMEOUT)
         return result
 
     def send_addition(self) -> None:

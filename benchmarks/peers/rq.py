@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 
 import redis
 from rq import Queue
+from rq.group import Group
 
 from benchmarks import work
 from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer, script
@@ -52,6 +53,11 @@ class Rq(SyncPeer):
         """Send an addition and return its result."""
         result: int = self._queue.enqueue(ADD, 1, 2).latest_result(timeout=CALL_TIMEOUT).return_value
         return result
+
+    def send_group(self, size: int) -> None:
+        """Send a group of additions in one pipeline."""
+        members = [Queue.prepare_data(ADD, (n, 1)) for n in range(size)]
+        Group.create(connection=self._queue.connection).enqueue_many(self._queue, members)
 
     def send_addition(self) -> None:
         """Send the addition."""

@@ -47,5 +47,6 @@ ROW = Row(
     contenders=(OURS, *REDIS_PRODUCERS),
     bars=(Bar(150),),
     measure=measure,
+    budget=10.0,
     exact=True,
 )

@@ -67,5 +67,6 @@ ROW = Row(
     contenders=(OURS, "botocore", "boto3", "celery"),
     bars=(Bar(1.0, "botocore"),),
     measure=measure,
+    budget=90.0,
     describe=describe,
 )

@@ -30,4 +30,5 @@ ROW = Row(
     contenders=(OURS, *REDIS_PEERS),
     bars=(Bar(0.5, BEST_PEER),),
     measure=measure,
+    budget=110.0,
 )

@@ -76,9 +76,21 @@ class Row:
     exact: bool = False
     #: Who takes part in a quick run; all where this is empty.
     quick: tuple[str, ...] = ()
+    #: Seconds that a full run of the row should take. Past them a row without bars starts no further round.
+    budget: float = 60.0
 
     def rounds(self, *, full: bool) -> int:
         """Return how often everybody is measured unless told otherwise: a ratio that a bar asks for needs five."""
         if self.exact or not full:
             return 1
         return 5 if self.bars else 3
+
+    def far_behind(self, medians: Mapping[str, float]) -> set[str]:
+        """Return the peers that no bar is about: they are not named, and do half as well as the best, or worse."""
+        kept = {OURS, BARE, *(bar.against for bar in self.bars)}
+        peers = {name: value for name, value in medians.items() if name not in kept}
+        if not peers:
+            return set()
+        if self.better == "higher":
+            return {name for name, value in peers.items() if value <= max(peers.values()) / 2}
+        return {name for name, value in peers.items() if value >= min(peers.values()) * 2}

@@ -204,7 +204,7 @@ class TestBacklogs:
 class TestSession:
     def test_a_failing_contender_costs_its_own_figure_only(self, server: RedisServer) -> None:
         """It is tried twice, the others in every round, and its reason is kept."""
-        tried = []
+        tried: list[str] = []
 
         def measure(_bench: Bench, contender: str) -> Sample:
             tried.append(contender)
@@ -218,7 +218,21 @@ class TestSession:
         assert (tried.count(OURS), tried.count("broken")) == (5, 2)
         assert result.values(OURS) == [1.0] * 5
         assert result.errors == {"broken": "RuntimeError: no"}
-        assert result.samples["broken"] == [None] * 5
+        assert result.samples["broken"] == [None] * 2
+
+    def test_peers_far_behind_have_three_rounds(self, server: RedisServer) -> None:
+        """The best peer, ours, and who is named by a bar have all five."""
+        seconds = {OURS: 1.0, BARE: 9.0, "best": 2.0, "near": 3.0, "far": 4.0}
+        bars = (Bar(1, BEST_PEER), Bar(1, BARE))
+        row = Row(
+            "row", "A row", "s", "lower", "", tuple(seconds), bars, lambda _, name: Sample(seconds[name]), _describe
+        )
+        bench = Bench(Address(server.url, server.pid or 0), QUICK)
+        result = session._measure_row(bench, row, row.contenders, 5)
+        assert {name: len(result.samples[name]) for name in seconds} == {
+            OURS: 5, BARE: 5, "best": 5, "near": 5, "far": 3,
+        }  # fmt: skip
+        assert result.rounds(OURS, "far") == [[1.0] * 3, [4.0] * 3]
 
     def test_rows_with_bars_have_five_rounds(self) -> None:
         """Every ratio that must pass a bar stands on five rounds of a full run; what is only counted, on one."""
