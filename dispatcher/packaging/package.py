@@ -44,15 +44,18 @@ class Package:
     python: str | Path | None = None
 
     def build(self, into: Path, *, runtime: str, architecture: str) -> Contents:
-        """Write the package into a directory.
+        """Write the package into a directory that is empty or is made.
 
         Raises `ImproperlyConfigured`: with pip's words where there are no wheels, for a source or a service that is not
-        there, and where no interpreter of the runtime's version is.
+        there, where no interpreter of the runtime's version is, and for a directory with something in it.
         """
         if architecture not in MACHINES:
             raise ImproperlyConfigured(f"functions run on {' or '.join(MACHINES)}, not on {architecture!r}")
         version = runtime.removeprefix("python")
         into.mkdir(parents=True, exist_ok=True)
+        if any(into.iterdir()):
+            # pip leaves a library alone that is there already: with what the build before has kept of it.
+            raise ImproperlyConfigured(f"{str(into)!r} is not empty; remove what was built there before")
         if self.requirements is not None:
             self._install(into, version, MACHINES[architecture])
         for source in map(Path, self.sources):

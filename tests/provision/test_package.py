@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,13 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
         build(tmp_path, Package(["no/such"]))
 
 
+def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    """What an earlier build has kept of a library would stay as it is."""
+    (tmp_path / "old.py").write_text("")
+    with pytest.raises(ImproperlyConfigured, match="is not empty; remove what was built there before"):
+        build(tmp_path, Package([]))
+
+
 # -- bytecode
 
 
@@ -88,7 +97,7 @@ def test_bytecode_needs_the_runtime_s_python(tmp_path: Path) -> None:
         package.build(tmp_path / "built", runtime="python3.99", architecture="arm64")
     with pytest.raises(ImproperlyConfigured, match=r"is no Python 3\.99"):
         Package([tmp_path / "single.py"], python=sys.executable).build(
-            tmp_path / "built", runtime="python3.99", architecture="arm64"
+            tmp_path / "again", runtime="python3.99", architecture="arm64"
         )
     assert (
         not Package([tmp_path / "single.py"], bytecode=False)
@@ -101,21 +110,17 @@ def test_bytecode_needs_the_runtime_s_python(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def with_botocore(tmp_path: Path) -> Path:
-    """A directory to build into that holds a small botocore already, as if pip had just put it there."""
+def small_botocore(tmp_path: Path) -> Path:
+    """The data of some services in a package called botocore, as pip puts it beside the sources."""
     import botocore
 
     data = Path(botocore.__file__).with_name("data")
-    into = tmp_path / "built"
-    (into / "botocore").mkdir(parents=True)
-    (into / "botocore" / "__init__.py").write_text("")
+    package = tmp_path / "libraries" / "botocore"
     for name in (*OWN, "sns", "ses", "lambda"):
         version = max(path.name for path in (data / name).iterdir())
-        folder = into / "botocore" / "data" / name / version
-        folder.mkdir(parents=True)
-        for path in (data / name / version).iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-    return into
+        shutil.copytree(data / name / version, package / "data" / name / version)
+    (package / "__init__.py").write_text("")
+    return package
 
 
 @pytest.mark.parametrize(
@@ -132,47 +137,55 @@ def with_botocore(tmp_path: Path) -> Path:
         ("import boto3 as\n", None),
     ],
 )
-def test_services_that_the_code_may_use_stay(with_botocore: Path, code: str, kept: frozenset[str] | None) -> None:
+def test_services_that_the_code_may_use_stay(
+    tmp_path: Path, small_botocore: Path, code: str, kept: frozenset[str] | None
+) -> None:
     """Those that it names, and all of them where it makes clients of what it does not spell out."""
-    (with_botocore.parent / "tasks.py").write_text(code)
-    package = Package([with_botocore.parent / "tasks.py"], bytecode=False)
-    contents = build(with_botocore, package)
+    (tmp_path / "tasks.py").write_text(code)
+    contents = build(tmp_path / "built", Package([tmp_path / "tasks.py", small_botocore], bytecode=False))
     assert contents.services is not None
     assert contents.services.services == kept
-    there = {path.name for path in (with_botocore / "botocore" / "data").iterdir() if path.is_dir()}
+    there = {path.name for path in (tmp_path / "built" / "botocore" / "data").iterdir() if path.is_dir()}
     assert there == (kept or OWN | {"sns", "ses", "lambda"})
 
 
-def test_services_are_kept_as_asked(with_botocore: Path) -> None:
-    """By name beside our own, or all; a name that botocore does not know is refused."""
-    with pytest.raises(ImproperlyConfigured, match="no service 'smtp'"):
-        build(with_botocore, Package([], services=["smtp"]))
-    with pytest.raises(ImproperlyConfigured, match="is a list of services, or 'all', not 'sns'"):
-        build(with_botocore, Package([], services="sns"))
-    contents = build(with_botocore, Package([], services="all", bytecode=False))
+@pytest.mark.parametrize(("services", "kept"), [("all", None), (["ses"], OWN | {"ses"})])
+def test_services_are_kept_as_asked(
+    tmp_path: Path, small_botocore: Path, services: Any, kept: frozenset[str] | None
+) -> None:
+    """By name beside our own, or all of them."""
+    contents = build(tmp_path / "built", Package([small_botocore], services=services, bytecode=False))
     assert contents.services is not None
-    assert contents.services.services is None
-    contents = build(with_botocore, Package([], services=["ses"], bytecode=False))
-    assert contents.services is not None
-    assert contents.services.services == OWN | {"ses"}
+    assert contents.services.services == kept
 
 
-def test_models_lose_their_documentation_and_nothing_else(with_botocore: Path) -> None:
+@pytest.mark.parametrize(
+    ("services", "reason"),
+    [(["smtp"], "botocore knows no service 'smtp'"), ("sns", "is a list of services, or 'all', not 'sns'")],
+)
+def test_services_that_cannot_be_kept_are_refused(
+    tmp_path: Path, small_botocore: Path, services: Any, reason: str
+) -> None:
+    """One that botocore does not know, and a text that is taken for a list."""
+    with pytest.raises(ImproperlyConfigured, match=reason):
+        build(tmp_path / "built", Package([small_botocore], services=services))
+
+
+def test_models_lose_their_documentation_and_nothing_else(tmp_path: Path, small_botocore: Path) -> None:
     """Operations, shapes and members stay, those that are called ``documentation`` too; files are plain JSON."""
     import botocore.loaders
 
     whole = botocore.loaders.Loader()
-    build(with_botocore, Package([], services="all", bytecode=False))
-    own = botocore.loaders.Loader(
-        extra_search_paths=[str(with_botocore / "botocore" / "data")], include_default_search_paths=False
-    )
+    build(tmp_path / "built", Package([small_botocore], services="all", bytecode=False))
+    data = tmp_path / "built" / "botocore" / "data"
+    own = botocore.loaders.Loader(extra_search_paths=[str(data)], include_default_search_paths=False)
     for service in ("sqs", "dynamodb", "lambda"):
         for kind in ("service-2", "endpoint-rule-set-1", "paginators-1"):
             expected = whole.load_service_model(service, kind)
             assert _undocumented(own.load_service_model(service, kind)) == _undocumented(expected)
-        assert '"documentation":"' not in json.dumps(own.load_service_model(service, "service-2"))
-    assert not list(with_botocore.rglob("*.gz"))
-    assert not list(with_botocore.rglob("examples*"))
+        assert '"documentation": "' not in json.dumps(own.load_service_model(service, "service-2"))
+    assert not list(data.rglob("*.gz"))
+    assert not list(data.rglob("examples*"))
 
 
 def _undocumented(value: object) -> object:
