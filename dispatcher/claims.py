@@ -55,15 +55,16 @@ class Claims:
         Raises what `Sender.send` does, `ImproperlyConfigured` where the key of a call cannot be told, and
         `OperationalError` where the result backend cannot be asked; then nothing is sent.
         """
-        rules = [self._rule(call) for call in calls]
-        if not any(rules):
+        rules = {task: self._rule_of(task) for task in {call.message.task for call in calls}}
+        if not any(rules.values()):
             if calls:
                 self._sender.send(calls, retry, policy)
             return list(calls)
         answers, chosen = [], []
         claimed: dict[str, _Claim] = {}
         try:
-            for call, rule in zip(calls, rules, strict=True):
+            for call in calls:
+                rule = rules[call.message.task]
                 answer, send = (call, True) if rule is None else self._decide(call, rule, claimed)
                 answers.append(answer)
                 if send:
@@ -123,15 +124,15 @@ class Claims:
         claimed[key] = claim
         return call if claim.made else _duplicate(call, claim.lock.owner), True
 
-    def _rule(self, call: Call) -> Uniqueness | None:
-        return getattr(self._tasks.get(call.message.task), "_uniqueness", None)
+    def _rule_of(self, task: str) -> Uniqueness | None:
+        return getattr(self._tasks.get(task), "_uniqueness", None)
 
     @staticmethod
     def _with_key(call: Call, rule: Uniqueness) -> Call:
         return call._replace(message=call.message.replace(unique=_key(rule, call.message)))
 
     def _with_key_if_known(self, call: Call, strict: bool) -> Call:
-        rule = self._rule(call)
+        rule = self._rule_of(call.message.task)
         if rule is None or call.message.header is not None:  # the worker will know the results of a header
             return call
         try:

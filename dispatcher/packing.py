@@ -79,9 +79,8 @@ class Packer:
             raise MessageTooLarge(
                 f"the message of task {message.id} has {len(body):,} bytes, over the {limit:,} that {whose}; {remedy}"
             )
-        return Outgoing(
-            queue, body, message.id, delay, message.priority, message.group_id, _deduplication_of(message, queue)
-        )
+        deduplication = _deduplication_of(message) if queue.endswith(".fifo") else message.deduplication_id
+        return Outgoing(queue, body, message.id, delay, message.priority, message.group_id, deduplication)
 
     def _held(self, broker: Broker, queue: str, delay: float) -> float:
         """Return for how long the broker holds a message back; what is left of its ETA it waits in its queue."""
@@ -96,9 +95,8 @@ class Packer:
         return delay
 
 
-def _deduplication_of(message: Message, queue: str) -> str | None:
-    if not queue.endswith(".fifo"):
-        return message.deduplication_id
+def _deduplication_of(message: Message) -> str:
+    """Return what a FIFO queue tells repetitions of a message by."""
     own = f"{message.deduplication_id or message.id}:{message.gen}"
     # Of two attempts that publish, the record chooses, not the queue.
     return own if message.handover is None else f"{own}:{message.handover}"

@@ -91,7 +91,10 @@ class Sender:
         fields = {"task": name, **terms.fields}
         if "id" not in fields:
             fields["id"] = new_id()
-        marks = both(marks, marks_of_call(options, args, kwargs, task))
+        if options:
+            marks = both(marks, marks_of_call(options, args, kwargs, task))
+        elif task is not None:
+            marks = both(marks, task._sensitive)
         if marks is not None:
             fields["sensitive"] = marks
         self._set_arguments(fields, args, kwargs, terms)

@@ -43,11 +43,11 @@ class Signatures:
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Return a call with these arguments; those given later come before them."""
-        return Signature(self, args, kwargs, app=self._app)
+        return Signature.of(self, args, kwargs, self._app)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
         """Return a call with exactly these arguments."""
-        return Signature(self, args, kwargs, immutable=True, app=self._app)
+        return Signature.of(self, args, kwargs, self._app, immutable=True)
 
     def signature_from_request(
         self,

@@ -339,11 +339,15 @@ class Dispatcher(Workflows, Changes, Periodic):
     def _result_of(
         self, call: Call, options: Mapping[str, Any], task: AnyTask | None, result_cls: Any = None
     ) -> AsyncResult[Any]:
-        result: AsyncResult[Any] = (result_cls or AsyncResult)(call.message.id, task_name=call.message.task, app=self)
-        result.eta = None if call.duplicate else call.message.eta
-        result.duplicate = call.duplicate
-        ignored = call.message.ignore_result
-        result.ignored = bool(ignored if ignored is not None else task is not None and task.ignore_result)
+        message, _, _, duplicate = call
+        result: AsyncResult[Any] = (result_cls or AsyncResult)(message.id, task_name=message.task, app=self)
+        if duplicate:
+            result.duplicate = True
+        elif message.eta is not None:
+            result.eta = message.eta
+        ignored = message.ignore_result
+        if ignored or (ignored is None and task is not None and task.ignore_result):
+            result.ignored = True
         return self._adopted(result, options)
 
     def send_many(self, signatures: Iterable[Any]) -> list[AsyncResult[Any]]:
@@ -359,12 +363,13 @@ class Dispatcher(Workflows, Changes, Periodic):
             return [sig.apply_async() for sig in calls]
         built: list[tuple[Call, Signature, AnyTask | None]] = []
         for sig in calls:
-            task = self._tasks.get(sig.task)
-            if task is not None:
-                task.check_arguments(sig.args, sig.kwargs)
-            built.append((self._sender.build(sig.task, sig.args, sig.kwargs, sig.options, task), sig, task))
+            name, args, kwargs = sig["task"], sig["args"], sig["kwargs"]
+            task = self._tasks.get(name)
+            if task is not None and task._check_call is not None:
+                task._check_call(*args, **kwargs)
+            built.append((self._sender.build(name, args, kwargs, sig["options"], task), sig, task))
         sent = self._claims.send([call for call, _, _ in built])
-        return [self._result_of(call, sig.options, task) for call, (_, sig, task) in zip(sent, built, strict=True)]
+        return [self._result_of(call, sig["options"], task) for call, (_, sig, task) in zip(sent, built, strict=True)]
 
     def run_eagerly(
         self,

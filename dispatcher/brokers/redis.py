@@ -129,24 +129,21 @@ class RedisBroker(Broker):
         if self._opened != self._connections.opened:  # after a reconnection the server may be a new one
             self._opened = self._connections.opened
             self._registered.clear()
+        starts = {(name, priority): self._queue(name).addition(priority) for name, priority in streams}
+        additions = [_addition(starts[message.queue, message.priority or 0], message.body) for message in messages]
         new = streams - self._registered
         if not new and not any(message.delay > 0 for message in messages):
-            return self._connections.execute(b"".join(map(self._addition, messages)), len(messages))
+            return self._connections.execute(b"".join(additions), len(messages))
         registrations = [command for stream in new for command in self._registration(*stream)]
-        additions = [
-            self._postponement(message) if message.delay > 0 else Command(self._addition(message))
-            for message in messages
+        commands = [
+            self._postponement(message) if message.delay > 0 else Command(addition)
+            for message, addition in zip(messages, additions, strict=True)
         ]
-        replies = self._connections.send([*registrations, *additions])
+        replies = self._connections.send([*registrations, *commands])
         split = len(registrations)
         if all(_took_effect(reply) for reply in replies[:split]):
             self._registered |= new
         return replies[split:]
-
-    def _addition(self, message: Outgoing) -> bytes:
-        body = message.body.encode()
-        start = self._queue(message.queue).addition(message.priority or 0)
-        return b"%b$%d\r\n%b\r\n" % (start, len(body), body)
 
     def _postponement(self, message: Outgoing) -> Command:
         queue, level = self._queue(message.queue), str(message.priority or 0)
@@ -361,6 +358,11 @@ class RedisBroker(Broker):
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+def _addition(start: bytes, body: str) -> bytes:
+    content = body.encode()
+    return b"%b$%d\r\n%b\r\n" % (start, len(content), content)
 
 
 def _took_effect(reply: Any) -> bool:
