@@ -24,7 +24,8 @@ class Lead:
     """What the row says; times are epoch seconds. Version 0 stands for a row that is not there.
 
     ``upto`` is until when all that was due has been fired, for the entries that are ``known``: what is due to another
-    since then is not missed, it was not there.
+    since then is not missed, it was not there. ``steady`` is the ``upto`` from which the clock leapt ahead last, or
+    from which on there was no beat for a while; 0 for none.
     """
 
     app: str
@@ -33,6 +34,7 @@ class Lead:
     until: float = 0.0
     upto: float = 0.0
     known: frozenset[str] = frozenset()
+    steady: float = 0.0
 
     def is_led_by_another(self, holder: str, now: float) -> bool:
         """Say whether another beat fires for now."""
@@ -55,7 +57,7 @@ def read(backend: ResultBackend, app: str) -> Lead:
 
 def swap(backend: ResultBackend, before: Lead, after: Lead, now: float) -> Lead | None:
     """Make ``after`` of ``before``; return `None` if that was still what is there, else what is."""
-    fields = [after.holder, after.until, after.upto, sorted(after.known)]
+    fields = [after.holder, after.until, after.upto, sorted(after.known), after.steady]
     write = Write(
         id=row_id(after.app), status=_STATUS, gen=0, attempt=before.version, retries=after.version, final=False,
         token=os.urandom(8).hex(), expires_at=now + _KEPT, data=json.dumps(fields, separators=(",", ":")),
@@ -68,5 +70,5 @@ def swap(backend: ResultBackend, before: Lead, after: Lead, now: float) -> Lead 
 def _of(app: str, record: TaskRecord | None) -> Lead:
     if record is None:
         return Lead(app)
-    holder, until, upto, known = json.loads(record.data)
-    return Lead(app, record.retries, holder, until, upto, frozenset(known))
+    holder, until, upto, known, steady = json.loads(record.data)
+    return Lead(app, record.retries, holder, until, upto, frozenset(known), steady)

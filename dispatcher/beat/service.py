@@ -29,7 +29,7 @@ _NOTICE: Final = 0.25
 _RENEW_AT: Final = 2 / 3
 #: How far a clock may be behind the beat before it, in seconds, as those of two machines are.
 _SKEW: Final = 60.0
-#: What was due in this time before a clock was set back is fired again, in seconds: it may have been ahead so long.
+#: What was due in this time before a clock was set back is fired again, in seconds, if it was ahead for so long.
 _LOOK_BACK: Final = 3_600.0
 
 
@@ -140,7 +140,9 @@ class Beat:
             return True
         if firings:
             self.app.send_firings(firings)
-        after = before.changed(holder=self.holder, until=now + self.lease, upto=now, known=known)
+        after = before.changed(
+            holder=self.holder, until=now + self.lease, upto=now, known=known, steady=self._steady(before, now)
+        )
         stood = lead.swap(self.app.backend, before, after, now)
         for entry, firing in firings:
             logger.info("fired %s (%s) for %s", entry.name, entry.task, time_text(firing.at))
@@ -167,16 +169,24 @@ class Beat:
         """Return from when on times are to be fired.
 
         A clock that was set back was ahead before, or is behind now. So what was fired ahead is fired again at its
-        time, and what was due while it was ahead is made up for: where it ran, these firings are of the same tasks.
+        time, and what was due since it leapt ahead is made up for: where it ran, these firings are of the same tasks.
         """
         behind = before.upto - now
         if behind <= _SKEW:
             return min(before.upto or now, now)
+        since = max(before.steady, now - _LOOK_BACK) if 0 < before.steady < now else now
         logger.warning(
             "the clock is %.0f s behind the last firing: times from %s on are fired again, and run where they have not",
-            behind, time_text(now - _LOOK_BACK),
+            behind, time_text(since),
         )  # fmt: skip
-        return now - _LOOK_BACK
+        return since
+
+    def _steady(self, before: Lead, now: float) -> float:
+        """Return from where the clock leapt ahead last, or from where on there was no beat for a while."""
+        if before.upto > now:
+            return 0.0
+        leapt = before.upto > 0 and now - before.upto > max(_SKEW, 2 * self.lease)
+        return before.upto if leapt else before.steady
 
     def _follow(self) -> None:
         if self._leads:
