@@ -57,15 +57,17 @@ class Scale:
     starts: int
     #: Members of the largest chord.
     chord: int
+    #: Tasks of a process that works for long, and of the longest backlog.
+    lasting: int
 
 
 QUICK: Final = Scale(
     backlog=2_000, large_backlog=5_000, drain_window=3, working=300,
-    sends=1_000, calls=100, bulks=5, batches=200, starts=3, chord=1_000,
+    sends=1_000, calls=100, bulks=5, batches=200, starts=3, chord=1_000, lasting=20_000,
 )  # fmt: skip
 FULL: Final = Scale(
     backlog=20_000, large_backlog=100_000, drain_window=4, working=1_500,
-    sends=5_000, calls=500, bulks=20, batches=1_000, starts=9, chord=10_000,
+    sends=5_000, calls=500, bulks=20, batches=1_000, starts=9, chord=10_000, lasting=1_000_000,
 )  # fmt: skip
 
 
@@ -122,6 +124,10 @@ class Bench:
         """Run one verb of a peer's producer in a fresh process and return what it yields."""
         command = ["-m", "benchmarks.probe", peer, verb, *map(str, arguments)]
         return self.python(command, peer, **self._variables(results))
+
+    def script(self, module: str, *arguments: str, results: bool = False) -> Any:
+        """Run a module that sends tasks in a fresh process and return what it yields."""
+        return self.python(["-m", module, *arguments], **self._variables(results))
 
     def fill(self, peer: str, count: int, work: str = "tick") -> None:
         """Make a backlog of one kind of work the only thing in Redis: sent by the peer, or as it once sent it."""

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
 
 def cpu_per_record(module: Any, batches: int) -> float:
     """Return CPU seconds per record; raises SystemExit if any record is handed back."""
-    events = [_event(module, number) for number in range(WARM_UP + batches)]
+    events = [event(module, number) for number in range(WARM_UP + batches)]
     about = context()
     responses = [module.handler(event, about) for event in events[:WARM_UP]]
     started = time.process_time()
@@ -39,8 +39,8 @@ def cpu_per_record(module: Any, batches: int) -> float:
     return elapsed / (batches * BATCH_SIZE)
 
 
-def _event(module: Any, number: int) -> dict[str, Any]:
-    """Return an event as an SQS event source mapping sends it."""
+def event(module: Any, number: int) -> dict[str, Any]:
+    """Return an event of ten records as an SQS event source mapping sends it."""
     return {"Records": [_record(module.body(number * BATCH_SIZE + index)) for index in range(BATCH_SIZE)]}
 
 

@@ -6,10 +6,12 @@ from typing import Final
 
 from benchmarks.rows import (
     aws_calls,
+    backlog_size,
     body,
     chord,
     chord_units,
     drain,
+    flat_memory,
     group,
     handler_cpu,
     handler_init,
@@ -27,6 +29,7 @@ from benchmarks.rows.row import Row
 _ROWS: Final = (
     drain.ROW,
     workloads.BACKLOG,
+    backlog_size.ROW,
     workloads.CPU,
     workloads.IO,
     workloads.PAYLOAD,
@@ -47,5 +50,6 @@ _ROWS: Final = (
     handler_results.ROW,
     handler_init.ROW,
     memory.ROW,
+    flat_memory.ROW,
 )
 ROWS: Final[dict[str, Row]] = {row.name: row for row in _ROWS}

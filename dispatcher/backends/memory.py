@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from dispatcher.utils.options import check_options
 
 #: More rows than a write can add, so that expired rows cannot pile up, and few enough to go unnoticed.
 _SWEEP: Final = 10
+#: How many lives that no row has any more a small store may remember.
+_STALE: Final = 64
 
 
 class _Store(MemoryStore):
@@ -29,7 +32,8 @@ class _Store(MemoryStore):
         self.slots: dict[str, int] = {}
         #: joins with the members that are done and when they may go
         self.joins: dict[str, tuple[Join, set[int], float]] = {}
-        #: an entry for each life a row was ever given, so that the oldest is found without a search
+        #: an entry for each life a row was given, so that the oldest is found without a search; those that a row has no
+        #: more are thrown out once they are the most
         self.expiries: list[tuple[float, str]] = []
 
     def get(self, task_id: str, now: float) -> TaskRecord | None:
@@ -39,6 +43,16 @@ class _Store(MemoryStore):
     def put(self, record: TaskRecord, expires_at: float) -> None:
         self.rows[record.id] = (record, expires_at)
         heapq.heappush(self.expiries, (expires_at, record.id))
+        self._throw_out()
+
+    def forget(self, task_id: str) -> None:
+        if self.rows.pop(task_id, None) is not None:
+            self._throw_out()
+
+    def _throw_out(self) -> None:
+        if len(self.expiries) > 2 * len(self.rows) + _STALE:
+            self.expiries = [(expires_at, task_id) for task_id, (_, expires_at) in self.rows.items()]
+            heapq.heapify(self.expiries)
 
     def apply(self, write: Write, record: TaskRecord | None) -> None:
         revoked = Revocation.NONE if record is None else record.revoked
@@ -125,13 +139,16 @@ class MemoryBackend(ResultBackend):
         """Remove records."""
         with self._store.changed:
             for task_id in ids:
-                self._store.rows.pop(task_id, None)
+                self._store.forget(task_id)
 
     def open_join(self, join: Join, expires_at: float) -> None:
         """Keep a join."""
         now = self.clock.time()
         with self._store.changed:
             joins = self._store.joins
+            # The oldest come first, and most of them expire first.
+            for old in [id for id in itertools.islice(joins, _SWEEP) if joins[id][2] <= now]:
+                del joins[old]
             if join.id not in joins or joins[join.id][2] <= now:
                 joins[join.id] = dataclasses.replace(join), set(), expires_at
 

@@ -24,6 +24,8 @@ _READY: Final = 0
 _DELAYED: Final = 1
 _LEASED: Final = 2
 _GONE: Final = 3
+#: how much that no longer holds a small queue's heaps may have
+_STALE: Final = 64
 #: how many dead letters a page of a walk has
 _PAGE: Final = 100
 
@@ -58,7 +60,8 @@ class _Entry:
 class _Queue:
     """The messages of one queue.
 
-    Entries stay in the heaps when their state changes; what no longer holds is skipped when it comes to the top.
+    Entries stay in the heaps when their state changes; what no longer holds is skipped when it comes to the top, and
+    thrown out once there is more of it than of what holds: a lease may last long after its message is gone.
     """
 
     def __init__(self) -> None:
@@ -75,17 +78,28 @@ class _Queue:
     def hold(self, entry: _Entry, state: int, due: float) -> None:
         entry.state, entry.due = state, due
         heapq.heappush(self.waiting, (due, entry.number, entry))
+        self._throw_out()
 
     def remove(self, entry: _Entry) -> None:
         entry.state = _GONE
         del self.entries[entry.number]
+        self._throw_out()
+
+    def _throw_out(self) -> None:
+        most = 2 * len(self.entries) + _STALE
+        if len(self.waiting) > most:
+            self.waiting = [each for each in self.waiting if _holds(each)]
+            heapq.heapify(self.waiting)
+        if len(self.ready) > most:
+            self.ready = [each for each in self.ready if each[2].state == _READY]
+            heapq.heapify(self.ready)
 
     def wake(self, now: float) -> None:
         """Make ready what is due; afterwards the top of ``waiting`` lies in the future."""
         while self.waiting and self.waiting[0][0] <= now:
-            due, _, entry = heapq.heappop(self.waiting)
-            if entry.state in (_DELAYED, _LEASED) and entry.due == due:
-                self.make_ready(entry)
+            each = heapq.heappop(self.waiting)
+            if _holds(each):
+                self.make_ready(each[2])
 
     def next_ready(self) -> _Entry | None:
         while self.ready:
@@ -93,6 +107,12 @@ class _Queue:
             if entry.state == _READY:
                 return entry
         return None
+
+
+def _holds(waiting: tuple[float, int, _Entry]) -> bool:
+    """Say whether an entry still waits for this moment."""
+    due, _, entry = waiting
+    return entry.state in (_DELAYED, _LEASED) and entry.due == due
 
 
 class _Store(MemoryStore):
