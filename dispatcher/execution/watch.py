@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Coroutine, Generator, Mapping
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from dispatcher.execution.run import Outcome, Run
 
@@ -67,8 +67,7 @@ class Watched(Coroutine[Any, Any, Any]):
         return self
 
 
-@dataclasses.dataclass(slots=True)
-class Decided:
+class Decided(NamedTuple):
     """A run that was decided and perhaps not recorded: the outcome, and the attempt it was decided on.
 
     ``extras`` are what the run has put on its request: results of tasks it has sent, the last state it gave itself.
@@ -77,4 +76,4 @@ class Decided:
     outcome: Outcome
     attempt: int
     retries: int
-    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extras: Mapping[str, Any] = MappingProxyType({})
