@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     kept.add_argument("--all-services", action="store_true", help="keep botocore's models of all services")
     parser.add_argument("--python", type=Path, help="an interpreter of the runtime's version (default: from the PATH)")
-    parser.add_argument("--no-bytecode", action="store_true", help="do not compile: cold starts take twice as long")
+    parser.add_argument(
+        "--no-bytecode", action="store_true", help="do not compile: cold starts take three times as long"
+    )
     return parser
 
 

@@ -50,7 +50,7 @@ def _interpreter(version: str, given: str | Path | None) -> str:
             return each
     raise ImproperlyConfigured(
         f"there is no {name}, by which the function's bytecode must be compiled: put one on the PATH, name it "
-        "(python=, --python), or do without (bytecode=False, --no-bytecode): each cold start then takes twice as long"
+        "(python=, --python), or do without (bytecode=False, --no-bytecode): cold starts then take three times as long"
     )
 
 

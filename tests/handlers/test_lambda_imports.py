@@ -51,7 +51,7 @@ NEEDED = {
     "limits ordering recording renewal retrying run settling throttling watch workflow",
     "lambda_runtime": "alarm batches bootstrap collection deadline environment events guard handback logs metrics "
     "progress rescue sources transport watchdog worker",
-    "utils": "graph log",
+    "utils": "forks graph log",
 }
 #: What takes its time to import, and has no part in a batch of plain functions.
 HEAVY = {
