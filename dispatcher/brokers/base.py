@@ -243,6 +243,17 @@ class Broker(ABC):
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Carry out what was decided; a delivery whose lease ran out meanwhile is left alone, without an error."""
 
+    def settle_and_receive(
+        self, settlements: Sequence[Settlement], queues: Sequence[str], limit: int, wait: float = 0.0
+    ) -> list[Delivery]:
+        """Settle, then receive: what a consumer does between two batches, in one round trip where the adapter can.
+
+        After an error the settlements may or may not have been carried out; repeating them is safe.
+        """
+        if settlements:
+            self.settle(settlements)
+        return self.receive(queues, limit, wait)
+
     @abstractmethod
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
         """Lease deliveries for this much longer, counted from now."""

@@ -164,22 +164,30 @@ class RedisBroker(Broker):
 
     def receive(self, queues: Sequence[str], limit: int, wait: float = 0.0) -> list[Delivery]:
         """Lease messages; see `Broker.receive`. A waiting call is answered as soon as a message is there."""
+        return self.settle_and_receive((), queues, limit, wait)
+
+    def settle_and_receive(
+        self, settlements: Sequence[Settlement], queues: Sequence[str], limit: int, wait: float = 0.0
+    ) -> list[Delivery]:
+        """Settle in the same write as the first command that leases messages."""
+        before = self._settling(settlements)
         if not queues or limit <= 0:
+            self._settle(before)
             return []
         known = [self._queue(name) for name in queues]
         deadline = self.clock.monotonic() + wait
-        if wait > 0 and self._is_between_turns(known) and (taken := self._block(known, limit, wait)):
+        if wait > 0 and self._is_between_turns(known) and (taken := self._block(known, limit, wait, before)):
             return taken
         while True:
             taken = []
             for queue in known:
-                taken += self._take(queue, limit - len(taken))
+                taken += self._take(queue, limit - len(taken), before)
                 if len(taken) >= limit:
                     break
             left = deadline - self.clock.monotonic()
             if taken or left <= 0:
                 return taken
-            if taken := self._block(known, limit, left):
+            if taken := self._block(known, limit, left, before):
                 return taken
 
     def _is_between_turns(self, queues: Sequence[_Queue]) -> bool:
@@ -187,18 +195,18 @@ class RedisBroker(Broker):
         now = self.clock.monotonic()
         return all(not queue.full and not queue.levels and now < queue.turn for queue in queues)
 
-    def _take(self, queue: _Queue, limit: int) -> list[Delivery]:
+    def _take(self, queue: _Queue, limit: int, before: list[Command]) -> list[Delivery]:
         """Lease what can be had at once: one command where the queue is busy, else all that a turn consists of."""
         now = self.clock.monotonic()
         if queue.full and not queue.levels and now < queue.turn:
             command = pack(
                 "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", limit, "STREAMS", queue.keys[0], ">"
             )  # fmt: skip
-            (reply,) = self._connections.execute(command, 1)
-            if reply and not isinstance(reply, ResponseError):
+            if reply := self._read(command, before):
                 taken = self._deliveries(queue, [("0", id, 1, fields) for id, fields in reply[0][1]], now)
                 queue.full = len(taken) >= limit
                 return taken
+        self._settle(before)
         return self._turn(queue, limit, now)
 
     def _turn(self, queue: _Queue, limit: int, now: float) -> list[Delivery]:
@@ -214,7 +222,9 @@ class RedisBroker(Broker):
         queue.full = len(entries) >= limit
         return self._deliveries(queue, [(level.decode(), *entry) for level, *entry in entries], now)
 
-    def _block(self, queues: Sequence[_Queue], limit: int, left: float) -> list[Delivery]:
+    def _block(
+        self, queues: Sequence[_Queue], limit: int, left: float, before: list[Command] | None = None
+    ) -> list[Delivery]:
         """Wait for a new message of any of the queues, for a turn at most."""
         now = self.clock.monotonic()
         due = min(queue.turn for queue in queues) - now
@@ -224,17 +234,27 @@ class RedisBroker(Broker):
             "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", limit, "BLOCK", _milliseconds(pause),
             "STREAMS", *streams, *(">" for _ in streams),
         )  # fmt: skip
-        (reply,) = self._connections.execute(command, 1)
-        if reply is None or isinstance(reply, ResponseError):  # a stream was removed: the next turn makes it anew
-            return []
         taken: list[Delivery] = []
-        for name, entries in reply:
+        for name, entries in self._read(command, before) or ():
             queue, level = streams[name.decode()]
             taken += self._deliveries(queue, [(level, id, 1, fields) for id, fields in entries], now)
             queue.full = len(entries) >= limit
         # Each stream may give as many as the limit.
         self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
         return taken[:limit]
+
+    def _read(self, command: bytes, before: list[Command] | None) -> Any:
+        """Return the reply to a command that leases messages, in one write with the commands ``before``, done then.
+
+        It is nothing where a stream was removed, which the next turn makes anew.
+        """
+        *settled, reply = self._connections.send([*(before or ()), Command(command)])
+        if before:
+            before.clear()
+        for each in settled:
+            if isinstance(each, ResponseError):
+                raise to_error(each, self._settings.address)
+        return None if isinstance(reply, ResponseError) else reply
 
     def _deliveries(
         self, queue: _Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
@@ -255,6 +275,15 @@ class RedisBroker(Broker):
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Carry out what was decided; see `Broker.settle`."""
+        self._settle(self._settling(settlements))
+
+    def _settle(self, commands: list[Command]) -> None:
+        if commands:
+            self._connections.run(commands)
+            commands.clear()
+
+    def _settling(self, settlements: Sequence[Settlement]) -> list[Command]:
+        """Return the commands that carry out what was decided."""
         now = self.clock.monotonic()
         acks: dict[tuple[str, str], list[bytes]] = {}
         others: dict[str, list[str | bytes | int]] = {}
@@ -271,8 +300,7 @@ class RedisBroker(Broker):
             commands += [Command(pack("XDEL", stream, *ids)), Command(pack("XACK", stream, GROUP, *ids))]
         for name, steps in others.items():
             commands.append(scripts.SETTLE.call(self._queue(name).keys, (GROUP, *steps)))
-        if commands:
-            self._connections.run(commands)
+        return commands
 
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
         """Lease deliveries for this much longer, counted from now."""

@@ -63,6 +63,28 @@ class BrokerTransport:
         return self._broker.budget_spent(delivery)
 
 
+class BatchTransport(BrokerTransport):
+    """A consumer's: acknowledgements that end a batch are kept for the call that receives the next one."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        #: what is yet to be carried out
+        self.owed: list[Settlement] = []
+        self._unsettled = 0
+
+    def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """Take note of the deliveries of a batch."""
+        self._unsettled = len(deliveries)
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Carry out settlements, unless they are the batch's last and acknowledge."""
+        self._unsettled -= len(settlements)
+        if self._unsettled == 0 and all(each.action == "ack" for each in settlements):
+            self.owed += settlements
+        else:
+            super().settle(settlements)
+
+
 class ConsumerLoop:
     """Takes deliveries from queues through an executor until told to stop.
 
@@ -97,9 +119,10 @@ class ConsumerLoop:
         broker: Broker = app.broker
         self.broker = broker
         self.leases = Leases(broker, on_tick)
+        self._transport = BatchTransport(broker)
         self.terminations = Terminations(app.backend, self.leases.running, terminate or (lambda run, signum: False))
         self.env = Environment(
-            app=app, backend=app.backend, transport=BrokerTransport(broker), limits=limits, clock=app.clock,
+            app=app, backend=app.backend, transport=self._transport, limits=limits, clock=app.clock,
             hostname=hostname, worker_rates=worker_rates,
         )  # fmt: skip
         self.executor = Executor(self.env, concurrency=concurrency)
@@ -129,6 +152,10 @@ class ConsumerLoop:
             while not self._stopping and not self._worn_out():
                 self._cycle()
         finally:
+            try:
+                self._settle_owed()
+            except OperationalError as error:
+                logger.warning("%d messages that are done with come again: %s", len(self._transport.owed), error)
             self.stop_threads()
             self.executor.close()
 
@@ -148,17 +175,28 @@ class ConsumerLoop:
             self._lost.look()
 
     def _cycle(self) -> None:
-        self.read_lost()
         try:
-            deliveries = self.broker.receive(self.queues, self._batch_size(), self.broker.poll_wait)
+            if self._lost is not None and self._lost.is_due():
+                self._settle_owed()
+                self._lost.look()
+            owed = self._transport.owed
+            size = self._batch_size()
+            deliveries = self.broker.settle_and_receive(owed, self.queues, size, self.broker.poll_wait)
+            owed.clear()
             if deliveries:
                 self._process(deliveries)
             self.note_success()
         except OperationalError as error:
             self.pause(error)
 
+    def _settle_owed(self) -> None:
+        if self._transport.owed:
+            self.broker.settle(self._transport.owed)
+            self._transport.owed.clear()
+
     def _process(self, deliveries: Sequence[Delivery]) -> None:
         self.leases.hold(deliveries)
+        self._transport.begin(deliveries)
         begun = time.monotonic()
         try:
             runs = self.executor.process(deliveries, self._keep)

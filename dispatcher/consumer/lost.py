@@ -30,11 +30,15 @@ class LostReader:
         self._env = env
         self._next = 0.0
 
+    def is_due(self) -> bool:
+        """Say whether it is time to look."""
+        return time.monotonic() >= self._next
+
     def look(self) -> None:
         """Decide on what is there, if it is time to look."""
-        now = time.monotonic()
-        if now < self._next:
+        if not self.is_due():
             return
+        now = time.monotonic()
         pause = EVERY
         try:
             names = self._broker.lost_queues(self._queues)

@@ -342,6 +342,24 @@ class BrokerContract:
 
     # Dead letters
 
+    def test_settling_and_receiving_go_in_one_call(self, harness: Harness[Broker]) -> None:
+        """Between two batches a consumer needs one call: what it settles is settled, what it receives is leased."""
+        broker, queue = harness.open(), harness.queue()
+        sent = [str(number) for number in range(6)]
+        broker.send([harness.outgoing(queue, body) for body in sent])
+        first = harness.take_one(broker, queue)
+        seen, owed = bodies([first]), [Settlement(first, "release")]
+        while len(seen) < len(sent) + 1:  # one comes twice
+            taken = broker.settle_and_receive(owed, [queue], 2, 0.5)
+            seen += bodies(taken)
+            owed = [Settlement(delivery, "ack") for delivery in taken]
+        assert sorted(seen) == sorted([*sent, first.body])
+        assert broker.settle_and_receive(owed, [queue], 2, 0.3) == []
+        assert broker.settle_and_receive([], [queue], 2) == []
+        broker.send([harness.outgoing(queue, "last")])
+        assert broker.settle_and_receive([Settlement(harness.take_one(broker, queue), "ack")], [], 1) == []
+        harness.eventually(lambda: broker.counts(queue) == (0, 0, 0, 0))
+
     def test_a_dead_letter_is_kept_with_its_reason(self, harness: Harness[Broker]) -> None:
         """It is listed with every text of the reason and not received again."""
         lease = harness.kind.shortest_lease

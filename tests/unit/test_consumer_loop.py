@@ -102,6 +102,25 @@ def test_a_backend_away_hands_back(setup: Setup, operation: str) -> None:
     assert setup.broker.settled[0].action == "release"
 
 
+def test_the_last_batch_is_acknowledged_before_the_loop_ends(setup: Setup) -> None:
+    """An acknowledgement waits for the next receive, and where there is none for the end of the loop."""
+    results = [setup.quick.delay(number) for number in range(3)]
+    _, background = setup.start(max_tasks=3)
+    background.result()
+    assert [result.get(timeout=30) for result in results] == [0, 1, 2]
+    assert setup.broker.counts("default") == (0, 0, 0, 0)
+
+
+def test_an_acknowledgement_that_fails_is_repeated(setup: Setup) -> None:
+    """What is done with is acknowledged once the broker is back, while its lease lasts."""
+    setup.broker.failures["settle"] = [OperationalError("away")]
+    result = setup.quick.delay(1)
+    setup.start()
+    assert result.get(timeout=30) == 1
+    until(lambda: setup.broker.counts("default") == (0, 0, 0, 0))
+    assert [settled.action for settled in setup.broker.settled] == ["ack"]
+
+
 def test_an_error_of_our_own_does_not_end_the_loop(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
     """Should processing raise what it never should, the messages go back with a pause, and the loop goes on."""
     setup.backend.failures["read"] = [RuntimeError("a bug")]
