@@ -34,6 +34,12 @@ class AsyncResult(Generic[R]):
     TimeoutError = TimeoutError
     #: whether a record is kept of it
     _stored = True
+    _final: tuple[TaskRecord, ResultMeta] | None = None
+    _ignored = False
+    #: when the task is due, in epoch seconds, where the call that returned this object said so
+    eta: float | None = None
+    #: whether the call of a unique task was not sent, because the task of this id stands for it
+    duplicate = False
 
     def __init__(
         self,
@@ -51,12 +57,6 @@ class AsyncResult(Generic[R]):
         self._task_name = task_name
         self.parent: Any = parent
         self.on_ready: list[Callable[[AsyncResult[Any]], Any]] = []
-        self._final: tuple[TaskRecord, ResultMeta] | None = None
-        self._ignored = False
-        #: when the task is due, in epoch seconds, where the call that returned this object said so
-        self.eta: float | None = None
-        #: whether the call of a unique task was not sent, because the task of this id stands for it
-        self.duplicate = False
 
     # -- where to look
 

@@ -45,7 +45,8 @@ class Packer:
         `OperationalError` where the store is out of reach.
         """
         parcels = self._parcels(broker) if self._payloads is not None else None
-        outgoing = [self._outgoing(broker, call, parcels) for call in calls]
+        limit = broker.features.max_body
+        outgoing = [self._outgoing(broker, call, limit, parcels) for call in calls]
         if parcels is not None:
             parcels.store()
         return outgoing
@@ -57,9 +58,10 @@ class Packer:
         conf, limit = self._conf, broker.features.max_body
         return None if store is None else Parcels(store, limit, conf.payload_threshold, conf.max_message_bytes)
 
-    def _outgoing(self, broker: Broker, call: Call, parcels: Parcels | None) -> Outgoing:
-        message, queue, delay = call.message, call.queue, call.delay
-        limit = broker.features.max_body if delay <= 0 else broker.largest_body(queue, delay)
+    def _outgoing(self, broker: Broker, call: Call, limit: int | None, parcels: Parcels | None) -> Outgoing:
+        message, queue, delay, _ = call
+        if delay > 0:
+            limit = broker.largest_body(queue, delay)
         try:
             body = encode(message) if parcels is None else parcels.body_of(message, limit)
         except EncodeError as error:

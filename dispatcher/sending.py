@@ -93,11 +93,12 @@ class Sender:
             fields["id"] = new_id()
         if options:
             marks = both(marks, marks_of_call(options, args, kwargs, task))
-        elif task is not None:
+        elif task is not None and task._sensitive is not None:
             marks = both(marks, task._sensitive)
         if marks is not None:
             fields["sensitive"] = marks
-        self._set_arguments(fields, args, kwargs, terms)
+        if args != () or kwargs:
+            self._set_arguments(fields, args, kwargs, terms)
         frame = current_frame()
         if frame is not None:
             self._set_lineage(fields, frame.request)

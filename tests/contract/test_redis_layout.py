@@ -182,3 +182,15 @@ def test_waiting_leaves_nothing(redis_server: RedisServer, raw: Any, options: di
     assert sorted(kind for kind in left.values()) == ["list", "string"]
     backend.forget(["task"])
     backend.close()
+
+
+def test_a_finished_task_is_not_waited_for(redis_server: RedisServer, options: dict[str, Any], raw: Any) -> None:
+    """A wait that looks and blocks in one write gets a result that is there at once, and leaves nothing behind."""
+    backend = RedisBackend(redis_server.url, options)
+    expires = time.time() + 60
+    backend.write([Write("a", "SUCCESS", 0, 0, 0, True, "t", expires, data="x" * 100_000)])
+    for _ in range(3):  # the first looks alone, lest the server does not know the script
+        assert len(backend.wait("a", timeout=30).data) == 100_000
+    assert keys(raw, options) == {"task:{a}": "string"}
+    assert raw.info("clients")["blocked_clients"] == 0
+    backend.close()

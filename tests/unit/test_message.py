@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.exceptions import ContentDisallowed, DecodeError
+from dispatcher.exceptions import ContentDisallowed, DecodeError, EncodeError
 from dispatcher.message import InvalidMessage, Message, UnsupportedMessage, decode, encode
 
 LIMIT = 10 * 1024 * 1024
@@ -183,6 +183,20 @@ def test_body_of_a_small_call_is_small() -> None:
     """``tasks.add`` with ``(1, 2)`` and its UUID takes at most 150 bytes."""
     message = Message("d8f1c1f0-2b1e-4b8e-9c55-0a4cfe1d2a11", "tasks.add", (1, 2))
     assert len(encode(message).encode()) <= 150
+
+
+@pytest.mark.parametrize("text", ["ü", 'a"b', "a\\b", "a\\\\udead", "\U0001f600", '"$":', "\n"])
+def test_ids_and_names_are_written_as_json(text: str) -> None:
+    """Whatever characters an id or a name has, they come back."""
+    message = decode(encode(Message(text, text, (text,))))
+    assert (message.id, message.task, message.args) == (text, text, (text,))
+
+
+@pytest.mark.parametrize("fields", [("\ud800", "t"), ("a", "\udc00"), ("a", "t", ("\ud800",))])
+def test_lone_surrogates_are_not_written(fields: Any) -> None:
+    """A text that no other program could read is refused, wherever it is."""
+    with pytest.raises(EncodeError, match="surrogates"):
+        encode(Message(*fields))
 
 
 def test_defaults_are_left_out() -> None:

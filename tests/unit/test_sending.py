@@ -11,6 +11,7 @@ from dispatcher import signals
 from dispatcher.call_options import REFUSED_OPTIONS
 from dispatcher.exceptions import ImproperlyConfigured, QueueNotFound, UnsupportedOption
 from dispatcher.message import Message, decode
+from dispatcher.utils import uuid as new_id
 from tests.unit.bench import Bench
 
 
@@ -262,3 +263,37 @@ def test_a_delay_that_outlives_the_signature_is_refused() -> None:
     task.apply_async(countdown=86_000)
     with pytest.raises(UnsupportedOption, match="signing_max_age, now 86,400 s"):
         task.apply_async(countdown=86_500)
+
+
+def test_what_depends_on_the_moment_is_worked_out_for_each_call() -> None:
+    """A task's expiry and a route's countdown count from each call, though neither call has options of its own."""
+    bench = Bench(task_routes={"t": {"countdown": 60}})
+    task = bench.app.task(name="t", expires=600)(lambda: 1)
+    task.delay()
+    bench.clock.advance(100)
+    task.delay()
+    bench.clock.advance(1000)
+    messages = [decode(delivery.body) for delivery in bench.receive()]
+    assert [(message.eta, message.expires) for message in messages] == [
+        (NOW + 60, NOW + 600),
+        (NOW + 160, NOW + 700),
+    ]
+
+
+def test_router_functions_are_asked_about_each_call() -> None:
+    """A function routes by the arguments, so no answer of it is kept."""
+    bench = Bench(task_routes=lambda name, args, kwargs, options, task=None: {"queue": args[0]})
+    task = bench.app.task(name="t")(lambda queue: 1)
+    for queue in ("a", "b"):
+        task.delay(queue)
+    assert [decode(delivery.body).args for delivery in bench.receive(["a"])] == [("a",)]
+    assert [decode(delivery.body).args for delivery in bench.receive(["b"])] == [("b",)]
+
+
+def test_ids_are_random_uuids() -> None:
+    """A task's id is a UUID of version 4, and no two are the same."""
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for each in ids:
+        parsed = uuid.UUID(each)
+        assert (str(parsed), parsed.version, parsed.variant) == (each, 4, uuid.RFC_4122)
