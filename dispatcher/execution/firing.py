@@ -2,8 +2,8 @@
 
 What was begun goes on: a firing whose task has a record is that task's message like any other. Where there is none yet,
 its entry decides: by its schedule, which a timer cannot always express, by its policy for late firings, and by whether
-it is enabled. Several times in one minute, a later time that makes up for this one, and calls of unique tasks are sent
-as messages of their own.
+it is enabled. Several times in one minute, a later time that makes up for this one, and calls of unique tasks or with a
+countdown are sent as messages of their own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ outcomes = logging.getLogger("dispatcher.task.outcome")
 
 #: How long before the record of a task may go its firings count no more, in seconds.
 _MARGIN: Final = 60.0
+#: Times of messages have so many seconds' precision.
+_ROUNDED: Final = 0.001
 
 
 class BeatApp(Protocol):
@@ -185,8 +187,7 @@ def decide(env: Environment, run: Run) -> Outcome | None:
     wanted = firings.kept(entry, at, now)
     if wanted is None:
         return _drop(entry, at, f"it is {now - at:.0f} s late, over the {entry.within:g} s of catch_up_within")
-    task = run.task
-    if wanted == at and (task is None or task._uniqueness is None):
+    if wanted == at and not _is_sent_on(run, max(now, at)):
         return None
     if wanted != at:
         outcomes.info(
@@ -196,6 +197,17 @@ def decide(env: Environment, run: Run) -> Outcome | None:
     call = _call(env, entry, wanted)._replace(queue=home_queue(run.delivery.queue))
     _pass_on(env, run, lambda: _beat(env).send_built(call))
     return run.outcome
+
+
+def _is_sent_on(run: Run, start: float) -> bool:
+    """Say whether a firing is sent on as its task's message: that of a unique task, or of one with a countdown.
+
+    After that wait its time would be long past, and the firing late. ``start`` is when it could start without.
+    """
+    task, message = run.task, run.message
+    if message is not None and message.eta is not None and message.eta > start + _ROUNDED:
+        return True
+    return task is not None and task._uniqueness is not None
 
 
 def _drop(entry: Entry, at: float, why: str) -> Outcome:

@@ -302,6 +302,21 @@ def test_a_countdown_is_counted_from_the_time_it_is_due() -> None:
     assert len(beat.calls) == 1
 
 
+@pytest.mark.parametrize("policy", ["last", "all", "skip"])
+@pytest.mark.parametrize("countdown", [100, 300, 10 * 86_400])
+def test_a_long_countdown_makes_no_firing_late(policy: str, countdown: float) -> None:
+    """Each time runs once, so long after it, whatever was due meanwhile; also where the beat fires early and twice."""
+    beat = Beat(60, options={"countdown": countdown}, catch_up=policy)
+    for number in range(5):
+        beat.fire(START + timedelta(minutes=number))
+        beat.fire(START + timedelta(minutes=number + 1))
+        beat.step()
+        beat.advance_to(START + timedelta(minutes=number + 1))
+    beat.work(limit=1000)
+    assert [head["beat_at"][14:16] for head in beat.heads] == ["00", "01", "02", "03", "04", "05"]
+    assert 0 <= beat.clock.time() - START.timestamp() - countdown - 300 < 1
+
+
 def test_a_paused_entry_starts_nothing() -> None:
     """An entry with `enabled` off drops its firings."""
     beat = Beat(enabled=False)
