@@ -9,11 +9,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from benchmarks.environment import ROOT
-from benchmarks.scale import report
+from benchmarks.scale import mapped, report
 from benchmarks.scale.emulated import Counts, count, errors
 from benchmarks.scale.model import Prediction, Setup, predict
 from benchmarks.scale.workloads import CHORD, WORKLOADS
@@ -21,7 +21,7 @@ from tests.emulation.endpoint import AwsEndpoint
 
 PAGE: Final = ROOT / "docs" / "scale.md"
 KEPT: Final = ROOT / "benchmarks" / "results" / "scale.json"
-BEGIN: Final = "<!-- model: begin (written by python -m benchmarks scale --full) -->"
+BEGIN: Final = "<!-- model: begin (written by python -m benchmarks scale --keep) -->"
 END: Final = "<!-- model: end -->"
 
 _QUICK: Final = (1_000, 10_000)
@@ -31,20 +31,61 @@ _AS_GENERATED: Final = 10_000
 #: Workloads that are about a key, not about a rate: what they show shows below this one.
 _ABOUT_A_KEY: Final = {"limited": 10_000, "unique": 10_000}
 _TUNED: Final = {"concurrency": 1_000}
-#: Tasks of a comparison with the emulator.
+#: Tasks of a comparison with the emulator; tasks and their seconds where a mapping drains them, so many at a time.
 _COMPARED: Final = 200
+_DRAINED: Final = ((200, 0.1), (40, 1.0))
+_CONCURRENCY: Final = 4
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     options = _parse(arguments)
-    compared = {} if options.no_emulator else compare(options.workloads)
-    found = _predict_all(_runs(options.workloads, options.rates))
-    text = f"{report.predictions(found)}\n\n### Against the emulator\n\n{report.comparison(compared)}"
-    print(text)
-    if options.full:
-        _keep(found, compared, text)
+    kept = Kept({}, {})
+    if not options.no_emulator:
+        kept.compared.update(compare(options.workloads))
+    for found in _predict_all(_runs(options.workloads, options.rates)):
+        kept.predictions[found.workload, found.setup] = found
+        if options.keep:  # at once: what comes last takes minutes
+            kept.add()
+    print(kept.text())
     return 0
+
+
+@dataclasses.dataclass
+class Kept:
+    """Figures, and the page that shows them."""
+
+    predictions: dict[tuple[str, Setup], Prediction]
+    compared: dict[str, report.Compared]
+
+    @classmethod
+    def read(cls) -> Kept:
+        """Return what was kept, if anything was."""
+        if not KEPT.exists():
+            return cls({}, {})
+        fields = json.loads(KEPT.read_text())
+        found = [Prediction(**{**each, "setup": Setup(**each["setup"])}) for each in fields["predictions"]]
+        return cls({(each.workload, each.setup): each for each in found}, fields["compared"])
+
+    def add(self) -> None:
+        """Keep everything beside what was kept before, and rewrite the page."""
+        earlier = self.read()
+        Kept({**earlier.predictions, **self.predictions}, {**earlier.compared, **self.compared})._write()
+
+    def _write(self) -> None:
+        predictions = [dataclasses.asdict(each) for each in self.predictions.values()]
+        KEPT.write_text(json.dumps({"predictions": predictions, "compared": self.compared}, indent=1) + "\n")
+        head, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n\n{self.text()}\n\n{END}{rest.partition(END)[2]}")
+
+    def text(self) -> str:
+        """Return all tables, the workloads in their order and the rates in theirs."""
+        names = list(WORKLOADS)
+        found = sorted(self.predictions.values(), key=lambda each: (names.index(each.workload), each.setup.rate))
+        parts = ["### What happens", report.workloads(), report.predictions(found)]
+        if self.compared:
+            parts += ["### Beside the emulator", report.comparison(self.compared)]
+        return "\n\n".join(parts)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -53,7 +94,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"some of {', '.join(WORKLOADS)}")
     parser.add_argument("--rates", help="tasks a minute, separated by commas")
-    parser.add_argument("--full", action="store_true", help="up to 1,000,000 a minute; writes docs/scale.md")
+    parser.add_argument("--full", action="store_true", help="up to 1,000,000 a minute, and --keep")
+    parser.add_argument("--keep", action="store_true", help="keep the figures and rewrite docs/scale.md")
     parser.add_argument("--no-emulator", action="store_true", help="do not count on the emulator")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
@@ -64,6 +106,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--rates takes whole numbers, such as 1000,100000, not {options.rates!r}")
     options.rates = options.rates or (_FULL if options.full else _QUICK)
     options.workloads = options.workloads or list(WORKLOADS)
+    options.keep = options.keep or options.full
     return options
 
 
@@ -83,15 +126,12 @@ def _runs(workloads: Sequence[str], rates: Sequence[int]) -> list[tuple[str, Set
     return runs
 
 
-def _predict_all(runs: Sequence[tuple[str, Setup]]) -> list[Prediction]:
-    """Run the model side by side on all CPUs, the longest runs first."""
-    order = sorted(range(len(runs)), key=lambda place: -runs[place][1].rate)
-    found: dict[int, Prediction] = {}
+def _predict_all(runs: Sequence[tuple[str, Setup]]) -> Iterator[Prediction]:
+    """Run the model side by side on all CPUs, the longest runs first; yield what is ready."""
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), max_tasks_per_child=1) as pool:
-        futures = {pool.submit(_predict, *runs[place]): place for place in order}
-        for future in concurrent.futures.as_completed(futures):
-            found[futures[future]] = future.result()
-    return [found[place] for place in range(len(runs))]
+        order = sorted(runs, key=lambda run: -run[1].rate)
+        for future in concurrent.futures.as_completed([pool.submit(_predict, *run) for run in order]):
+            yield future.result()
 
 
 def _predict(name: str, setup: Setup) -> Prediction:
@@ -110,16 +150,14 @@ def compare(workloads: Sequence[str], tasks: int = _COMPARED) -> dict[str, repor
             counted = count(endpoint, WORKLOADS[name], size)
             print(f"{name}: {size} tasks counted on the emulator", file=sys.stderr, flush=True)
             compared[f"{name}, {size:,} tasks"] = errors(Counts.of(alone(name, size)), counted)
+        for size, seconds in _DRAINED:
+            real = mapped.drain(endpoint, size, seconds, _CONCURRENCY)
+            expected = mapped.predicted(size, seconds, _CONCURRENCY)
+            title = f"a mapping with {_CONCURRENCY} environments, {size} tasks of {seconds:g} s"
+            compared[title] = {"seconds to drain": (expected, real, 100 * (expected - real) / real)}
     return compared
 
 
 def alone(name: str, tasks: int) -> Prediction:
     """Predict what tasks come to that are sent at once and worked off one batch at a time."""
     return predict(dataclasses.replace(WORKLOADS[name], share=1e-6), Setup(tasks, concurrency=2, account=1))
-
-
-def _keep(found: Sequence[Prediction], compared: dict[str, report.Compared], text: str) -> None:
-    kept: dict[str, Any] = {"predictions": [dataclasses.asdict(each) for each in found], "compared": compared}
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
-    head, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")

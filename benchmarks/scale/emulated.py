@@ -63,23 +63,32 @@ def _kept(calls: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in calls.items() if name not in _LEFT_OUT}
 
 
-def count(endpoint: AwsEndpoint, workload: Workload, tasks: int, seed: int = 1) -> Counts:
-    """Send so many tasks to an emulator's queue and work them off by the handler, one batch of ten at a time."""
-    url = endpoint.create_queue(unique_name("scale"), visibility_timeout=_VISIBILITY)
-    table = endpoint.create_table(unique_name("scale"), sort_key="sk")
-    keys = {
-        "region": REGION, "endpoint_url": endpoint.url, "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY,
-    }  # fmt: skip
-    app = Dispatcher(
+def make_app(endpoint: AwsEndpoint, url: str, table: str) -> Dispatcher:
+    """Return an app whose queue and table are an endpoint's."""
+    keys = _keys(endpoint)
+    return Dispatcher(
         "scale", broker="sqs://", backend=f"dynamodb://{table}", set_as_current=False, worker_hijack_root_logger=False,
         broker_transport_options={**keys, "predefined_queues": {QUEUE: {"url": url}}},
         result_backend_transport_options=keys, metrics_namespace=None,
     )  # fmt: skip
+
+
+def _keys(endpoint: AwsEndpoint) -> dict[str, str]:
+    return {
+        "region": REGION, "endpoint_url": endpoint.url, "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY,
+    }  # fmt: skip
+
+
+def count(endpoint: AwsEndpoint, workload: Workload, tasks: int, seed: int = 1) -> Counts:
+    """Send so many tasks to an emulator's queue and work them off by the handler, one batch of ten at a time."""
+    url = endpoint.create_queue(unique_name("scale"), visibility_timeout=_VISIBILITY)
+    table = endpoint.create_table(unique_name("scale"), sort_key="sk")
+    app = make_app(endpoint, url, table)
     all_tasks = Tasks(app)
     app.finalize()
     worker = Worker(lambda: app)
     worker.start()
-    clients = [aws.client(service, client_settings(service, keys)) for service in ("sqs", "dynamodb")]
+    clients = [aws.client(service, client_settings(service, _keys(endpoint))) for service in ("sqs", "dynamodb")]
     try:
         with quiet(), Meter(*clients) as meter:
             sent = workload.send(all_tasks, tasks, random.Random(seed))

@@ -105,6 +105,8 @@ class Prediction:
     @property
     def limit(self) -> str:
         """What kept the queue from draining sooner, by what the run ran into."""
+        if self.hot_key.startswith("RATE#") and self.handed_back > self.tasks / 10:
+            return "the rate limit itself"
         if self.hot_writes >= 0.8 * facts.PARTITION_WRITES:
             return f"the key {self.hot_key.partition('#')[0]}#…"
         if self.throttled_writes > self.tasks / 100:

@@ -18,4 +18,4 @@ def test_requests_and_units_are_those_that_an_endpoint_counts(aws_endpoint: AwsE
     # In how many calls a batch's outcomes are written depends on how long its tasks really took.
     wrong = {figure: found for figure, found in compared.items() if found[2] and not figure.startswith("dynamodb:")}
     assert wrong == {}
-    assert compared["invocations"][0] == tasks / 10
+    assert compared["invocations"][0] >= 1
