@@ -24,7 +24,7 @@ from dispatcher.routing import Routes
 from dispatcher.sensitive import Marks, both, marks_of_call, raise_discreetly
 from dispatcher.serialization import pack
 from dispatcher.state import current_frame
-from dispatcher.utils import uuid as new_id
+from dispatcher.utils import uuid
 
 if TYPE_CHECKING:
     from dispatcher.payloads import PayloadStore
@@ -79,10 +79,11 @@ class Sender:
         task: Any = None,
         marks: Marks | None = None,
         now: float | None = None,
+        new_id: str | None = None,
     ) -> Call:
         """Return the call's message and queue; ``marks`` are those that it has beside the task's and the options'.
 
-        Times are counted from ``now`` in epoch seconds, by default the present.
+        Times are counted from ``now`` in epoch seconds, by default the present; ``new_id`` is for a call without one.
         Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
@@ -90,7 +91,7 @@ class Sender:
         terms = known or self._terms(name, args, kwargs, options, task, now)
         fields = {"task": name, **terms.fields}
         if "id" not in fields:
-            fields["id"] = new_id()
+            fields["id"] = new_id or uuid()
         if options:
             marks = both(marks, marks_of_call(options, args, kwargs, task))
         elif task is not None and task._sensitive is not None:

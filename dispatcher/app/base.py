@@ -32,7 +32,7 @@ from dispatcher.routing import Routes
 from dispatcher.sending import Sender
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
-from dispatcher.utils import uuid
+from dispatcher.utils import uuid, uuids
 
 if TYPE_CHECKING:
     from dispatcher.backends.base import ResultBackend
@@ -362,12 +362,13 @@ class Dispatcher(Workflows, Changes, Periodic):
         if self.conf.task_always_eager:
             return [sig.apply_async() for sig in calls]
         built: list[tuple[Call, Signature, AnyTask | None]] = []
-        for sig in calls:
+        for sig, new_id in zip(calls, uuids(len(calls)), strict=True):
             name, args, kwargs = sig["task"], sig["args"], sig["kwargs"]
             task = self._tasks.get(name)
             if task is not None and task._check_call is not None:
                 task._check_call(*args, **kwargs)
-            built.append((self._sender.build(name, args, kwargs, sig["options"], task), sig, task))
+            call = self._sender.build(name, args, kwargs, sig["options"], task, new_id=new_id)
+            built.append((call, sig, task))
         sent = self._claims.send([call for call, _, _ in built])
         return [self._result_of(call, sig["options"], task) for call, (_, sig, task) in zip(sent, built, strict=True)]
 

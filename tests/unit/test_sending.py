@@ -12,6 +12,7 @@ from dispatcher.call_options import REFUSED_OPTIONS
 from dispatcher.exceptions import ImproperlyConfigured, QueueNotFound, UnsupportedOption
 from dispatcher.message import Message, decode
 from dispatcher.utils import uuid as new_id
+from dispatcher.utils import uuids as new_ids
 from tests.unit.bench import Bench
 
 
@@ -292,8 +293,8 @@ def test_router_functions_are_asked_about_each_call() -> None:
 
 def test_ids_are_random_uuids() -> None:
     """A task's id is a UUID of version 4, and no two are the same."""
-    ids = {new_id() for _ in range(1000)}
-    assert len(ids) == 1000
+    ids = {new_id() for _ in range(1000)} | set(new_ids(1000))
+    assert len(ids) == 2000
     for each in ids:
         parsed = uuid.UUID(each)
         assert (str(parsed), parsed.version, parsed.variant) == (each, 4, uuid.RFC_4122)
