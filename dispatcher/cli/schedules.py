@@ -103,7 +103,7 @@ def _row(entry: Any, now: float) -> dict[str, Any]:
     following = entry.next_after(now) if entry.enabled else None
     if following is not None and entry.is_over(following):
         following = None
-    when = "paused" if not entry.enabled else "never" if following is None else f"{entry.moment(following):%F %T}"
+    when = "paused" if not entry.enabled else "never" if following is None else f"{entry.moment(following):%F %T %Z}"
     return {
         "entry": entry.name, "schedule": str(entry.schedule), "task": entry.task, "queue": entry.queue,
         "catch_up": str(entry.catch_up), "next": when, "from": "store" if entry.dynamic else "code",

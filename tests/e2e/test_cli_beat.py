@@ -44,7 +44,7 @@ def test_a_beat_shows_its_entries_fires_and_stops(directory: Path, number: signa
     """It says what it is about to fire and when, fires, and gives its lease up at its end."""
     with WorkerProcess(directory, "-A", "work", "beat") as beat:
         assert re.search(r"often +<freq: 1 s> +work.tick +default +last +\d{4}-\d\d-\d\d", beat.wait_for("often"))
-        assert re.search(r"night +last +\d{4}-\d\d-\d\d 02:30:00", beat.wait_for("nightly"))
+        assert re.search(r"night +last +\d{4}-\d\d-\d\d 02:30:00 UTC", beat.wait_for("nightly"))
         beat.wait_for("beat ready: 2 entries")
         beat.wait_for("fired often (work.tick) for ")
         beat.signal(number)
