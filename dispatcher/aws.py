@@ -30,7 +30,7 @@ from botocore.exceptions import (
 
 from dispatcher._version import __version__
 from dispatcher.aws_bounds import OutOfTime, in_time
-from dispatcher.aws_data import PinnedLoader
+from dispatcher.aws_data import SERVICES, PinnedLoader, small_session
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
 from dispatcher.config import inside_lambda
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
@@ -125,10 +125,10 @@ def _key(service: str, settings: ClientSettings) -> Any:
 
 def _make_client(process: _Process, service: str, settings: ClientSettings) -> Any:
     config = dict(settings.config)
-    if config.keys() & _VARIANTS:
+    if config.keys() & _VARIANTS or service not in SERVICES:
         session = _make_session(config)
     else:
-        session = process.session = process.session or _make_session(config)
+        session = process.session = process.session or _pinned(small_session(), config)
     if settings.endpoint_url == LOCALSTACK:
         settings = _localstack(service, settings)
     arguments: dict[str, Any] = {
@@ -155,7 +155,11 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
 
 
 def _make_session(config: Mapping[str, Any]) -> Any:
-    session = botocore.session.Session()
+    return _pinned(botocore.session.Session(), config)
+
+
+def _pinned(session: Any, config: Mapping[str, Any]) -> Any:
+    """Return a session with our loader of botocore's data, unless its configuration asks for what that has not."""
     if not any(config.get(name) or session.get_config_variable(name) for name in (*_VARIANTS, "data_path")):
         session.register_component("data_loader", _loader)
     return session
