@@ -125,14 +125,21 @@ class RedisBroker(Broker):
 
     def _add(self, messages: Sequence[Outgoing]) -> list[Any]:
         """Put messages into their streams, or aside until they are due, in one write; return the server's replies."""
-        streams = {(message.queue, message.priority or 0) for message in messages}
         if self._opened != self._connections.opened:  # after a reconnection the server may be a new one
             self._opened = self._connections.opened
             self._registered.clear()
-        starts = {(name, priority): self._queue(name).addition(priority) for name, priority in streams}
-        additions = [_addition(starts[message.queue, message.priority or 0], message.body) for message in messages]
-        new = streams - self._registered
-        if not new and not any(message.delay > 0 for message in messages):
+        starts: dict[tuple[str, int], bytes] = {}
+        additions = []
+        delayed = False
+        for name, body, _, delay, priority, _, _ in messages:
+            stream = (name, priority or 0)
+            if (start := starts.get(stream)) is None:
+                start = starts[stream] = self._queue(name).addition(stream[1])
+            content = body.encode()
+            additions.append(b"%b$%d\r\n%b\r\n" % (start, len(content), content))
+            delayed = delayed or delay > 0
+        new = starts.keys() - self._registered
+        if not new and not delayed:
             return self._connections.execute(b"".join(additions), len(messages))
         registrations = [command for stream in new for command in self._registration(*stream)]
         commands = [
@@ -386,11 +393,6 @@ class RedisBroker(Broker):
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _addition(start: bytes, body: str) -> bytes:
-    content = body.encode()
-    return b"%b$%d\r\n%b\r\n" % (start, len(content), content)
 
 
 def _took_effect(reply: Any) -> bool:
