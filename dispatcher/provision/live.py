@@ -13,6 +13,7 @@ from dispatcher.aws_options import ClientSettings
 from dispatcher.exceptions import DispatcherError
 from dispatcher.provision import stacks
 from dispatcher.provision.check import SETS, Difference, compared
+from dispatcher.provision.policies import REFUSE_PLAIN_HTTP
 from dispatcher.provision.resources import emulated
 from dispatcher.provision.template import Template
 
@@ -224,7 +225,13 @@ def _queue(live: DeployedStack, url: str, wanted: Mapping[str, Any]) -> dict[str
 def _queue_policy(live: DeployedStack, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     url = live.resolved(wanted["Queues"][0])
     answer = live.ask("sqs", "get_queue_attributes", url, QueueUrl=url, AttributeNames=["Policy"])
-    return {"PolicyDocument": json.loads(answer.get("Attributes", {}).get("Policy") or "{}")}
+    policy = json.loads(answer.get("Attributes", {}).get("Policy") or "{}")
+    if live.endpoint.startswith("http:") and "Statement" in policy:
+        # The template of SAM has a statement there that `emulated` leaves out, since an emulator has nothing else.
+        own = {each["Sid"] for each in wanted["PolicyDocument"]["Statement"]}
+        gone = {REFUSE_PLAIN_HTTP} - own
+        policy["Statement"] = [each for each in policy["Statement"] if each.get("Sid") not in gone]
+    return {"PolicyDocument": policy}
 
 
 def _table(live: DeployedStack, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:

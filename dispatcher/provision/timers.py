@@ -42,8 +42,8 @@ def timers(plan: Plan) -> Iterator[Resource]:
     if rules > EVENTBRIDGE_MAX_RULES:
         raise ImproperlyConfigured(
             f"{rules} entries of the beat need a rule each, and an event bus takes {EVENTBRIDGE_MAX_RULES}; other "
-            "rules of the account count too. Give some entries a timezone of their own, which EventBridge Scheduler "
-            "serves, or join those that run at the same times"
+            "rules of the account count too. Join entries that run at the same times, keep some of them by "
+            "app.schedules, which EventBridge Scheduler fires, or give some to an app of their own"
         )
     for timer in plan.schedules:
         yield _rule(plan, timer) if timer.kind == RULE else _schedule(plan, timer)
