@@ -116,11 +116,11 @@ def _traceback(error: BaseException) -> str:
     """The traceback from the app's own code on."""
     here = os.path.dirname(os.path.dirname(__file__))
     frames = traceback.extract_tb(error.__traceback__)
-    first = next(
-        (i for i, each in enumerate(frames) if _is_code(each.filename) and not each.filename.startswith(here)), 0
-    )
-    lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
-    return "Traceback (most recent call last):\n" + "".join(lines)
+    own = [i for i, each in enumerate(frames) if _is_code(each.filename) and not each.filename.startswith(here)]
+    # A module that Python cannot even read has no frames of its own.
+    shown = [each for each in frames[own[0] :] if not each.filename.startswith("<frozen")] if own else []
+    head = ["Traceback (most recent call last):\n"] if shown else []
+    return "".join([*head, *traceback.format_list(shown), *traceback.format_exception_only(error)])
 
 
 def _is_code(filename: str) -> bool:

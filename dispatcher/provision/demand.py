@@ -42,10 +42,10 @@ class Traffic:
     """How a task is used: counts and shares are means of one call.
 
     ``calls`` a month, ``duration`` of a run in seconds, messages that are sent ``together``, ``retries``; the share of
-    ``failures``, of calls that are ``joined`` (members of a chord, or of a group that something follows), of
-    ``payloads`` (arguments in the bucket), of calls ``scheduled`` by EventBridge Scheduler (delays) and of those that
-    the beat has ``fired``; ``reads`` of the result, each poll of ``get()`` being one; bytes of a message ``body``, of
-    its ``record``.
+    ``failures``, of calls that are ``joined`` (members of a chord, or of a group that something follows), of calls that
+    are ``linked`` (another call follows), of ``payloads`` (arguments in the bucket), of calls ``scheduled`` by
+    EventBridge Scheduler (delays) and of those that the beat has ``fired``; ``reads`` of the result, each poll of
+    ``get()`` being one; bytes of a message ``body``, of its ``record``.
     """
 
     calls: float = 0.0
@@ -54,6 +54,7 @@ class Traffic:
     retries: float = 0.0
     failures: float = 0.0
     joined: float = 0.0
+    linked: float = 0.0
     payloads: float = 0.0
     scheduled: float = 0.0
     fired: float = 0.0
@@ -174,10 +175,11 @@ def _any(share: float, batch: float) -> float:
 
 
 def _looked_up(task: PlannedTask, traffic: Traffic) -> float:
-    """Return the share of calls whose record is looked for at once; of a lean task that of those the beat fires."""
+    """Return the share of calls whose record is looked for at once; of a lean task those fired, and those linked."""
     if not task.lean or task.rate_limit is not None or traffic.joined > 0:
         return 1.0
-    return traffic.fired
+    # A lean task that something follows has a record all the same, so that what follows is sent once.
+    return min(1.0, traffic.fired + traffic.linked)
 
 
 def _records(task: PlannedTask, traffic: Traffic) -> float:

@@ -220,13 +220,14 @@ def test_command_runs_beside_it(directory: Path, local_cache: Path) -> None:
     assert not any(line.startswith("export") for line in local.log)
 
 
-def test_broken_app_ends_the_run_of_a_command(directory: Path, local_cache: Path) -> None:
+@pytest.mark.parametrize(("source", "error"), [("1 / 0\n", "ZeroDivisionError"), ("def f(:\n", "SyntaxError")])
+def test_broken_app_ends_the_run_of_a_command(directory: Path, local_cache: Path, source: str, error: str) -> None:
     """Where nobody is there to mend the app, its traceback is the error."""
-    (directory / "shop.py").write_text("1 / 0\n")
+    (directory / "shop.py").write_text(source)
     with Local(directory, local_cache, "--port", "0", "--", "true") as local:
         assert local.wait() == 1
-    assert any("ZeroDivisionError" in line for line in local.log)
-    assert not any("/dispatcher/" in line for line in local.log)  # the user's frames only
+    assert any(error in line for line in local.log)
+    assert not any("/dispatcher/" in line or "importlib" in line for line in local.log)  # the user's frames only
 
 
 def test_given_endpoint_is_used_and_left_running(directory: Path, local_cache: Path, aws_endpoint: AwsEndpoint) -> None:

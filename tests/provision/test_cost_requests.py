@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import aws, chord
+from dispatcher import aws, chain, chord
 from dispatcher.aws_options import ClientSettings
 from dispatcher.provision.demand import Demand, Traffic, of_call
 from dispatcher.provision.plan import PlannedTask, plan
@@ -126,6 +126,52 @@ def test_a_call_that_succeeds(lab: Counted, options: dict[str, Any]) -> None:
     """Sent ten together, run ten together."""
     task = lab.task(lambda number: number, name="lab.task", **options)
     _check(lab.run(_many(task)), _model(lab, "lab.task", Traffic(together=10, duration=0.0)))
+
+
+def test_large_results(lab: Counted) -> None:
+    """A write unit for each KB of the record."""
+    task = lab.task(lambda number: "x" * 3_000, name="lab.task")
+    _check(lab.run(_many(task)), _model(lab, "lab.task", Traffic(together=10, duration=0.0, record=3_400)))
+
+
+def test_calls_that_have_expired(lab: Counted) -> None:
+    """They do not run, and their records say so."""
+    task = lab.task(lambda number: number, name="lab.task")
+
+    def send(start: int) -> None:
+        lab.app.send_many([task.s(number).set(expires=-1.0) for number in range(start, start + BATCH)])
+
+    _check(lab.run(send), _model(lab, "lab.task", Traffic(together=10, duration=0.0)))
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["with results", "lean"])
+def test_calls_that_others_follow(lab: Counted, lean: bool) -> None:
+    """What follows is sent alone, after a record that lean tasks have for it."""
+    first, second = (
+        lab.task(lambda number: number, name=f"lab.{name}", ignore_result=lean, revocable=not lean)
+        for name in ("first", "second")
+    )
+
+    def send(start: int) -> None:
+        for number in range(start, start + BATCH):
+            chain(first.s(number), second.s()).apply_async()
+
+    modelled = _model(lab, "lab.first", Traffic(duration=0.0, linked=1.0))
+    _check(lab.run(send), modelled + _model(lab, "lab.second", Traffic(duration=0.0)))
+
+
+def test_results_that_are_read(lab: Counted) -> None:
+    """One that is there is read once."""
+    task, results = lab.task(lambda number: number, name="lab.task"), []
+
+    def send(start: int) -> None:
+        results.extend(lab.app.send_many([task.s(number) for number in range(start, start + BATCH)]))
+
+    ran = lab.run(send)
+    with Meter(aws.client("dynamodb", ClientSettings())) as meter:
+        assert [result.get(timeout=5) for result in results] == list(range(CALLS))
+    counted = dataclasses.replace(ran, reads=ran.reads + meter.read_units)
+    _check(counted, _model(lab, "lab.task", Traffic(together=10, duration=0.0, reads=1.0)))
 
 
 def test_calls_that_are_sent_alone(lab: Counted) -> None:
