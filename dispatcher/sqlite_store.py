@@ -216,6 +216,10 @@ class Store:
             else:
                 _inherited.append(connection)
 
+    def __del__(self) -> None:
+        # Scripts seldom close their apps, and from Python 3.13 on a connection warns that is left to the collector.
+        self.close()
+
     def before_fork(self) -> None:
         """Close the connection and keep threads from opening one."""
         self._lock.acquire()
