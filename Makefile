@@ -62,7 +62,7 @@ format: $(VENV)/.dev-stamp ## Rewrite the code in the project's format and apply
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.dev-stamp ## Measure the figures of benchmarks/README.md beside the peers
+bench: | $(VENV)/bin/python ## Measure the figures of benchmarks/README.md beside the peers
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Run with the oldest supported Python, whose environment needs the most packages: make lock PYTHON=python3.11
