@@ -26,7 +26,8 @@ ENVIRONMENTS: Final = {"saq": "redis5", "arq": "redis5", "celery_sqs": "sqs", "d
 #: Contenders that differ in their workers only -> whose backlog they work off.
 PRODUCERS: Final = {"celery_threads": "celery"}
 
-_PROBE_TIMEOUT: Final = 200.0
+#: Longer than the longest takes: a million records through a handler that keeps their results.
+_PROBE_TIMEOUT: Final = 400.0
 _POLL: Final = 0.005
 
 

@@ -33,6 +33,10 @@ def python_of(environment: str) -> Path:
     return HOME / environment / "bin" / "python"
 
 
+class EnvironmentFailed(RuntimeError):
+    """An environment could not be made; the installer's own message stands on standard error."""
+
+
 @functools.cache
 def ensure(environment: str) -> Path:
     """Create or renew an environment unless it holds what its requirements say; return its interpreter."""
@@ -45,8 +49,11 @@ def ensure(environment: str) -> Path:
         if not stamp.exists() or stamp.read_text() != wanted:
             print(f"installing {requirements.name} into {HOME.name}/{environment} ...", file=sys.stderr)
             base = getattr(sys, "_base_executable", sys.executable)
-            subprocess.run([base, "-m", "venv", "--clear", str(HOME / environment)], check=True)
-            subprocess.run([str(python_of(environment)), *_INSTALL, str(requirements)], check=True)
+            try:
+                subprocess.run([base, "-m", "venv", "--clear", str(HOME / environment)], check=True)
+                subprocess.run([str(python_of(environment)), *_INSTALL, str(requirements)], check=True)
+            except subprocess.CalledProcessError as error:
+                raise EnvironmentFailed(f"{requirements.name} cannot be installed: see above") from error
             stamp.write_text(wanted)
     return python_of(environment)
 
@@ -55,7 +62,10 @@ def enter(arguments: list[str]) -> None:
     """Go on inside the main environment; returns at once where that is already so."""
     if Path(sys.prefix) == HOME / MAIN:
         return
-    python = ensure(MAIN)
+    try:
+        python = ensure(MAIN)
+    except EnvironmentFailed as error:
+        raise SystemExit(f"error: {error}") from None
     os.chdir(ROOT)
     os.execv(python, [str(python), "-m", "benchmarks", *arguments])
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from benchmarks import environment
 from benchmarks.record import RESULTS, Result
-from benchmarks.rows import ROWS
+from benchmarks.rows import ROWS, backlog_size
 from benchmarks.rows.row import OURS
 from benchmarks.statistics import median_interval
 
@@ -20,8 +20,11 @@ PLOTS: Final = environment.ROOT / "benchmarks" / "plots"
 #: What `benchmarks.scale` predicts.
 SCALE: Final = RESULTS / "scale.json"
 
-_THROUGHPUT: Final = ("drain", "backlog", "cpu", "io", "payload", "send", "send-many", "group")
-_HANDLER: Final = ("handler-cpu", "handler-results", "handler-init")
+_THROUGHPUT: Final = (
+    "drain", "backlog", "cpu", "io", "payload", "send", "send-many", "group", "sqlite-drain", "sqlite-send",
+)  # fmt: skip
+_LAMBDA: Final = ("handler-cpu", "handler-results", "handler-init", "aws-calls-lean")
+_LATENCY: Final = ("round-trip", "sqlite-round-trip")
 _SHARES: Final = tuple(number / 100 for number in range(1, 100))
 
 
@@ -66,7 +69,7 @@ def figures(results: Iterable[Result], scale: Path = SCALE) -> list[Figure]:
     found = [
         Figure("throughput", "Tasks a second, by workload and library", _bars(measured, _THROUGHPUT)),
         Figure("latency", "Share of round trips that take at most so long, by library", _latency(measured)),
-        Figure("handler", "What the Lambda handler costs, beside others", _bars(measured, _HANDLER)),
+        Figure("lambda", "What a task costs on AWS, beside others", _bars(measured, _LAMBDA)),
         Figure("scaling", "How rates and costs change with the size of the work", [each for each in scaling if each]),
     ]
     return [figure for figure in found if figure.panels]
@@ -104,38 +107,45 @@ def _bar_panel(result: Result) -> Panel:
 
 
 def _latency(measured: Mapping[str, Result]) -> list[Panel]:
-    """Return the distribution of round trips: each percentile is the median of that percentile over the rounds."""
-    if "round-trip" not in measured:
-        return []
-    result, series = measured["round-trip"], []
-    for contender in ROWS["round-trip"].contenders:
-        rounds = [sample.distribution for sample in result.finished(contender) if sample.distribution]
-        if rounds:
-            series.append(Series(contender, [median(column) for column in zip(*rounds, strict=True)], _SHARES))
-    title = ROWS["round-trip"].title.replace("`", "")
-    return [Panel("lines", title, "ms", "share of calls", series, log="x")] if series else []
+    """Return the distributions of round trips: each percentile is the median of that percentile over the rounds."""
+    panels = []
+    for result in (measured[name] for name in _LATENCY if name in measured):
+        series = []
+        for contender in ROWS[result.row].contenders:
+            rounds = [sample.distribution for sample in result.finished(contender) if sample.distribution]
+            if rounds:
+                series.append(Series(contender, [median(column) for column in zip(*rounds, strict=True)], _SHARES))
+        if series:
+            title = ROWS[result.row].title.replace("`", "")
+            panels.append(Panel("lines", title, "ms", "share of calls", series, log="x"))
+    return panels
 
 
 def _drain_by_backlog(measured: Mapping[str, Result]) -> Panel | None:
     """Return rates over backlogs, of the libraries that were measured with more than one."""
-    results = [measured[name] for name in ("drain", "backlog") if name in measured]
     series = []
     for contender in ROWS["drain"].contenders:
-        points = [
-            (_backlog(result), *median_interval(values), median(values))
-            for result in results
-            if (values := result.values(contender))
-        ]
-        if len(points) > 1:
-            sizes, low, high, rates = zip(*sorted(points), strict=True)
-            series.append(Series(contender, sizes, rates, low, high))
+        rates = _rates_by_backlog(measured, contender)
+        if len(rates) > 1:
+            sizes = sorted(rates)
+            bounds = [median_interval(rates[size]) for size in sizes]
+            low, high = [low for low, _ in bounds], [high for _, high in bounds]
+            series.append(Series(contender, sizes, [median(rates[size]) for size in sizes], low, high))
     if not series:
         return None
     return Panel("lines", "Drain rate by backlog on Redis", "tasks waiting", "tasks/s", series, log="xy")
 
 
-def _backlog(result: Result) -> int:
-    return int(result.scale["backlog" if result.row == "drain" else "large_backlog"])
+def _rates_by_backlog(measured: Mapping[str, Result], contender: str) -> dict[int, list[float]]:
+    rates = {}
+    for row, size in (("drain", "backlog"), ("backlog", "large_backlog")):
+        if row in measured:
+            rates[int(measured[row].scale[size])] = measured[row].values(contender)
+    if contender == OURS and "backlog-size" in measured:
+        result = measured["backlog-size"]
+        for name in result.samples:
+            rates[backlog_size.SIZES.get(name, int(result.scale["lasting"]))] = result.values(name)
+    return {size: values for size, values in rates.items() if values}
 
 
 def _chord_units(measured: Mapping[str, Result]) -> Panel | None:

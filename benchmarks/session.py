@@ -83,20 +83,27 @@ def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int)
     for number in range(1, rounds + 1):
         for contender in order.sample(left, len(left)):
             samples[contender].append(_measure_one(bench, row, contender, number, errors))
-        if not row.bars and time.monotonic() - started > row.budget:
+        late = time.monotonic() - started > row.budget
+        if late and number < rounds and not row.bars:
             _log(f"{row.name}: past its budget after {number} rounds")
             break
-        left = _still_measured(row, samples, left)
+        left = _still_measured(row, samples, left, late=late)
     seconds = round(time.monotonic() - started, 1)
     return record.Result(row.name, date, machine, asdict(bench.scale), peers, samples, errors, seconds)
 
 
-def _still_measured(row: Row, samples: Mapping[str, Sequence[Sample | None]], left: Sequence[str]) -> list[str]:
-    """Return who takes part in the next round: not who failed again, nor, in the end, who is far behind."""
+def _still_measured(
+    row: Row, samples: Mapping[str, Sequence[Sample | None]], left: Sequence[str], *, late: bool
+) -> list[str]:
+    """Return who takes part in the next round: not who failed again, nor, in the end, who is far behind.
+
+    Late, whoever is a tenth behind the best peer is far behind.
+    """
     failed = {name for name in left if len(samples[name]) >= ATTEMPTS and not any(samples[name][-ATTEMPTS:])}
     values = {name: [sample.value for sample in samples[name] if sample] for name in left}
     medians = {name: median(column) for name, column in values.items() if column}
-    behind = row.far_behind(medians) if max(map(len, samples.values())) == ROUNDS_OF_ALL else set()
+    done = max(map(len, samples.values()))
+    behind = row.far_behind(medians, 1.1 if late else 2.0) if done == ROUNDS_OF_ALL or (late and done > 1) else set()
     return [name for name in left if name not in failed | behind]
 
 

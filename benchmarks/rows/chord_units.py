@@ -59,7 +59,7 @@ ROW = Row(
     contenders=(OURS, *SIZES),
     bars=(Bar(1.1, SMALL),),
     measure=measure,
-    budget=60.0,
+    budget=45.0,
     describe=describe,
     exact=True,
 )

@@ -49,5 +49,5 @@ ROW = Row(
     contenders=(OURS, *REDIS_PEERS, BARE),
     bars=(Bar(4, BEST_PEER), Bar(0.6, BARE)),
     measure=measure,
-    budget=250.0,
+    budget=180.0,
 )

@@ -70,6 +70,7 @@ ROW = Row(
     contenders=tuple(_ABOUT),
     bars=(Bar(1.1),),
     measure=measure,
+    budget=420.0,
     describe=describe,
     exact=True,
 )

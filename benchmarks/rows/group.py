@@ -31,5 +31,5 @@ ROW = Row(
     contenders=(OURS, "celery", "dramatiq", "rq", "huey"),
     bars=(Bar(1, BEST_PEER),),
     measure=measure,
-    budget=70.0,
+    budget=50.0,
 )

@@ -33,6 +33,6 @@ ROW = Row(
     contenders=(OURS, "powertools", "powertools_json"),
     bars=(Bar(5, "powertools"),),
     measure=measure,
-    budget=20.0,
+    budget=15.0,
     describe=describe,
 )

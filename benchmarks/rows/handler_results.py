@@ -43,6 +43,6 @@ ROW = Row(
     contenders=tuple(_MODULES),
     bars=(Bar(1.5, "one_call"),),
     measure=measure,
-    budget=90.0,
+    budget=75.0,
     describe=describe,
 )

@@ -29,5 +29,5 @@ ROW = Row(
     contenders=(OURS, *REDIS_PEERS, BARE),
     bars=(Bar(1.0, BEST_PEER),),
     measure=measure,
-    budget=120.0,
+    budget=90.0,
 )

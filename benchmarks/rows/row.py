@@ -76,7 +76,8 @@ class Row:
     exact: bool = False
     #: Who takes part in a quick run; all where this is empty.
     quick: tuple[str, ...] = ()
-    #: Seconds that a full run of the row should take. Past them a row without bars starts no further round.
+    #: Seconds that a full run of the row should take. Past them a row without bars starts no further round, and one
+    #: with bars goes on with those that the bars are about.
     budget: float = 60.0
 
     def rounds(self, *, full: bool) -> int:
@@ -85,12 +86,12 @@ class Row:
             return 1
         return 5 if self.bars else 3
 
-    def far_behind(self, medians: Mapping[str, float]) -> set[str]:
-        """Return the peers that no bar is about: they are not named, and do half as well as the best, or worse."""
+    def far_behind(self, medians: Mapping[str, float], factor: float = 2.0) -> set[str]:
+        """Return the peers that no bar is about: they are not named, and so many times worse than the best peer."""
         kept = {OURS, BARE, *(bar.against for bar in self.bars)}
         peers = {name: value for name, value in medians.items() if name not in kept}
         if not peers:
             return set()
         if self.better == "higher":
-            return {name for name, value in peers.items() if value <= max(peers.values()) / 2}
-        return {name for name, value in peers.items() if value >= min(peers.values()) * 2}
+            return {name for name, value in peers.items() if value * factor <= max(peers.values())}
+        return {name for name, value in peers.items() if value >= min(peers.values()) * factor}

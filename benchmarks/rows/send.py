@@ -23,5 +23,5 @@ ROW = Row(
     contenders=(OURS, *REDIS_PRODUCERS, BARE),
     bars=(Bar(1.2, BEST_PEER),),
     measure=measure,
-    budget=75.0,
+    budget=60.0,
 )

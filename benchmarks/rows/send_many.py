@@ -29,5 +29,5 @@ ROW = Row(
     contenders=(OURS, "rq", BARE),
     bars=(Bar(0.6, BARE),),
     measure=measure,
-    budget=30.0,
+    budget=20.0,
 )

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.rows.drain import drained
+from benchmarks.rows.round_trip import latency
 from benchmarks.rows.row import OURS, Bar, Row, Sample
 from benchmarks.statistics import Better
 
@@ -48,7 +48,7 @@ def _round_trip(bench: Bench, contender: str) -> Sample:
     with _file(bench, contender) as peer, bench.workers(peer, results=True) as workers:
         times = bench.probe(peer, "calls", bench.scale.calls, results=True)
         workers.check()
-    return Sample(median(times) * 1e3)
+    return latency(times)
 
 
 def _describe(bench: Bench, contender: str) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def _row(name: str, title: str, unit: str, better: Better, method: str, measure:
         bars=(Bar(1, "huey"),),
         measure=measure,
         describe=_describe,
+        budget=50.0,
     )
 
 

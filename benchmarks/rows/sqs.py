@@ -64,6 +64,6 @@ ROW = Row(
     contenders=tuple(_PEERS),
     bars=(),
     measure=measure,
-    budget=60.0,
+    budget=45.0,
     describe=describe,
 )

@@ -25,7 +25,7 @@ def _row(name: str, title: str, method: str, measure: Callable[[Bench, str], Sam
         quick=(OURS, *QUICK_PEERS),
         bars=(),
         measure=measure,
-        budget=250.0 if name == "backlog" else 110.0,
+        budget=200.0 if name == "backlog" else 60.0,
     )
 
 

@@ -131,6 +131,7 @@ class TestPlots:
         return [
             _result("drain", dispatcher=[50.0, 60.0, 55.0], huey=[10.0, 9.0, 11.0], celery=[None]),
             _result("backlog", dispatcher=[52.0], huey=[8.0]),
+            _result("backlog-size", dispatcher=[48.0], of_10000=[51.0]),
             latency,
             dataclasses.replace(_result("chord-units"), samples=chords),
         ]
@@ -148,7 +149,8 @@ class TestPlots:
         assert drain.series[0].low[0] <= drain.series[0].x[0] == 55.0 <= drain.series[0].high[0]
         assert len(found["latency"][0].series[0].x) == 99
         backlog, units, dollars = found["scaling"]
-        assert list(backlog.series[0].x) == [QUICK.backlog, QUICK.large_backlog]
+        assert list(backlog.series[0].x) == [QUICK.backlog, QUICK.large_backlog, 10_000, QUICK.lasting]
+        assert list(backlog.series[1].x) == [QUICK.backlog, QUICK.large_backlog]
         assert list(units.series[0].x) == [100.0, 10_000.0]
         assert list(dollars.series[0].x) == [1_000, 10_000]
 
