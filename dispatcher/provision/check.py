@@ -16,6 +16,8 @@ from dispatcher.provision.template import Template
 _MAPPING: Final = "AWS::Lambda::EventSourceMapping"
 #: Where the package is, which the template of SAM and the plain one say differently.
 _CODE: Final = frozenset({"Code", "CodeUri"})
+#: Somebody's own on whatever it is: the plan has no tags.
+_OWN: Final = frozenset({"Tags"})
 _ABSENT: Final = object()
 #: What stands beside the properties of a resource and says whether it is made, and what becomes of it.
 _ATTRIBUTES: Final = ("Condition", "DeletionPolicy", "UpdateReplacePolicy")
@@ -155,7 +157,7 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator
 
 def _properties(of: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return the properties that are compared: of the code only which image it is, where one is wanted."""
-    found = {key: value for key, value in of.get("Properties", {}).items() if key not in _CODE}
+    found = {key: value for key, value in of.get("Properties", {}).items() if key not in _CODE | _OWN}
     if "ImageUri" in wanted["Properties"].get("Code", {}):
         found["Code"] = of.get("Properties", {}).get("Code", _ABSENT)
     return found

@@ -16,7 +16,7 @@ from dispatcher.exceptions import DispatcherError
 from dispatcher.provision import yaml_text
 from dispatcher.provision.functions import CODE
 from dispatcher.provision.plan import Plan
-from dispatcher.provision.reading import parse
+from dispatcher.provision.reading import UnreadableTemplate, parse
 from dispatcher.provision.resources import template
 from dispatcher.provision.rules import listed
 from dispatcher.provision.template import Resource, Template
@@ -81,7 +81,8 @@ def render(plan: Plan, existing: str | None = None, *, force: bool = False) -> s
     cannot be read, `DispatcherError` for one that the sections cannot be put into.
     """
     made = folded(template(plan), plan)
-    if existing is None or not existing.strip():
+    new = existing is None or not existing.strip()
+    if existing is None or new:
         existing = "".join(f"{line}\n" for line in _head(made))
     # Only "\n" ends a line here; a carriage return before it stays a part of the line.
     document, ending = existing.split("\n"), "\r" if "\r\n" in existing else ""
@@ -89,7 +90,21 @@ def render(plan: Plan, existing: str | None = None, *, force: bool = False) -> s
     theirs = _theirs(document)
     for section in SECTIONS:
         document = _put(document, section, made, set(theirs.get(section) or {}), force, ending)
-    return "\n".join(document if last is None else [*document, last])
+    text = "\n".join(document if last is None else [*document, last])
+    if not new:
+        _check_whole(text)
+    return text
+
+
+def _check_whole(text: str) -> None:
+    """Raise where lines of ours among those of somebody else's make no template."""
+    try:
+        parse(text)
+    except UnreadableTemplate as error:
+        raise DispatcherError(
+            "what the app needs cannot be put between what is there, which has to be YAML with Parameters, Conditions, "
+            f"Resources and Outputs as blocks at its left margin: {error}"
+        ) from error
 
 
 def _head(made: Template) -> Iterator[str]:

@@ -97,6 +97,7 @@ def found(edit: Edit) -> list[str]:
             "Transform: AWS::Serverless-2016-10-31", "Transform: [AWS::LanguageExtensions, AWS::Serverless-2016-10-31]"
         ),
         put("Resources:\n", "Globals: {Function: {Timeout: 3, MemorySize: 128}}\nResources:\n"),
+        put("Resources:\n", "Globals: {Function: {Tags: {team: a}}}\nResources:\n"),
         put("Description: The least level", "Description: Whatever level"),
     ],
 )

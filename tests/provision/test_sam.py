@@ -193,6 +193,7 @@ def test_command_shows_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("Resources:\n  A: {Type: x}\n", "no `Transform: AWS::Serverless"),
         (TRANSFORM + "Resources: {}\n", "must be a block"),
+        ('{"Transform": "AWS::Serverless-2016-10-31", "Resources": {}}', "which has to be YAML"),
         (TRANSFORM + "Resources:\n  # >>> dispatcher infra sam 0123456789ab\n  A: {Type: x}\n", "once each"),
     ],
 )
