@@ -265,16 +265,16 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
         _check_version(version, fields, task_id)
     if "task" not in fields:
         raise InvalidMessage("'task' is missing", task_id)
-    others = [name for name, value in fields.items() if type(value) is not str or not value or name not in _TEXTS]
-    if others:
-        _check_others(fields, others, task_id)
+    for name, value in fields.items():
+        if type(value) is not str or not value or name not in _TEXTS:
+            _check_fields(fields, task_id)
+            break
     return Message.make(fields)
 
 
-def _check_others(fields: dict[str, Any], names: Sequence[str], task_id: str) -> None:
-    """Check the fields of these names, take out what is unknown, and have tuples for lists."""
-    for name in names:
-        value = fields[name]
+def _check_fields(fields: dict[str, Any], task_id: str) -> None:
+    """Check fields of any kind, take out what is unknown, and have tuples for lists."""
+    for name, value in list(fields.items()):
         if name not in _CHECKS:
             del fields[name]
             continue
