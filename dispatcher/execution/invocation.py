@@ -51,8 +51,6 @@ def limits_of(run: Run) -> tuple[float | None, float | None]:
     """Return the soft and hard limit of a run in seconds: the message's, else the task's."""
     message, task = run.message, run.task
     assert message is not None and task is not None
-    if run.bare:
-        return task.soft_time_limit, task.time_limit
     soft = message.soft_time_limit if message.soft_time_limit is not None else task.soft_time_limit
     hard = message.time_limit if message.time_limit is not None else task.time_limit
     return soft, hard
@@ -83,14 +81,15 @@ def perform(env: Environment, run: Run) -> None:
     """Steps 4 and 5: run a plain function to its outcome; never raises but for a cold shutdown."""
     task, message, keeper = run.task, run.message, env.limits
     assert task is not None and message is not None
-    token = enter(run)
+    run.parent = frames.get()
+    token = frames.set(run)
     run.begun = begun = time.monotonic()
     fired = False
     try:
         try:
             if task._hooks or signals.task_prerun.receivers:
                 _announce_start(message, task)
-            soft, hard = limits_of(run)
+            soft, hard = (task.soft_time_limit, task.time_limit) if run.bare else limits_of(run)
             soft = (math.inf if soft is None else soft) if keeper.keeps_end else _cut(env, soft)
             limited = soft is not None or hard is not None
             if limited:

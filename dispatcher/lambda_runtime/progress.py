@@ -140,11 +140,12 @@ class Progress:
         index = self._index.get(run.delivery)
         if index is None:
             return
-        stage = RUNNING
-        _, limit = limits_of(run)
+        task, stage = run.task, RUNNING
+        assert task is not None
+        limit = task.time_limit if run.bare else limits_of(run)[1]
         if limit is not None:
             due = time.monotonic() + limit
-            if run.task is not None and run.task._is_async:  # it is cancelled at its limit, which mostly ends it
+            if task._is_async:  # it is cancelled at its limit, which mostly ends it
                 due += HARD_GRACE
             self._hard[index], self._limit[index] = due, limit
             stage |= LIMITED
