@@ -54,10 +54,10 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             _wait_for_newer_worker(env, run, unknown, message.id)
             continue
         run.task = task
-        if run.fired is None and message.bare:
-            run.bare = True
-        else:
-            run.retries = run.attempt = message.retries
+        if run.fired is None:
+            run.bare = bare = message.bare
+            run.lean = task._lean and run.delivery.receive_count <= 1 and (bare or not _is_followed(message))
+        run.retries = run.attempt = 0 if run.bare else message.retries
         if run.bare or not is_fetched(run):  # else they are checked when they are there
             _check_arguments(run, task._check_call, message)
 
@@ -174,7 +174,7 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
     open_runs = [run for run in runs if run.outcome is None or run.outcome.kind is Kind.FAILURE]
     buried = [run for run in runs if run.message is not None and run.outcome is not None
               and run.outcome.kind is Kind.UNREADABLE]  # fmt: skip
-    asked = [run for run in open_runs if not is_lean(run)] + buried
+    asked = [run for run in open_runs if not run.lean] + buried
     if asked:
         read_records(env, asked)
         for run in buried:
@@ -225,19 +225,9 @@ def catch_up(run: Run) -> None:
         run.attempt = run.retries = record.retries
 
 
-def is_lean(run: Run) -> bool:
-    """Say whether this run needs no record: a lean task, delivered for the first time, to which nothing is linked."""
-    lean = run.lean
-    if lean is None:
-        lean = run.lean = _is_lean(run)
-    return lean
-
-
-def _is_lean(run: Run) -> bool:
-    message, task = run.message, run.task
-    if task is None or message is None or not task._lean or run.delivery.receive_count > 1:
-        return False
-    return run.bare or not (
+def _is_followed(message: Message) -> bool:
+    """Say whether a message is more than a call whose outcome nobody hears of."""
+    return bool(
         message.unique or message.gen or message.link or message.link_error or message.chain or message.chord
         or message.group or message.ignore_result is False or message.eta is not None
     )  # fmt: skip
@@ -260,7 +250,7 @@ def begins_at_once(run: Run) -> bool:
 def is_light(run: Run) -> bool:
     """Say whether a run is over but for its message: a lean success, with nothing to record and nothing to follow."""
     outcome = run.outcome
-    if outcome is None or outcome.kind is not Kind.SUCCESS or not (run.lean or is_lean(run)):
+    if outcome is None or outcome.kind is not Kind.SUCCESS or not run.lean:
         return False
     return run.context is None or run.state_written is None
 

@@ -83,7 +83,6 @@ def read(env: Environment, run: Run, error: Exception) -> Message | None:
     fired = firings.read(run.delivery.body)
     if fired is None:
         return None
-    run.lean = False
     task_id = firings.firing_id(identity(env.app), fired.entry, fired.at)
     try:
         entry = _beat(env).beat_entry(fired.entry)

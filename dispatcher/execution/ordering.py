@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from dispatcher.execution.admission import is_lean, suspect
+from dispatcher.execution.admission import suspect
 from dispatcher.execution.run import Kind, Run
 
 
@@ -58,4 +58,4 @@ def _is_done(run: Run) -> bool:
     """Say whether a run's message is out of the queue for good, or nothing can keep it there."""
     if run.settlement is not None:
         return run.settlement.action != "release"
-    return run.outcome is not None and run.outcome.kind is Kind.SUCCESS and is_lean(run)
+    return run.outcome is not None and run.outcome.kind is Kind.SUCCESS and run.lean

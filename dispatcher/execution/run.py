@@ -151,8 +151,8 @@ class Run:
         self.bare = False
         #: whether nothing has to be fetched, taken or recorded before its code starts
         self.plain = False
-        #: whether the run needs no record; worked out when it is first asked for
-        self.lean: bool | None = None
+        #: whether it needs no record: a lean task, delivered for the first time, to which nothing is linked
+        self.lean = False
         #: of a unique task: the lock of its key as last seen, and the fence of the lease that this run has, else 0
         self.lock: Lock | None = None
         self.fence = 0

@@ -102,7 +102,7 @@ class Metrics:
             "TasksHandedBack": counts.handed_back,
             "TasksDeferred": counts.deferred,
             "TaskDuration": _written("%.3f", counts.durations[:MAX_VALUES]),
-            "QueueLatency": _written("%.1f", counts.latencies[:MAX_VALUES]),
+            "QueueLatency": _written("%d", counts.latencies[:MAX_VALUES]),
         }
         there = {name: value for name, value in values.items() if value}
         members = ",".join(
