@@ -114,7 +114,7 @@ class Message:
         The hot path: only what is given is set, the rest are class attributes.
         """
         message = object.__new__(cls)
-        object.__setattr__(message, "__dict__", fields)
+        _set_fields(message, fields)
         return message
 
     def __repr__(self) -> str:
@@ -195,6 +195,9 @@ class Message:
 _BARE: Final = frozenset({
     "id", "task", "args", "kwargs", "root_id", "parent_id", "depth", "origin", "reply_to", "shadow", "priority",
 })  # fmt: skip
+
+#: Sets the fields of a message that was just made, at a third of the cost of ``object.__setattr__``.
+_set_fields: Final[Callable[[Message, dict[str, Any]], None]] = vars(Message)["__dict__"].__set__
 
 _DEFAULTS: Final[dict[str, Any]] = {
     "id": None,

@@ -109,8 +109,29 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
         raise DecodeError(f"the JSON text is {len(text)} bytes long; the limit is {max_bytes}")
     if not isinstance(text, str):
         text = utf8(text)
-    if len(text) <= _SHORT and "\\" not in text and text.isascii():  # nothing below can be
-        return _parse(text, _TAGGED if '"$"' in text else _PLAIN)
+    if len(text) <= _SHORT and "\\" not in text and text.isascii():
+        scan = _TAGGED if '"$"' in text else _PLAIN
+    else:
+        scan = _checked(text)
+    try:
+        value, end = scan(text, 0)
+    except StopIteration as error:
+        if text and text[0] in _WHITESPACE:
+            return json_decode(text.lstrip(_WHITESPACE), max_bytes=max_bytes)
+        raise DecodeError(f"not JSON: Expecting value at character {error.value}") from None
+    except json.JSONDecodeError as error:
+        raise DecodeError(f"not JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError:
+        raise DecodeError("the JSON text is nested too deeply for what is left of the stack") from None
+    except ValueError as error:
+        raise DecodeError(f"not JSON: {shorten(error)}") from error
+    if end != len(text) and text[end:].strip(_WHITESPACE):
+        raise DecodeError(f"not JSON: more text after the value, at character {end}")
+    return value
+
+
+def _checked(text: str) -> _Scan:
+    """Return the scanner for a text of any kind, once nothing is found in it that no message has."""
     if not text.isascii():
         _refuse_surrogates(text)
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
@@ -122,32 +143,12 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
             raise DecodeError("the JSON text has a lone surrogate, which is no character")
     # Python refuses longer integers by itself, at no cost, unless someone switched that off or raised it.
     if 0 < sys.get_int_max_str_digits() <= MAX_DIGITS:
-        return _parse(text, _TAGGED if tagged else _PLAIN)
-    return _parse(text, _scan(revive if tagged else None, _short_int))
+        return _TAGGED if tagged else _PLAIN
+    return _scan(revive if tagged else None, _short_int)
 
 
 #: No text up to this length, in characters, nests beyond `MAX_DEPTH`, or has an integer beyond `MAX_DIGITS`.
 _SHORT: Final = MAX_DEPTH
-
-
-def _parse(text: str, scan: _Scan) -> Any:
-    try:
-        value, end = scan(text, 0)
-        if end == len(text) or not text[end:].strip(_WHITESPACE):
-            return value
-    except StopIteration as error:
-        if text and text[0] in _WHITESPACE:
-            return _parse(text.lstrip(_WHITESPACE), scan)
-        raise DecodeError(f"not JSON: Expecting value at character {error.value}") from None
-    except json.JSONDecodeError as error:
-        raise DecodeError(f"not JSON: {error.msg} at character {error.pos}") from error
-    except RecursionError:
-        raise DecodeError("the JSON text is nested too deeply for what is left of the stack") from None
-    except ValueError as error:
-        raise DecodeError(f"not JSON: {shorten(error)}") from error
-    raise DecodeError(f"not JSON: more text after the value, at character {end}")
-
-
 _WHITESPACE: Final = " \t\n\r"
 
 
