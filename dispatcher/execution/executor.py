@@ -268,15 +268,18 @@ class Executor:
             if ordered and groups.await_settling(run, pending):
                 self.finish(pending)
                 pending.clear()
+            assert run.task is not None
+            expected = env.durations.get(run.task.name)
             first = starts and position == 0
-            if not (first or env.time_left is None or self._fits(run)) or (ordered and groups.hold_up(run)):
+            if not (first or self._fits(run, expected)) or (ordered and groups.hold_up(run)):
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
-            if pending and self._must_flush(run, pending, oldest):
+            if not pending:
+                oldest = time.monotonic()
+            elif self._must_flush(run, pending, expected, oldest):
                 self.finish(pending)
                 pending.clear()
-            if not pending:
                 oldest = time.monotonic()
             self.execute(run)
             pending.append(run)
@@ -284,24 +287,19 @@ class Executor:
                 self.finish(pending)
                 pending.clear()
 
-    def _must_flush(self, run: Run, pending: Sequence[Run], oldest: float) -> bool:
+    def _must_flush(self, run: Run, pending: Sequence[Run], expected: float | None, oldest: float) -> bool:
         """Say whether outcomes must be written before the next run: it may take long, or take the process with it."""
-        assert run.task is not None
-        expected = self.env.durations.get(run.task.name)
         if expected is None or expected > self.flush_after or time.monotonic() - oldest > self.flush_after:
             return True
         if run.plain:
             return False
         return admission.suspect(run) or admission.is_fetched(run) or leasing.in_the_way(run, pending)
 
-    def _fits(self, run: Run) -> bool:
-        """Say whether a run is likely to end before the place it runs in does."""
+    def _fits(self, run: Run, expected: float | None) -> bool:
+        """Say whether a run that takes about as long as is expected ends before the place it runs in does."""
         if self.env.time_left is None:
             return True
-        assert run.task is not None
-        needed = self.env.durations.get(run.task.name)
-        if needed is None:
-            needed = invocation.limits_of(run)[0] or 0.0
+        needed = expected if expected is not None else invocation.limits_of(run)[0] or 0.0
         return self.env.time_left() > needed
 
     def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
@@ -327,7 +325,8 @@ class Executor:
 
         async def one(run: Run) -> None:
             async with slots:
-                if run is not runs[0] and not self._fits(run):
+                assert run.task is not None
+                if run is not runs[0] and not self._fits(run, self.env.durations.get(run.task.name)):
                     run.outcome = Outcome(Kind.HANDED_BACK)
                     return
                 await self.execute_async(run)

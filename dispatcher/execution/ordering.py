@@ -23,8 +23,12 @@ class Groups:
 
     def in_turn(self, runs: list[Run]) -> list[Run]:
         """Return the runs with suspects at the end, and behind them what must not overtake them."""
-        if not self._members and all(run.plain for run in runs):
-            return runs
+        if not self._members:
+            for run in runs:
+                if not run.plain:
+                    break
+            else:
+                return runs
         late: list[Run] = []
         soon: list[Run] = []
         held: set[str] = set()
