@@ -81,6 +81,7 @@ class Metrics:
         self._namespace = json.dumps(namespace)
         self._service = json.dumps(service)
         self._directives: dict[tuple[str, ...], str] = {}
+        self._queues: dict[str, str] = {}
 
     def write(self, queue: str, runs: Sequence[Run], now: float) -> None:
         """Write the line of a batch that arrived at ``now``, in epoch seconds, to where Lambda reads it: the output."""
@@ -102,15 +103,17 @@ class Metrics:
             "TasksHandedBack": counts.handed_back,
             "TasksDeferred": counts.deferred,
             "TaskDuration": _written("%.3f", counts.durations[:MAX_VALUES]),
-            "QueueLatency": _written("%d", counts.latencies[:MAX_VALUES]),
+            "QueueLatency": _written("%.1f", counts.latencies[:MAX_VALUES]),
         }
+        if queue not in self._queues:
+            self._queues[queue] = json.dumps(queue)
         there = {name: value for name, value in values.items() if value}
         members = ",".join(
             [f'"{name}":{value}' if type(value) is int else f'"{name}":[{value}]' for name, value in there.items()]
         )
         return (
             f'{{"_aws":{{"Timestamp":{int(now * 1000)},{self._directive(tuple(there))}}},'
-            f'"service":{self._service},"queue":{json.dumps(queue)},{members}}}\n'
+            f'"service":{self._service},"queue":{self._queues[queue]},{members}}}\n'
         )
 
     def _directive(self, names: tuple[str, ...]) -> str:

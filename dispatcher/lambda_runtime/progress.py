@@ -6,12 +6,10 @@ runtime is stopped. Times are those of the monotonic clock, which both processes
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import marshal
 import math
 import mmap
-import operator
 import struct
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -55,8 +53,6 @@ _LENGTH: Final = struct.Struct("<I")
 _NOBODY: Final = -1
 #: How often the guard looks while tasks must have ended and the runtime has not answered yet, in seconds.
 _LOOK_AGAIN: Final = 0.02
-#: What makes a delivery, in the order of its constructor.
-_FIELDS: Final = operator.attrgetter(*(field.name for field in dataclasses.fields(Delivery)))
 #: The outcomes that can be kept as data.
 _KEPT: Final = frozenset({Kind.SUCCESS, Kind.RETRY, Kind.FAILURE, Kind.IGNORED})
 
@@ -111,7 +107,12 @@ class Progress:
     def begin(self, deliveries: Sequence[Delivery], seconds: float | None, margin: float, invocation: str = "") -> None:
         """Note a batch; its invocation ends in ``seconds``, the last ``margin`` of which is kept for settling."""
         count = len(deliveries)
-        messages = marshal.dumps((invocation, list(map(_FIELDS, deliveries))), 2)
+        fields = [  # what makes a delivery, in the order of its constructor
+            (each.queue, each.body, each.receipt, each.receive_count,
+             each.message_id, each.sent_at, each.group_id, each.attributes)
+            for each in deliveries
+        ]  # fmt: skip
+        messages = marshal.dumps((invocation, fields), 2)
         if count > MAX_RUNS or len(messages) > len(self._data):
             logger.error("a batch of %d messages of %d bytes is too large to be guarded", count, len(messages))
             self._index = {}
