@@ -64,9 +64,9 @@ def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, fu
     except KeyboardInterrupt:
         _log("interrupted: the row under way is lost, the ones before are kept")
         interrupted = True
+    print(report.render(results), flush=True)
     if full and results:
         report.update_readme()
-    print(report.render(results))
     if interrupted:
         return INTERRUPTED
     return 1 if any(result.errors for result in results) else 0
