@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from dispatcher import chain, chord, group
+from dispatcher.beat import entries, stored
 from dispatcher.brokers.sqs_delays import name_of
 from dispatcher.exceptions import MessageTooLarge, OperationalError, UnsupportedOption
+from dispatcher.provision import eventbridge
+from dispatcher.schedules import crontab
 from tests.fault.simulated_aws import DAY, MakeAws, SimulatedAws
 
 HOUR, YEAR = 3600.0, 365 * DAY
@@ -363,3 +366,22 @@ def test_a_worker_that_dies_as_it_schedules_a_retry(make_aws: MakeAws, when: str
 
 class Killed(BaseException):
     """The worker is dead."""
+
+
+def test_a_stored_entry_is_read_and_translated_once(make_aws: MakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solar events of a year, say, are not computed twice; what cannot be translated is not stored."""
+    aws = make_aws(scheduler=True)
+
+    class Weekly(crontab):
+        """A class of one's own."""
+
+    aws.app.task(lambda: None, name="report")
+    translate, read = eventbridge.translate, entries.entry_of
+    calls: list[str] = []
+    monkeypatch.setattr(eventbridge, "translate", lambda *args: (calls.append("translate"), translate(*args))[1])
+    monkeypatch.setattr(stored, "entry_of", lambda *args, **more: (calls.append("read"), read(*args, **more))[1])
+    aws.app.schedules.put("new", "report", crontab(minute=0))
+    assert calls == ["read", "translate"]
+    with pytest.raises(eventbridge.Untranslatable, match="decides in Python when it is due"):
+        aws.app.schedules.put("other", "report", Weekly(minute=0))
+    assert list(aws.app.schedules.list()) == ["new"]
