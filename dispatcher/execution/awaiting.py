@@ -15,8 +15,9 @@ from typing import Final
 from dispatcher.backends.joins import Join
 from dispatcher.canvas import plan
 from dispatcher.exceptions import BackendError, DispatcherError, OperationalError
+from dispatcher.execution.admission import runs_once
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.run import Run
+from dispatcher.execution.run import Kind, Outcome, Run
 from dispatcher.execution.workflow import header_of, life_of, member_of
 from dispatcher.serialization import json_decode
 
@@ -34,7 +35,10 @@ _PAGE: Final = 100
 
 
 def keep(env: Environment, run: Run) -> None:
-    """Have what waits for a run, and what it reads itself, outlive the wait that was decided, where that is long."""
+    """Have what waits for a run, and what it reads itself, outlive the wait that was decided, where that is long.
+
+    Where the backend cannot be reached the delivery is handed back.
+    """
     message, outcome = run.message, run.outcome
     if message is None or outcome is None or env.eager or not (message.chord or message.header):
         return
@@ -47,14 +51,21 @@ def keep(env: Environment, run: Run) -> None:
     try:
         if message.header is not None:
             _keep_results(env, plan.ids_of_header(header_of(message.header)), until)
-        _keep_joins(env, member_of(message.chord), until)
+        _keep_joins(env, member_of(message.chord), until, step)
     except (OperationalError, BackendError) as error:
-        # Nor can the retry be recorded then: the message goes back.
-        logger.warning("what waits for %s may be gone when it is done: %s", run.id, error)
+        if runs_once(run):
+            logger.error("what waits for %s may be gone when it is done: %s", run.id, error)
+            return
+        logger.error("what waits for %s cannot be kept, its message goes back: %s", run.id, error)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
 
 
-def _keep_joins(env: Environment, place: plan.Member | None, until: float) -> None:
-    """Keep the join of a place, and those around it, from the outside: where the inner one is kept, all of them are."""
+def _keep_joins(env: Environment, place: plan.Member | None, until: float, step: float) -> None:
+    """Keep the join of a place, and those around it, from the outside: where the inner one is kept, all of them are.
+
+    A join lives longer before its results are looked up, so that whoever is marked meanwhile keeps its own, and to the
+    very end after that: what dies in between does all of it again.
+    """
     joins: list[tuple[Join, Mapping[str, str]]] = []
     while place is not None and place.size:
         join = env.backend.read_joins([place.id]).get(place.id)
@@ -64,6 +75,7 @@ def _keep_joins(env: Environment, place: plan.Member | None, until: float) -> No
         joins.append((join, body.get("ids", {})))
         place = member_of(body.get("place"))
     for join, own in reversed(joins):
+        env.backend.prolong_join(join.id, until - step)
         _keep_results(env, plan.ids_of_header(header_of({"id": join.id, "n": join.size, "ids": own})), until)
         env.backend.prolong_join(join.id, until)
 

@@ -204,11 +204,16 @@ def go_on(env: Environment, message: Message, meta: ResultMeta, beside: Sequence
     _mark(env, message, member, beside)
 
 
-def _mark(env: Environment, message: Message, member: plan.Member, beside: Sequence[Message] = ()) -> None:
-    """Mark places in a group as done, and send what waits for the group if it is complete."""
+def _mark(
+    env: Environment, message: Message, member: plan.Member, beside: Sequence[Message] = (), results: Sequence[str] = ()
+) -> None:
+    """Mark places in a group as done, and send what waits for the group if it is complete.
+
+    ``results`` are tasks whose results are read with the message's own.
+    """
     life = max(life_of(env.app.conf, env.clock.time()), member.until)
     leaves = [place.leaf for place in map(member_of, (each.chord for each in beside)) if place is not None]
-    ids = [message.id, *(each.id for each in beside)]
+    ids = [message.id, *(each.id for each in beside), *results]
     try:
         join = env.backend.mark_joined(member.id, [member.leaf, *leaves], member.size, life, ids)
     except JoinMissing:
@@ -226,7 +231,7 @@ def fire(env: Environment, join: Join, last: Message) -> None:
     if body["then"] or place is None:
         env.app.launch(plan.plan(body["then"], (), header, place), _parent(body, last, join))
     else:  # what a member added to its chord is done, and so is the member
-        _mark(env, last, place)
+        _mark(env, last, place, (), [body.get("parent") or last.id, *plan.ids_of_header(header)])
     env.backend.close_join(join.id, fired=True)
 
 

@@ -35,13 +35,15 @@ class World:
         self.url = stores.new_url()
         self.clock = ManualClock()
         self.ended: list[str] = []
+        self.waits = False
         self.app = Dispatcher("world", broker=self.url, backend=self.url, clock=self.clock, task_publish_retry=False,
-                              max_worker_losses=1000)  # fmt: skip
+                              max_worker_losses=1000, result_expires=None)  # fmt: skip
         self.app.task(name="add")(lambda *numbers: sum(numbers))
         self.app.task(name="total")(lambda numbers: sum(numbers))
         self.app.task(name="fail")(self._fail)
         self.app.task(name="become", bind=True)(self._become)
         self.app.task(name="adding", bind=True)(self._adding)
+        self.app.task(name="late", bind=True)(lambda task: self._late(task))
         self.app.task(name="note")(lambda request, error, traceback: None)
         self.app.finalize()
 
@@ -57,6 +59,12 @@ class World:
     def _adding(task: Any, *names: str) -> int:
         for name in names:
             task.add_to_chord(task.app.signature(name, (10,)))
+        return 1
+
+    def _late(self, task: Any) -> int:
+        if task.request.retries == 0:
+            self.waits = True
+            raise task.retry(countdown=10 * 86_400)  # longer than records live
         return 1
 
     def work(self, fuse: Fuse) -> None:
@@ -89,7 +97,9 @@ class World:
         )
         executor = Executor(env)
         try:
-            executor.process(broker.receive(["default"], 10, 400.0))
+            if self.waits and not broker.counts("default").ready:
+                self.clock.advance(86_400)
+            executor.process(broker.receive(["default"], 10, 0.0 if self.waits else 400.0))
         finally:
             executor.close()
 
@@ -135,6 +145,10 @@ CANVASES: dict[str, Callable[[Dispatcher], Any]] = {
     "replaced member": lambda app: chord([_sig(app, "become", 1), _sig(app, "add", 2)], _sig(app, "total")),
     "member that adds": lambda app: chord(
         [_sig(app, "adding", "add"), _sig(app, "add", 2)], _sig(app, "total")
+    ),
+    "member that is late": lambda app: chord(
+        [chord([_sig(app, "late"), _sig(app, "add", 1)], _sig(app, "total")), _sig(app, "adding", "add")],
+        _sig(app, "total"),
     ),
     "failed addition": lambda app: chord(
         [_sig(app, "adding", "fail")], _sig(app, "total").on_error(_sig(app, "note"))
