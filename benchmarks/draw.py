@@ -129,7 +129,9 @@ def _scale(axes: Any, panel: dict[str, Any]) -> None:
     for name in panel["log"]:
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        values = [value for each in panel["series"] for value in each[name]]
+        subs = (1, 2, 5) if max(values) < 200 * min(values) else (1,)
+        axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_formatter(NullFormatter())
     if "y" not in panel["log"]:

@@ -171,4 +171,4 @@ def _dollars(predictions: Sequence[Mapping[str, Any]]) -> Panel | None:
     ]
     if not series:
         return None
-    return Panel("lines", "Predicted cost on AWS", "tasks a minute", "$ a million tasks", series, log="x")
+    return Panel("lines", "Predicted cost on AWS", "tasks a minute", "$ a million tasks", series, log="xy")
