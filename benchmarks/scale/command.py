@@ -14,7 +14,7 @@ from typing import Final
 
 from benchmarks.environment import ROOT
 from benchmarks.scale import mapped, report
-from benchmarks.scale.emulated import Counts, count, errors
+from benchmarks.scale.emulated import WHOLE_BATCH, Counts, count, errors
 from benchmarks.scale.model import Prediction, Setup, predict
 from benchmarks.scale.workloads import CHORD, WORKLOADS
 from tests.emulation.endpoint import AwsEndpoint
@@ -160,4 +160,5 @@ def compare(workloads: Sequence[str], tasks: int = _COMPARED) -> dict[str, repor
 
 def alone(name: str, tasks: int) -> Prediction:
     """Predict what tasks come to that are sent at once and worked off one batch at a time."""
-    return predict(dataclasses.replace(WORKLOADS[name], share=1e-6), Setup(tasks, concurrency=2, account=1))
+    setup = Setup(tasks, concurrency=2, account=1, flush_after=WHOLE_BATCH)
+    return predict(dataclasses.replace(WORKLOADS[name], share=1e-6), setup)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
-from benchmarks.scale.model import QUEUE, Prediction, quiet
+from benchmarks.scale.model import QUEUE, Prediction, keep_for, quiet
 from benchmarks.scale.sqs import ACCOUNT, REGION
 from benchmarks.scale.workloads import Tasks, Workload
 from dispatcher import Dispatcher, aws
@@ -24,6 +24,8 @@ from tests.emulation.metering import Meter
 #: How long messages that were received stay hidden, in seconds: longer than a run takes.
 _VISIBILITY: Final = 900
 _TIMEOUT: Final = 60.0
+#: Seconds that no batch takes: outcomes are kept until it is through.
+WHOLE_BATCH: Final = 3_600.0
 _POLL: Final = 0.05
 #: Calls of a mapping that find nothing depend on when it looks.
 _LEFT_OUT: Final = frozenset({"sqs:GetQueueAttributes", "sqs:GetQueueUrl"})
@@ -80,7 +82,10 @@ def _keys(endpoint: AwsEndpoint) -> dict[str, str]:
 
 
 def count(endpoint: AwsEndpoint, workload: Workload, tasks: int, seed: int = 1) -> Counts:
-    """Send so many tasks to an emulator's queue and work them off by the handler, one batch of ten at a time."""
+    """Send so many tasks to an emulator's queue and work them off by the handler, one batch of ten at a time.
+
+    The outcomes of a batch are written together, so that no count depends on how busy this machine is.
+    """
     url = endpoint.create_queue(unique_name("scale"), visibility_timeout=_VISIBILITY)
     table = endpoint.create_table(unique_name("scale"), sort_key="sk")
     app = make_app(endpoint, url, table)
@@ -88,6 +93,7 @@ def count(endpoint: AwsEndpoint, workload: Workload, tasks: int, seed: int = 1) 
     app.finalize()
     worker = Worker(lambda: app)
     worker.start()
+    keep_for(worker, WHOLE_BATCH)
     clients = [aws.client(service, client_settings(service, _keys(endpoint))) for service in ("sqs", "dynamodb")]
     try:
         with quiet(), Meter(*clients) as meter:

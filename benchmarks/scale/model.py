@@ -42,7 +42,8 @@ class Setup:
     """What a run is like: ``rate`` tasks a minute for so many ``minutes``; the rest is what a user or AWS sets.
 
     ``concurrency`` is ``maximum_concurrency`` of the setting ``infra``, ``warm_writes`` the write units a second that
-    the table was warmed to.
+    the table was warmed to. ``flush_after`` is how long the handler keeps outcomes to write them together, in seconds,
+    if not as long as it does.
     """
 
     rate: int
@@ -54,6 +55,7 @@ class Setup:
     account: int = facts.ACCOUNT_CONCURRENCY
     warm_writes: int = facts.TABLE_WRITES
     seed: int = 1
+    flush_after: float | None = None
 
     @property
     def infra(self) -> dict[str, Any]:
@@ -132,6 +134,13 @@ def predict(workload: Workload, setup: Setup) -> Prediction:
     return run.prediction()
 
 
+def keep_for(worker: Worker, seconds: float) -> None:
+    """Have a worker that was started keep outcomes for so long to write them together."""
+    environment = worker._environment
+    assert environment is not None
+    environment._executor.flush_after = seconds
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep lines below errors from being logged: a million retries would be a million lines."""
@@ -180,6 +189,8 @@ class _Run:
 
     def go(self, chance: random.Random) -> None:
         self._worker.start()
+        if self._setup.flush_after is not None:
+            keep_for(self._worker, self._setup.flush_after)
         self._mapping.start()
         self._schedule(chance)
         began = self.timeline.now
