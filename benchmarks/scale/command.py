@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from benchmarks.environment import ROOT
-from benchmarks.scale import mapped, report
+from benchmarks.scale import facts, mapped, report
 from benchmarks.scale.emulated import WHOLE_BATCH, Counts, count, errors
 from benchmarks.scale.model import Prediction, Setup, predict
 from benchmarks.scale.workloads import CHORD, WORKLOADS
@@ -28,9 +28,11 @@ _QUICK: Final = (1_000, 10_000)
 _FULL: Final = (1_000, 10_000, 100_000, 1_000_000)
 #: Above this rate only what somebody sets for it is worth a run.
 _AS_GENERATED: Final = 10_000
-#: Workloads that are about a key, not about a rate: what they show shows below this one.
-_ABOUT_A_KEY: Final = {"limited": 10_000, "unique": 10_000}
+#: Workload -> the rate up to which it shows what it is about: those of a key sooner, those much like another one.
+_SHOWN_UP_TO: Final = {"limited": 10_000, "unique": 10_000, "retries": 100_000, "burst": 100_000}
 _TUNED: Final = {"concurrency": 1_000}
+#: The write units a second that the table is warmed to where more results come than a new one takes.
+_WARMED: Final = 40_000
 #: Tasks of a comparison with the emulator; tasks and their seconds where a mapping drains them, so many at a time.
 _COMPARED: Final = 200
 _DRAINED: Final = ((200, 0.1), (40, 1.0))
@@ -115,14 +117,14 @@ def _runs(workloads: Sequence[str], rates: Sequence[int]) -> list[tuple[str, Set
     runs = []
     for name in workloads:
         for rate in rates:
-            if rate > _ABOUT_A_KEY.get(name, rate):
+            if rate > _SHOWN_UP_TO.get(name, rate):
                 continue
             if rate <= _AS_GENERATED:
                 runs.append((name, Setup(rate)))
             if rate >= _AS_GENERATED:
                 runs.append((name, Setup(rate, **_TUNED)))
-            if rate >= 1_000_000:
-                runs.append((name, Setup(rate, **_TUNED, warm_writes=40_000)))
+            if rate / 60 > facts.TABLE_WRITES and name == "results":
+                runs.append((name, Setup(rate, **_TUNED, warm_writes=_WARMED)))
     return runs
 
 
