@@ -94,7 +94,7 @@ NOT_YET = {
 class Absent:
     """An attribute that is not there, and says what to do instead.
 
-    A ``__getattr__`` could say so, too, but would make each look at any attribute of a task ten times as slow.
+    A ``__getattr__`` could say so, too, but would make each look at any attribute of a task four times as slow.
     """
 
     def __init__(self, name: str, instead: str) -> None:
