@@ -37,8 +37,8 @@ def measure(bench: Bench, contender: str) -> Sample:
         module, app = _HANDLERS[contender]
         variables = {**LAMBDA_VARIABLES, "DISPATCHER_APP": f"benchmarks.handlers.{app}:app"}
         sizes = bench.python(["-m", "benchmarks.handlers.steady", module, str(count)], **variables)
-    details = {f"MiB after {share * count:,.0f}": size / 2**20 for share, size in zip(SHARES, sizes, strict=True)}
-    return Sample(sizes[-1] / sizes[_WARM], details)
+    details = {f"MiB after {share:.0%}": size / 2**20 for share, size in zip(SHARES, sizes, strict=True)}
+    return Sample(sizes[-1] / sizes[_WARM], {"tasks": count, **details})
 
 
 def _worker(bench: Bench, count: int) -> Sequence[int]:
