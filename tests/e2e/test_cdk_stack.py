@@ -16,6 +16,7 @@ from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import firing_id
 from tests.e2e import lambda_stack
 from tests.e2e.commands import run
+from tests.emulation.archive import RUNTIME
 from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.environments import ROOT, EnvironmentUnavailable
@@ -31,6 +32,7 @@ from dispatcher import Dispatcher
 from dispatcher.schedules import crontab
 
 app = Dispatcher("bakery")
+app.conf.infra = {"runtime": "RUNTIME"}
 app.conf.beat_schedule = {"tidy": {"task": "tasks.tidy", "schedule": crontab()}}
 
 @app.task(bind=True, max_retries=1)
@@ -64,7 +66,8 @@ def aws() -> Iterator[AwsEndpoint]:
 def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the deployed stack gives out."""
     project = tmp_path_factory.mktemp("project")
-    (project / "tasks.py").write_text(APP)
+    # Its bytecode is compiled by a Python of the same version, and this one is sure to be there.
+    (project / "tasks.py").write_text(APP.replace("RUNTIME", RUNTIME))
     (project / "requirements.txt").write_text(f"serverless-dispatcher @ {ROOT.as_uri()}\n")
     written = run(project, "-A", "tasks", "infra", "cdk")
     assert written.returncode == 0, written.stderr
