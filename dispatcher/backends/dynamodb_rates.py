@@ -40,7 +40,7 @@ class Rates:
                 taken = slots_until(first, step, count, latest)
                 if not taken:
                     return first, 0
-                if first == known:
+                if known > floor:
                     bound = None if latest is None else latest - (taken - 1) * step
                     done, following = self._put_off(bucket, floor, taken * step, bound)
                 else:

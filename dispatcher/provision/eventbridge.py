@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -166,18 +167,28 @@ def _interval(interval: schedule, zone: str) -> Translation:
     if interval.resolution == _MINUTE:
         seconds -= seconds % _MINUTE
     if seconds % _MINUTE == 0:
-        return Translation("rule", _rate(seconds))
+        return _minutes(seconds // _MINUTE)
     if seconds < _MINUTE:
         return Translation("rule", _EVERY_MINUTE, every=seconds)
     return Translation("rule", _EVERY_MINUTE, exact=False, every=seconds, reason="EventBridge counts in whole minutes")
 
 
-def _rate(seconds: int) -> str:
-    unit, name = next(
-        (unit, name) for unit, name in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")) if not seconds % unit
+def _minutes(count: int) -> Translation:
+    """Multiples of a span since 1970, in UTC: what a rate would count from the moment at which its rule was made."""
+    tick = math.gcd(count, _DAY // _MINUTE)
+    if tick % 60:
+        tick = math.gcd(tick, 60)
+    if tick < 60:
+        expression = _EVERY_MINUTE if tick == 1 else f"cron(0/{tick} * * * ? *)"
+    else:
+        hours = {1: "*", 24: "0"}.get(tick // 60, f"0/{tick // 60}")
+        expression = f"cron(0 {hours} * * ? *)"
+    reason = (
+        ""
+        if tick == count
+        else f"EventBridge begins to count anew each hour or day, so it cannot count {count} minutes; the worker does"
     )
-    count = seconds // unit
-    return f"rate({count} {name}{'' if count == 1 else 's'})"
+    return Translation("rule", expression, exact=tick == count, reason=reason)
 
 
 def _midnights(count: int, zone: str) -> Translation:

@@ -76,21 +76,20 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
     def runs_in_minute(self, minute: datetime) -> tuple[datetime, ...]:
         """Return the runs of this minute, where nothing tells of the last: whole multiples of the span since 1970.
 
-        Spans of whole minutes are left to the timer, which counts them itself: each of its firings is a run. Rounded
-        ones of several hours or days run where the wall clock begins an hour or day that such a multiple falls into.
+        Rounded ones of several hours or days run where the wall clock begins an hour or day that such a multiple falls
+        into.
         """
         if self.resolution >= _HOUR:
             return (minute,) if self._begins_unit(minute) else ()
-        if self.resolution or not self.run_every % MINUTE:
-            return (minute,)
+        span = self.run_every - self.run_every % MINUTE if self.resolution else self.run_every
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         found = minute.astimezone(UTC)
         end = found + MINUTE
-        found += (epoch - found) % self.run_every
+        found += (epoch - found) % span
         runs = []
         while found < end:
             runs.append(found.astimezone(minute.tzinfo))
-            found += self.run_every
+            found += span
         return tuple(runs)
 
     def _begins_unit(self, minute: datetime) -> bool:

@@ -148,12 +148,3 @@ def _aws_part(field: str, part: str, low: int, high: int) -> range:
     begin, end = (_NAMES[text] if text in _NAMES else int(text) for text in (first, last or first))
     assert low <= begin <= end <= high, part
     return range(begin, end + 1)
-
-
-def rate_seconds(expression: str) -> int:
-    """Return the seconds between the firings of a rate expression: one unit is singular, several are plural."""
-    match = re.fullmatch(r"rate\((1) (minute|hour|day)\)|rate\((\d+) (minutes|hours|days)\)", expression)
-    assert match, expression
-    count = int(match[1] or match[3])
-    assert match[1] or count > 1, expression
-    return count * {"minute": 60, "hour": 3600, "day": 86400}[(match[2] or match[4]).rstrip("s")]

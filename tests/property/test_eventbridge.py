@@ -23,7 +23,6 @@ from tests.property.minutes import (
     crontab_minutes,
     eventbridge_minutes,
     moments,
-    rate_seconds,
 )
 
 # Both hemispheres, clocks that change at midnight, by half an hour, or never, and offsets of quarters of an hour.
@@ -147,25 +146,22 @@ def test_crontabs_fire_when_they_are_due(
 @example(seconds=3600, relative=True, zone="Australia/Lord_Howe")
 @example(seconds=5 * 3600, relative=True, zone="Asia/Kathmandu")
 def test_intervals_fire_as_often_as_they_are_due(seconds: int, relative: bool, zone: str) -> None:
-    """From one run on, the firings and `next_after` name the same moments."""
+    """Firings start each whole multiple of the span, as a local beat does; `next_after` goes from one to the next."""
     interval = schedule(seconds, relative)
     if zone == "Australia/Lord_Howe" and interval.resolution == 3600:
         with pytest.raises(Untranslatable, match="part of an hour"):
             translate(interval, zone)
         return
     translation = translate(interval, zone)
-    if translation.expression.startswith("rate"):
-        unit = next((size for size in (86400, 3600, 60) if relative and seconds >= size), 1)
-        assert rate_seconds(translation.expression) == seconds - seconds % unit
-        assert translation.exact
-        assert translation.every is None
-        assert interval.runs_in_minute(START) == (START,)
-        return
     fired = eventbridge_minutes(translation.expression, translation.timezone)
     for minutes in _stretches(fired, zone):
         runs = [run for minute in minutes for run in interval.runs_in_minute(minute)]
         for run, following in islice(pairwise(runs), 1000):
             assert _seconds(interval.next_after(run)) == _seconds(following)
+        if interval.resolution < 3600:  # what a local beat fires
+            span = seconds - seconds % (interval.resolution or 1)
+            start, end = _seconds(minutes[0]), _seconds(minutes[-1]) + 60
+            assert [_seconds(run) for run in runs] == list(range(-int(-start // span) * span, int(end), span))
         if translation.every is not None:
             assert translation.exact == (seconds < 60)
             assert 0 <= _seconds(runs[0]) - _seconds(minutes[0]) < seconds
@@ -253,9 +249,14 @@ def test_what_cannot_be_expressed_is_refused(value: BaseSchedule | float, zone: 
         (crontab(0, 9, "mon", "1-7"), "UTC", "cron(0 9 ? * 2#1 *)"),
         (crontab(0, 0, "fri", 13), "UTC", "cron(0 0 13 * ? *)"),
         (crontab(0, 0, "sun,sat", "1-20"), "UTC", "cron(0 0 ? * SUN,SAT *)"),
-        (60, "Europe/Berlin", "rate(1 minute)"),
-        (86400, "UTC", "rate(1 day)"),
-        (5400, "UTC", "rate(90 minutes)"),
+        (60, "Europe/Berlin", "cron(* * * * ? *)"),
+        (300, "UTC", "cron(0/5 * * * ? *)"),
+        (3600, "UTC", "cron(0 * * * ? *)"),
+        (6 * 3600, "Europe/Berlin", "cron(0 0/6 * * ? *)"),
+        (86400, "UTC", "cron(0 0 * * ? *)"),
+        (5400, "UTC", "cron(0/30 * * * ? *)"),
+        (7 * 86400, "UTC", "cron(0 0 * * ? *)"),
+        (7 * 60, "UTC", "cron(* * * * ? *)"),
         (20, "UTC", "cron(* * * * ? *)"),
         (schedule(7200, relative=True), "Asia/Kathmandu", "cron(15 0/2 * * ? *)"),
     ],

@@ -313,6 +313,15 @@ def test_a_guess_of_a_slot_is_wrong_once(backend: DynamoDBBackend, wire: Wire) -
     assert wire.operations == ["UpdateItem"] * 2
 
 
+def test_a_slot_of_this_very_moment_is_set(backend: DynamoDBBackend, wire: Wire) -> None:
+    """What is to come is put off; a slot that is due now is none of that, and nobody could ever put it off."""
+    wire.script("UpdateItem", {}, {"Attributes": {"next": {"N": "1800000010000000"}}})
+    assert backend.reserve("b", 1, 10.0) == [1_800_000_000.0]
+    backend.clock.sleep(10.0)  # exactly
+    assert backend.reserve("b", 1, 10.0) == [1_800_000_010.0]
+    assert [call["UpdateExpression"] for call in wire.of("UpdateItem")] == ["SET #next = :next"] * 2
+
+
 def test_those_who_keep_overtaking_are_given_way(backend: DynamoDBBackend, wire: Wire) -> None:
     """Where the bound is missed again and again the caller waits between tries, asks for less, and finds out."""
 

@@ -197,7 +197,8 @@ def test_runs_in_a_minute() -> None:
     assert schedule(20).runs_in_minute(minute) == tuple(minute + timedelta(seconds=20 * i) for i in range(3))
     assert schedule(90).runs_in_minute(minute) == (minute + timedelta(seconds=30),)
     assert schedule(90).runs_in_minute(minute - timedelta(minutes=1)) == (minute - timedelta(minutes=1),)
-    assert schedule(300).runs_in_minute(minute) == (minute,)
+    assert schedule(300).runs_in_minute(minute) == ()
+    assert schedule(300).runs_in_minute(minute - timedelta(minutes=1)) == (minute - timedelta(minutes=1),)
     assert crontab("*/2").runs_in_minute(minute) == ()
     assert crontab("1").runs_in_minute(minute) == (minute,)
 
