@@ -11,7 +11,7 @@ from benchmarks import plots
 from benchmarks.environment import ROOT
 from benchmarks.record import RESULTS, Result, stored
 from benchmarks.rows import ROWS
-from benchmarks.rows.row import BARE, BEST_PEER, OURS, Bar, Row
+from benchmarks.rows.row import BAR_ROUNDS, BARE, BEST_PEER, OURS, Bar, Row
 from benchmarks.statistics import ratio, ratio_bound
 
 README: Final = ROOT / "benchmarks" / "README.md"
@@ -61,20 +61,33 @@ def _bar(result: Result | None, row: Row, bar: Bar) -> str:
     if result is None or not result.values(OURS):
         missing = "not measured" if result is None else "failed"
         return f"| {row.title} | {wanted} | {missing} | – | – | – | – |"
-    value = median(result.values(OURS))
-    ours = f"{number(value)} {row.unit}"
+    value, name = _judged(result, row, bar)
+    ours = f"{name}{number(value)} {row.unit}"
     if bar.against is None:
-        return f"| {row.title} | {wanted} | {ours} | – | – | – | {_passes(value, bar, row)} |"
+        passed = _passes(value, bar, row, len(result.values(OURS)))
+        return f"| {row.title} | {wanted} | {ours} | – | – | – | {passed} |"
     opponent = best_peer(result, row) if bar.against == BEST_PEER else bar.against
     if opponent is None or not (rounds := result.rounds(OURS, opponent)):
         return f"| {row.title} | {wanted} | {ours} | {bar.against}: not measured | – | – | – |"
     bound = ratio_bound(*rounds, better=row.better)
     theirs = f"{opponent}: {number(median(result.values(opponent)))}"
-    seen = f"{ratio(*rounds):.2f} | {bound:.2f} | {_passes(bound, bar, row)}"
+    seen = f"{ratio(*rounds):.2f} | {bound:.2f} | {_passes(bound, bar, row, len(rounds[0]))}"
     return f"| {row.title} | {wanted} | {ours} | {theirs} | {seen} |"
 
 
-def _passes(value: float, bar: Bar, row: Row) -> str:
+def _judged(result: Result, row: Row, bar: Bar) -> tuple[float, str]:
+    """Return the median that a bar is about, and whose it is where that is not clear."""
+    if not bar.all_of_them:
+        return median(result.values(OURS)), ""
+    medians = {name: median(values) for name in row.contenders if (values := result.values(name))}
+    worst = (min if row.better == "higher" else max)(medians, key=medians.__getitem__)
+    return medians[worst], f"{worst}: "
+
+
+def _passes(value: float, bar: Bar, row: Row, rounds: int) -> str:
+    """Return whether a value passes; nothing is said of what was timed in fewer rounds than a bar asks for."""
+    if not row.exact and rounds < BAR_ROUNDS:
+        return "too few rounds"
     passed = value >= bar.factor if row.better == "higher" else value <= bar.factor
     return "yes" if passed else "**no**"
 

@@ -18,7 +18,7 @@ tasks = {
 
 
 class DispatcherSqs(SyncPeer):
-    """Dispatcher at its defaults but for the results."""
+    """Dispatcher as one would use it for few calls: lean tasks, sent with `send_many`; the worker at its defaults."""
 
     name: ClassVar[str] = "dispatcher_sqs"
     packages: ClassVar[tuple[str, ...]] = ("boto3",)

@@ -61,16 +61,17 @@ def describe(bench: Bench, contender: str) -> dict[str, Any]:
 
 ROW = Row(
     name="flat-memory",
-    title="Memory after 1,000,000 tasks",
+    title="Memory after 1,000,000 tasks, 200,000 with results or as a producer",
     unit="× after a tenth",
     better="lower",
     method=(
-        "The proportional set size after all tasks, divided by that after a tenth of them: of 1,000,000, and of 20,000 "
-        "in a quick run. Ours is the warm Lambda handler with lean tasks; beside it stand a local worker and, with a "
-        "fifth of the tasks, the handler with results and a producer. Nothing is compared: the bar is absolute."
+        "The proportional set size after all tasks, divided by that after a tenth of them. The warm Lambda handler "
+        "with lean tasks and a local worker do 1,000,000 (20,000 in a quick run), the handler with results and a "
+        "producer a fifth of that. All of them are ours, nothing is compared: the bar is absolute, and the worst must "
+        "pass it. A worker's processes all count; of the handler its own process, not the guard that it forks."
     ),
     contenders=tuple(_ABOUT),
-    bars=(Bar(1.1),),
+    bars=(Bar(1.1, all_of_them=True),),
     measure=measure,
     budget=420.0,
     describe=describe,

@@ -11,6 +11,8 @@ from benchmarks.statistics import Better
 
 OURS: Final = "dispatcher"
 BARE: Final = "bare"
+#: Rounds of a row with a bar, and the least that a bar is judged by where something is timed.
+BAR_ROUNDS: Final = 5
 #: A bar against whichever peer's median is best.
 BEST_PEER: Final = "best peer"
 #: Libraries on Redis in the order of the tables, and those and their pools where workers take part.
@@ -35,10 +37,14 @@ LAMBDA_VARIABLES: Final = {
 
 @dataclass(frozen=True)
 class Bar:
-    """Our median must pass ``factor`` times that of ``against``; with no opponent, ``factor`` itself."""
+    """Our median must pass ``factor`` times that of ``against``; with no opponent, ``factor`` itself.
+
+    Where ``all_of_them`` is set, every contender is ours, and the worst one must pass ``factor``.
+    """
 
     factor: float
     against: str | None = None
+    all_of_them: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Row:
         """Return how often everybody is measured unless told otherwise: a ratio that a bar asks for needs five."""
         if self.exact or not full:
             return 1
-        return 5 if self.bars else 3
+        return BAR_ROUNDS if self.bars else 3
 
     def far_behind(self, medians: Mapping[str, float], factor: float = 2.0) -> set[str]:
         """Return the peers that no bar is about: they are not named, and so many times worse than the best peer."""

@@ -90,6 +90,17 @@ class TestReport:
         assert "| 50 tasks/s | huey: 10 | 5.00 | 3.00 | **no** |" in report.render([unsure])
         assert "bare: not measured" in report.render([unsure])
 
+    def test_few_rounds_pass_no_bar(self) -> None:
+        """What was timed fewer than five times is not judged, whatever it says; what was counted, is."""
+        few = _result("drain", dispatcher=[50.0] * 4, huey=[10.0] * 5)
+        assert "| 5.00 | 5.00 | too few rounds |" in report.render([few])
+        assert "| 83 bytes | – | – | – | yes |" in report.render([_result("body", dispatcher=[83.0])])
+
+    def test_of_several_of_ours_the_worst_is_judged(self) -> None:
+        """A process that grows fails the bar, though the one that the row is named after does not."""
+        result = _result("flat-memory", dispatcher=[1.0], with_results=[1.02], producer=[1.3], worker=[1.01])
+        assert "| producer: 1.3 × after a tenth | – | – | – | **no** |" in report.render([result])
+
     def test_the_best_peer_is_no_limit_and_not_ours(self) -> None:
         """The bare loop is no competitor, and less is better where the row says so."""
         row = ROWS["drain"]
