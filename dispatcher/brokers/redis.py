@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import socket
 import uuid
@@ -23,6 +24,7 @@ from dispatcher.exceptions import UnsupportedOption
 from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, pack_start, to_error
 from dispatcher.redis_settings import parse
 
+logger = logging.getLogger("dispatcher.worker")
 GROUP: Final = "workers"
 PRIORITIES: Final = range(10)
 #: How often a worker, busy or idle, looks for delayed messages that are due and for new priority levels, in seconds.
@@ -253,15 +255,20 @@ class RedisBroker(Broker):
     def _read(self, command: bytes, before: list[Command] | None) -> Any:
         """Return the reply to a command that leases messages, in one write with the commands ``before``, done then.
 
-        It is nothing where a stream was removed, which the next turn makes anew.
+        It is nothing where a stream was removed, which the next turn makes anew. Where one of those is refused that is
+        an error only if nothing was leased, because what was would be lost until its lease ends.
         """
         *settled, reply = self._connections.send([*(before or ()), Command(command)])
         if before:
             before.clear()
+        leased = None if isinstance(reply, ResponseError) else reply
         for each in settled:
             if isinstance(each, ResponseError):
-                raise to_error(each, self._settings.address)
-        return None if isinstance(reply, ResponseError) else reply
+                error = to_error(each, self._settings.address)
+                if not leased:
+                    raise error
+                logger.warning("messages that are done with come again: %s", error)
+        return leased
 
     def _deliveries(
         self, queue: _Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float

@@ -152,10 +152,7 @@ class ConsumerLoop:
             while not self._stopping and not self._worn_out():
                 self._cycle()
         finally:
-            try:
-                self._settle_owed()
-            except OperationalError as error:
-                logger.warning("%d messages that are done with come again: %s", len(self._transport.owed), error)
+            self._give_up_owed()
             self.stop_threads()
             self.executor.close()
 
@@ -179,20 +176,43 @@ class ConsumerLoop:
             if self._lost is not None and self._lost.is_due():
                 self._settle_owed()
                 self._lost.look()
-            owed = self._transport.owed
-            size = self._batch_size()
-            deliveries = self.broker.settle_and_receive(owed, self.queues, size, self.broker.poll_wait)
-            owed.clear()
+            deliveries = self._receive()
             if deliveries:
                 self._process(deliveries)
             self.note_success()
         except OperationalError as error:
             self.pause(error)
 
+    def _receive(self) -> list[Delivery]:
+        owed, size, wait = self._transport.owed, self._batch_size(), self.broker.poll_wait
+        if owed and self._failures:  # it may be these that are refused, which must not keep us from receiving
+            self._settle_owed()
+            deliveries = self.broker.receive(self.queues, size, wait)
+            self._give_up_owed()
+        else:
+            deliveries = self.broker.settle_and_receive(owed, self.queues, size, wait)
+            owed.clear()
+        return deliveries
+
     def _settle_owed(self) -> None:
-        if self._transport.owed:
-            self.broker.settle(self._transport.owed)
-            self._transport.owed.clear()
+        """Settle what is owed; raise `OperationalError` where that fails for the first time."""
+        try:
+            if self._transport.owed:
+                self.broker.settle(self._transport.owed)
+                self._transport.owed.clear()
+        except OperationalError:
+            if not self._failures:
+                raise
+
+    def _give_up_owed(self) -> None:
+        """Settle what is owed now or never."""
+        owed = self._transport.owed
+        try:
+            if owed:
+                self.broker.settle(owed)
+        except OperationalError as error:
+            logger.warning("%d messages that are done with come again: %s", len(owed), error)
+        owed.clear()
 
     def _process(self, deliveries: Sequence[Delivery]) -> None:
         self.leases.hold(deliveries)

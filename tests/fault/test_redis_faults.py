@@ -18,6 +18,7 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.redis import RedisBackend
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
+from dispatcher.clock import ManualClock
 from dispatcher.exceptions import OperationalError, SendError, SoftTimeLimitExceeded
 from tests.emulation.redis_server import RedisServer
 
@@ -200,6 +201,22 @@ def test_a_full_server_refuses_and_drains(start: Callable[..., RedisServer]) -> 
     assert bodies(take(broker, 1)) == ["due"]
     for client in (broker, backend, raw):
         client.close()
+
+
+def test_what_was_leased_is_kept_where_acknowledgements_are_refused(
+    start: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages that came in the same write as a refused acknowledgement are handed out; without any it is raised."""
+    server = start()
+    broker = RedisBroker(server.url, clock=ManualClock())
+    broker.send([outgoing(str(number)) for number in range(4)])
+    owed = [Settlement(delivery, "ack") for delivery in broker.receive(["q"], 2)]
+    redis.Redis(port=server.port).execute_command("ACL", "SETUSER", "default", "-xack")
+    assert bodies(broker.settle_and_receive(owed, ["q"], 2)) == ["2", "3"]
+    assert "come again: Redis at" in caplog.text
+    with pytest.raises(OperationalError, match="lacks a permission"):
+        broker.settle_and_receive(owed, ["q"], 2)
+    broker.close()
 
 
 def test_a_read_only_server_is_named(start: Callable[..., RedisServer]) -> None:

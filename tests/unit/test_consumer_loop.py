@@ -121,6 +121,35 @@ def test_an_acknowledgement_that_fails_is_repeated(setup: Setup) -> None:
     assert [settled.action for settled in setup.broker.settled] == ["ack"]
 
 
+def test_acknowledgements_that_are_refused_do_not_keep_a_loop_from_receiving(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a queue takes none the loop says which come again, and goes on to what there is besides."""
+    setup.broker.failures["settle"] = [OperationalError("refused") for _ in range(1000)]
+    first = setup.quick.delay(1)
+    setup.start()
+    assert first.get(timeout=30) == 1
+    assert setup.quick.delay(2).get(timeout=30) == 2
+    assert "1 messages that are done with come again: refused" in caplog.text
+
+
+def test_acknowledgements_outlast_an_outage(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    """While nothing can be received either they are kept."""
+    result = setup.quick.delay(1)
+    loop = make_loop(setup.app)
+    loop._cycle()
+    setup.broker.failures["settle"] = [OperationalError("away") for _ in range(3)]
+    setup.broker.failures["receive"] = [OperationalError("away") for _ in range(2)]
+    for _ in range(3):
+        loop._cycle()
+    assert setup.broker.settled == []
+    loop._cycle()
+    assert result.get(timeout=30) == 1
+    assert [settled.action for settled in setup.broker.settled] == ["ack"]
+    assert "come again" not in caplog.text
+    loop.executor.close()
+
+
 def test_an_error_of_our_own_does_not_end_the_loop(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
     """Should processing raise what it never should, the messages go back with a pause, and the loop goes on."""
     setup.backend.failures["read"] = [RuntimeError("a bug")]
