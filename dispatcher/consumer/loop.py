@@ -66,8 +66,9 @@ class BrokerTransport:
 class BatchTransport(BrokerTransport):
     """A consumer's: acknowledgements that end a batch are kept for the call that receives the next one."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, leases: Leases) -> None:
         super().__init__(broker)
+        self._leases = leases
         #: what is yet to be carried out
         self.owed: list[Settlement] = []
         self._unsettled = 0
@@ -81,6 +82,7 @@ class BatchTransport(BrokerTransport):
         self._unsettled -= len(settlements)
         if self._unsettled == 0 and all(each.action == "ack" for each in settlements):
             self.owed += settlements
+            self._leases.drop([each.delivery for each in settlements])  # whatever happens now, they do not go back
         else:
             super().settle(settlements)
 
@@ -119,7 +121,7 @@ class ConsumerLoop:
         broker: Broker = app.broker
         self.broker = broker
         self.leases = Leases(broker, on_tick)
-        self._transport = BatchTransport(broker)
+        self._transport = BatchTransport(broker, self.leases)
         self.terminations = Terminations(app.backend, self.leases.running, terminate or (lambda run, signum: False))
         self.env = Environment(
             app=app, backend=app.backend, transport=self._transport, limits=limits, clock=app.clock,
@@ -242,12 +244,14 @@ class ConsumerLoop:
             self.on_runs(runs)
 
     def hand_back_later(self, deliveries: Sequence[Delivery]) -> None:
-        """Release deliveries that could not be processed, each with a pause of its own.
+        """Release deliveries that could not be processed and are not to be acknowledged, each with its own pause.
 
         The pauses grow with the receive count and differ, so that one message cannot hold up its neighbours for good.
         """
         self.leases.drop(deliveries)
-        self.broker.settle([Settlement(each, "release", self.env.backoff(each.receive_count)) for each in deliveries])
+        done = {id(each.delivery) for each in self._transport.owed}
+        back = [each for each in deliveries if id(each) not in done]
+        self.broker.settle([Settlement(each, "release", self.env.backoff(each.receive_count)) for each in back])
 
     def _keep(self, run: Run) -> bool:
         return not self._stopping and self.leases.begin(run.delivery, run)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from dispatcher import Dispatcher, states
+from dispatcher.backends.base import Write
 from dispatcher.brokers.base import Delivery, Outgoing
 from dispatcher.exceptions import ImproperlyConfigured, NotRegistered, OperationalError
 from dispatcher.execution.run import ShutdownNow
@@ -314,3 +315,48 @@ def test_a_cold_stop_keeps_what_was_acknowledged_early(setup: Setup) -> None:
         loop.run()
     assert result.get(timeout=30) == "done"
     assert setup.broker.counts("default") == (1, 0, 0, 0)
+
+
+def test_a_cold_stop_does_not_release_what_is_only_to_be_acknowledged(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lean task that has run is done with, though a cold shutdown strikes while its batch is written."""
+    lean = setup.app.task(name="lean", ignore_result=True, revocable=False)(lambda: setup.ran.append("lean"))
+    lean.delay()
+    setup.quick.delay("quick")
+    loop, write, errors = make_loop(setup.app), setup.backend.write, [ShutdownNow()]
+    for name in ("lean", "quick"):
+        loop.env.note_duration(name, 0.0)  # so that one outcome waits for the next
+
+    def strike(writes: Sequence[Write]) -> Any:
+        stood = write(writes)
+        if errors and any(each.final for each in writes):
+            raise errors.pop()
+        return stood
+
+    monkeypatch.setattr(setup.backend, "write", strike)
+    with pytest.raises(ShutdownNow):
+        loop.run()
+    assert sorted(setup.ran) == ["lean", "quick"]
+    assert [settled.action for settled in setup.broker.settled] == ["ack", "ack"]
+    assert setup.broker.counts("default") == (0, 0, 0, 0)
+
+
+def test_a_fault_does_not_release_what_is_only_to_be_acknowledged(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the end of a batch raise what it never should, what is done with stays done with."""
+    setup.quick.delay(1)
+    loop = make_loop(setup.app)
+    process = loop.executor.process
+
+    def fail(*args: Any) -> Any:
+        process(*args)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(loop.executor, "process", fail)
+    loop._cycle()
+    loop._give_up_owed()
+    assert [settled.action for settled in setup.broker.settled] == ["ack"]
+    assert setup.broker.counts("default") == (0, 0, 0, 0)
+    loop.executor.close()
