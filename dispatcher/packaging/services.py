@@ -2,28 +2,24 @@
 
 Botocore comes with the models of some 430 services, nine tenths of a package's size. Which of them code uses cannot be
 told for sure, so the rule errs on the side of keeping: a service stays if its name stands as a text anywhere in the
-sources, or in a library that speaks of boto, and all stay where either makes clients of services that it does not
-spell out.
+sources, or in a library that speaks of boto, and all stay where either may make clients of services that it does not
+spell out, as `dispatcher.packaging.clients` reads it.
 """
 
 from __future__ import annotations
 
-import ast
 import gzip
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.packaging.clients import services_in
 
 #: What dispatcher itself makes clients of in a function; ``sts`` is for roles that it assumes.
 OWN: Final = frozenset({"dynamodb", "s3", "scheduler", "sqs", "sts"})
-#: Packages whose code is not read: theirs names services only to make an exception of them.
-_UNREAD: Final = frozenset({"boto3", "botocore", "dispatcher", "s3transfer"})
-#: The calls of boto3 and botocore that make a client of the service named first.
-_MAKERS: Final = frozenset({"client", "create_client", "resource"})
 #: What botocore's error for a service that it does not know goes on with; `dispatcher.aws_data` reads it.
 NOTE: Final = "left-out.txt"
 _SENTENCE: Final = (
@@ -70,41 +66,10 @@ def _given(wanted: Sequence[str] | str, known: frozenset[str]) -> Kept:
 
 
 def _named(folder: Path, sources: Collection[str], known: frozenset[str]) -> Kept:
-    found: set[str] = set()
-    for path in sorted(folder.rglob("*.py")):
-        place = path.relative_to(folder)
-        text = path.read_bytes()
-        if place.parts[0] in _UNREAD or not (place.parts[0] in sources or b"boto" in text):
-            continue
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError):
-            return Kept(None, f"{place} cannot be read as Python")
-        found |= known.intersection(_texts(tree))
-        if b"boto" in text and (line := _unnamed(tree)) is not None:
-            return Kept(None, f"{place}, line {line}, makes a client of a service that it does not spell out")
+    found = services_in(folder, sources)
+    if isinstance(found, str):
+        return Kept(None, found)
     return Kept((OWN | found) & known, "named in the code")
-
-
-def _texts(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-
-
-def _unnamed(tree: ast.AST) -> int | None:
-    """Return a line on which a client is, or may be, made whose service is no literal."""
-    called = set()
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(func=(ast.Attribute(attr=maker) | ast.Name(id=maker)) as function) if maker in _MAKERS:
-                called.add(function)
-                named = [each.value for each in node.keywords if each.arg in ("service_name", None)]
-                if not all(isinstance(service, ast.Constant) for service in (*node.args, *named)[:1]):
-                    return node.lineno
-            case ast.Attribute(value=ast.Name(id="boto3"), attr=maker) if maker in _MAKERS and node not in called:
-                return node.lineno  # handed on to be called elsewhere
-    return None
 
 
 def _lighten(path: Path) -> None:

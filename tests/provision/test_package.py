@@ -14,7 +14,7 @@ import pytest
 
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.packaging import Contents, Package
-from dispatcher.packaging.services import OWN
+from dispatcher.packaging.services import OWN, trim
 from tests.emulation.archive import ARCHITECTURE, RUNTIME, spoil_sources
 from tests.emulation.environments import ROOT
 
@@ -134,6 +134,27 @@ def small_botocore(tmp_path: Path) -> Path:
         ("import boto3\nboto3.client(**how)", None),
         ("from boto3 import client\nclient(SERVICE)", None),
         ("import boto3\nclients = map(boto3.client, NAMES)", None),
+        ("import boto3, os\nmake = boto3.Session().client\nmake(os.environ['SVC'])", None),
+        ("import boto3 as aws\nmake = aws.client", None),
+        ("import boto3\ngetattr(boto3, 'client')(SERVICE)", None),
+        ("import boto3\ngetattr(boto3, KIND, 'none')(SERVICE)", None),
+        ("import boto3\nfor kind in ('client', 'resource'):\n    getattr(boto3.Session(), kind)(SERVICE)", None),
+        ("import boto3\nvars(boto3)['client'](SERVICE)", None),
+        ("import operator, boto3\noperator.methodcaller('client', SERVICE)(boto3)", None),
+        ("import functools, boto3\nmake = functools.partial(boto3.Session().client, region_name='us-east-1')", None),
+        ("from boto3 import client\nmake = client", None),
+        ("from boto3 import client as make\nmake(SERVICE)", None),
+        ("import boto3\nboto3.client.__call__(SERVICE)", None),
+        ("from session import own\nown.client(SERVICE)", None),
+        (
+            "import boto3\nclass Own(boto3.Session):\n    def trace(self):\n        self.client = traced(self.client)",
+            None,
+        ),
+        (
+            "class Mail:\n    def get(self):\n        self.client = boto3.client('sns')\n        return self.client",
+            OWN | {"sns"},
+        ),
+        ("import boto3\nclient = boto3.client('sns')\nclient.publish()\nlog(client)", OWN | {"sns"}),
         ("import boto3 as\n", None),
     ],
 )
@@ -147,6 +168,47 @@ def test_services_that_the_code_may_use_stay(
     assert contents.services.services == kept
     there = {path.name for path in (tmp_path / "built" / "botocore" / "data").iterdir() if path.is_dir()}
     assert there == (kept or OWN | {"sns", "ses", "lambda"})
+
+
+@pytest.mark.parametrize(
+    ("files", "kept"),
+    [
+        ({"core.py": "import boto3", "mail.py": "def send(session):\n    session.client('sns')"}, OWN | {"sns"}),
+        ({"core.py": "import boto3", "make.py": "def make(session, name):\n    return session.client(name)"}, None),
+        ({"core.py": "import aiobotocore.session as aio\nmake = aio.get_session().create_client"}, None),
+        ({"core.py": "import boto3", "http.py": "def send(self):\n    return self.client"}, OWN),
+        ({"http.py": "def get(name):\n    return pool.client(name)"}, OWN),
+        ({"fast.cpython-313-aarch64-linux-gnu.so": "boto3"}, None),
+        ({"fast.cpython-313-aarch64-linux-gnu.so": ""}, OWN),
+    ],
+)
+def test_services_that_libraries_may_use_stay(
+    tmp_path: Path, small_botocore: Path, files: dict[str, str], kept: frozenset[str] | None
+) -> None:
+    """All files of a library of which one speaks of boto are read, and what cannot be read keeps all."""
+    library = tmp_path / "made" / "storage"
+    library.mkdir(parents=True)
+    for name, text in files.items():
+        (library / name).write_text(text)
+    shutil.copytree(small_botocore, tmp_path / "made" / "botocore")
+    found = trim(tmp_path / "made", (), None)
+    assert found is not None
+    assert found.services == kept
+
+
+def test_models_that_powertools_uses_stay(tmp_path: Path, small_botocore: Path) -> None:
+    """It makes all its clients on the spot, though it hands them around: a package with it is still trimmed."""
+    import aws_lambda_powertools
+
+    library = Path(aws_lambda_powertools.__file__).parent
+    shutil.copytree(library, tmp_path / "made" / library.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(small_botocore, tmp_path / "made" / "botocore")
+    (tmp_path / "made" / "botocore" / "data" / "ssm").mkdir()
+    found = trim(tmp_path / "made", (), None)
+    assert found is not None
+    assert found.services is not None
+    assert "ssm" in found.services
+    assert "ses" not in found.services
 
 
 @pytest.mark.parametrize(("services", "kept"), [("all", None), (["ses"], OWN | {"ses"})])
