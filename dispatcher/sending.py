@@ -83,7 +83,8 @@ class Sender:
     ) -> Call:
         """Return the call's message and queue; ``marks`` are those that it has beside the task's and the options'.
 
-        Times are counted from ``now`` in epoch seconds, by default the present; ``new_id`` is for a call without one.
+        Times are counted from ``now`` in epoch seconds, by default the present; a call with another is on its queue
+        already, so any delay will do. ``new_id`` is for a call without one.
         Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
@@ -136,7 +137,7 @@ class Sender:
             delay = max(0.0, delay + (now or present) - present)
             check_limits(fields, task)
         queue = self._routes.queue(options.get("queue"))
-        if delay > SQS_MAX_DELAY and queue.endswith(".fifo"):
+        if delay > SQS_MAX_DELAY and now is None and queue.endswith(".fifo"):
             _check_order(self._broker(), queue, delay)
         serializer = options.get("serializer") or self._conf.task_serializer
         compression = options.get("compression") or self._conf.task_compression

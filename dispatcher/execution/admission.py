@@ -13,6 +13,7 @@ from dispatcher.exceptions import (
     BackendError,
     ChordError,
     DecodeError,
+    DispatcherError,
     ImproperlyConfigured,
     NotRegistered,
     OperationalError,
@@ -73,8 +74,11 @@ def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
     except UnsupportedMessage as unknown:
         _wait_for_newer_worker(env, run, unknown, unknown.task_id)
         return None
-    except (DecodeError, SecurityError) as problem:
-        error, message = problem, None
+    except OperationalError as trouble:
+        logger.error("what a firing starts cannot be made out, it goes back: %s", trouble)
+        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+    except DispatcherError as problem:  # whatever it is, the neighbours have no part in it
+        error = problem
     if message is None and run.outcome is None:
         _unreadable(run, error, getattr(error, "task_id", None))
     return message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from dispatcher import states
 from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import Firing, firing_id, read, time_text
 from dispatcher.brokers.base import Outgoing
-from dispatcher.exceptions import OperationalError
+from dispatcher.exceptions import OperationalError, UnsupportedOption
 from dispatcher.execution import lost
 from dispatcher.execution.run import Kind, Run
 from dispatcher.message import InvalidMessage, UnsupportedMessage
@@ -156,6 +157,38 @@ def test_a_tasks_own_expiry_counts_from_the_time_it_was_due() -> None:
     beat.fire(START + timedelta(minutes=1))
     beat.advance_to(START + timedelta(seconds=89))
     assert beat.kinds(beat.work()) == [Kind.SUCCESS]
+
+
+@pytest.mark.parametrize(("ahead", "options"), [(3600, {}), (1, {"countdown": 900})])
+def test_a_firing_ahead_of_a_fifo_queue_waits(ahead: int, options: dict[str, Any]) -> None:
+    """Where only admission can let a message wait it does so, and a neighbour is none the worse."""
+    beat = Beat(schedule=1, conf={"task_default_queue": "shop.fifo"}, options=options)
+    beat.app.broker.features = dataclasses.replace(beat.app.broker.features, max_delay=0.0)
+    due = START + timedelta(seconds=ahead)
+    beat.fire(due, exact=True)
+    beat.app.tasks["shop.report"].delay("neighbour")
+    runs = beat.step()
+    assert len(runs) == 2
+    assert beat.calls == [("neighbour",)]
+    assert not beat.dead()
+    beat.work()
+    assert beat.calls == [("neighbour",), ()]
+    assert beat.clock.time() >= due.timestamp() + options.get("countdown", 0)
+
+
+def test_a_firing_whose_call_cannot_be_made_harms_no_neighbour() -> None:
+    """An entry that is found to be impossible only when it fires is dead, and the rest of the batch runs."""
+
+    def route(name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None) -> None:
+        if "beat_at" in (options.get("headers") or {}):
+            raise UnsupportedOption("not at this time")
+
+    beat = Beat(conf={"task_routes": [route]})
+    beat.fire(START)
+    beat.app.tasks["shop.report"].delay("neighbour")
+    assert beat.kinds(beat.step()) == [Kind.UNREADABLE, Kind.SUCCESS]
+    [letter] = beat.dead()
+    assert "not at this time" in json.dumps(letter.reason)
 
 
 def test_a_firing_far_ahead_is_dead() -> None:
