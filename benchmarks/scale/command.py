@@ -28,9 +28,14 @@ _QUICK: Final = (1_000, 10_000)
 _FULL: Final = (1_000, 10_000, 100_000, 1_000_000)
 #: Above this rate only what somebody sets for it is worth a run.
 _AS_GENERATED: Final = 10_000
-#: Workload -> the rate up to which it shows what it is about: those of a key sooner, those much like another one.
-_SHOWN_UP_TO: Final = {"limited": 10_000, "unique": 10_000, "retries": 100_000, "burst": 100_000}
+#: Workload -> the rate up to which it shows what it is about: those of a key sooner, those much like another one, and
+#: chords, of which a million members at once take more memory and minutes than a run should.
+_SHOWN_UP_TO: Final = {
+    "limited": 10_000, "unique": 10_000, "hot": 100_000, "retries": 100_000, "burst": 100_000, "chords": 100_000,
+}  # fmt: skip
 _TUNED: Final = {"concurrency": 1_000}
+#: What other functions leave of the account's concurrency, in the run that shows throttled invocations.
+_LEFT_OVER: Final = 200
 #: The write units a second that the table is warmed to where more results come than a new one takes.
 _WARMED: Final = 40_000
 #: Tasks of a comparison with the emulator; tasks and their seconds where a mapping drains them, so many at a time.
@@ -123,6 +128,8 @@ def _runs(workloads: Sequence[str], rates: Sequence[int]) -> list[tuple[str, Set
                 runs.append((name, Setup(rate)))
             if rate >= _AS_GENERATED:
                 runs.append((name, Setup(rate, **_TUNED)))
+            if rate == _AS_GENERATED and name == "slow":
+                runs.append((name, Setup(rate, **_TUNED, account=_LEFT_OVER)))
             if rate / 60 > facts.TABLE_WRITES and name == "results":
                 runs.append((name, Setup(rate, **_TUNED, warm_writes=_WARMED)))
     return runs

@@ -101,6 +101,8 @@ def count(endpoint: AwsEndpoint, workload: Workload, tasks: int, seed: int = 1) 
             invocations = _work_off(endpoint, clients[0], url, worker)
     finally:
         worker.close()
+    if all_tasks.owed:
+        raise RuntimeError(f"{workload.name}: {len(all_tasks.owed)} of {sent} tasks did not run on the emulator")
     return Counts(sent, invocations, meter.sqs_requests, meter.write_units, meter.read_units, _kept(meter.calls))
 
 

@@ -59,7 +59,7 @@ def drain(endpoint: AwsEndpoint, tasks: int, seconds: float, concurrency: int) -
 
 
 def _send(tasks: Tasks, count: int, seconds: float) -> None:
-    tasks.app.send_many([tasks.kept.s(seconds) for _ in range(count)])
+    tasks.send([tasks.kept.s(seconds) for _ in range(count)])
 
 
 def _wait(endpoint: AwsEndpoint, url: str, lines: list[str]) -> None:

@@ -98,6 +98,8 @@ class Prediction:
     read_units: float
     dollars_per_million: float
     dollars: Mapping[str, float]
+    #: calls that raised in the producer
+    refused: int = 0
 
     @property
     def calls_a_task(self) -> float:
@@ -121,7 +123,7 @@ class Prediction:
 
 
 def predict(workload: Workload, setup: Setup) -> Prediction:
-    """Run the model until everything that was sent is done with; raises `RuntimeError` where something is lost."""
+    """Run the model until everything that was sent is done with; raises `RuntimeError` where a task did not run."""
     run = _Run(workload, setup)
     collects = gc.isenabled()
     gc.disable()  # a million rows would be gone through again and again
@@ -195,9 +197,11 @@ class _Run:
         self._schedule(chance)
         began = self.timeline.now
         self.timeline.run(lambda: self._done() or self.timeline.now - began > _PATIENCE)
-        ran = sum(count for name, count in self.tasks.runs.items() if name != "total")
-        if not self._done() or ran + self.tasks.collapsed < self._sent:
-            raise RuntimeError(f"{self._workload.name}: of {self._sent} tasks {ran} ran")
+        name, lost = self._workload.name, self.tasks.owed
+        if lost or not self._done():
+            raise RuntimeError(f"{name}: {len(lost):,} of {self._sent:,} tasks did not run, such as {sorted(lost)[:3]}")
+        if self._queue.given_up:
+            raise RuntimeError(f"{name}: {self._queue.given_up:,} messages became dead letters")
 
     def _done(self) -> bool:
         return not self._sending and self._queue.empty
@@ -218,11 +222,12 @@ class _Run:
 
     def _send(self, due: int, chance: random.Random, last: bool) -> None:
         self._owed += due
-        with self.timeline.aside():
-            sent = self._workload.send(self.tasks, self._owed, chance)
-            self._sending_ends = max(self._sending_ends, self.timeline.now)
-        self._owed -= sent
-        self._sent += sent
+        for few in [1] * self._owed if self._workload.singly else [self._owed]:
+            with self.timeline.aside():
+                sent = self._workload.send(self.tasks, few, chance)
+                self._sending_ends = max(self._sending_ends, self.timeline.now)
+            self._owed -= sent
+            self._sent += sent
         self._sending = not last
 
     def _invoke(self, records: list[dict[str, Any]]) -> Any:
@@ -281,6 +286,7 @@ class _Run:
             read_units=partitions.reads,
             dollars_per_million=dollars.total * each,
             dollars={name: getattr(dollars, name) * each for name in ("sqs", "compute", "dynamodb", "cloudwatch")},
+            refused=self.tasks.refused,
         )
 
     def _demand(self) -> Demand:

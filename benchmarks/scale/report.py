@@ -10,7 +10,8 @@ from benchmarks.scale.workloads import WORKLOADS
 
 _HEAD: Final = (
     "workload", "tasks a minute", "drained after", "oldest message", "environments", "throttled invocations",
-    "throttled writes", "busiest key, writes/s", "calls a task", "$ a million", "limited by",
+    "throttled writes", "handed back", "refused calls", "busiest key, writes/s", "calls a task", "$ a million",
+    "limited by",
 )  # fmt: skip
 
 Compared = Mapping[str, tuple[float, float, float]]
@@ -22,7 +23,7 @@ def predictions(found: Sequence[Prediction]) -> str:
     for title, members in _by_setting(found).items():
         lines = [
             f"| {' | '.join(_HEAD)} |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
         ]
         lines += [_line(each) for each in members]
         parts.append(f"#### {title}\n\n" + "\n".join(lines))
@@ -45,7 +46,8 @@ def _line(each: Prediction) -> str:
     hot = f"`{each.hot_key.partition('#')[0]}#` {each.hot_writes:,}" if each.hot_key else "–"
     return (
         f"| {each.workload} | {each.setup.rate:,} | {_seconds(each.drained_after)} | {_seconds(each.oldest)} | "
-        f"{each.most_concurrent:,} | {each.throttled_invocations:,} | {each.throttled_writes:,} | {hot} | "
+        f"{each.most_concurrent:,} | {each.throttled_invocations:,} | {each.throttled_writes:,} | "
+        f"{each.handed_back:,} | {each.refused:,} | {hot} | "
         f"{each.calls_a_task:.2f} | {each.dollars_per_million:.2f} | {each.limit} |"
     )
 
@@ -67,5 +69,6 @@ def comparison(compared: Mapping[str, Compared]) -> str:
     for title, figures in compared.items():
         for name, (expected, found, error) in figures.items():
             if expected or found:
-                lines.append(f"| {title} | {name} | {expected:,.6g} | {found:,.6g} | {error:+.1f} % |")
+                shown = f"{error:+.1f} %" if found else "–"  # there is no percentage of nothing
+                lines.append(f"| {title} | {name} | {expected:,.6g} | {found:,.6g} | {shown} |")
     return "\n".join(lines)

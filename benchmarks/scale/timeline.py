@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import random
 import time
 import uuid
@@ -13,7 +14,7 @@ from typing import Any, Final
 from unittest import mock
 
 from benchmarks.scale import facts
-from dispatcher import aws
+from dispatcher import aws, utils
 
 #: When the virtual world begins: seconds since the epoch.
 BEGINNING: Final = 1_800_000_000.0
@@ -86,7 +87,7 @@ def virtual_world(timeline: Timeline, client: Callable[..., Any], seed: int) -> 
 
     Time, ids and chance are the timeline's and the seed's; ``client`` stands in for `dispatcher.aws.client`.
     """
-    chance = random.Random(seed)
+    chance, others = random.Random(seed), random.Random(~seed)
     state = random.getstate()
     random.seed(seed)
     replaced: dict[tuple[Any, str], Any] = {
@@ -95,6 +96,8 @@ def virtual_world(timeline: Timeline, client: Callable[..., Any], seed: int) -> 
         (time, "perf_counter"): timeline.monotonic,
         (time, "sleep"): lambda seconds: timeline.sleep(seconds + facts.TIMER_SLACK),
         (uuid, "uuid4"): lambda: uuid.UUID(int=chance.getrandbits(128), version=4),
+        (os, "urandom"): others.randbytes,  # tokens
+        (utils, "urandom"): others.randbytes,  # ids, and by them the partitions that rows lie on
         (aws, "client"): client,
         (aws, "together"): timeline.together,
         # Nothing blocks here, so nothing has to be given up.

@@ -12,7 +12,7 @@ from benchmarks.scale.dynamodb import DynamoDB, Partitions
 from benchmarks.scale.fleet import Account, Fleet
 from benchmarks.scale.mapping import Mapping, MappingSettings
 from benchmarks.scale.model import Prediction, Setup, predict
-from benchmarks.scale.sqs import SQS
+from benchmarks.scale.sqs import SQS, Message, Queue
 from benchmarks.scale.timeline import Timeline
 from benchmarks.scale.workloads import WORKLOADS
 
@@ -22,9 +22,15 @@ def at_once(name: str, setup: Setup) -> Prediction:
     return predict(dataclasses.replace(WORKLOADS[name], share=1e-6), setup)
 
 
+def contended() -> Prediction:
+    """Predict 3,000 calls of one key in a second."""
+    return predict(dataclasses.replace(WORKLOADS["hot"], share=1 / 60), Setup(3_000))
+
+
 def test_a_seed_says_everything() -> None:
     """The same seed gives the same figures, to the last one."""
     assert at_once("mixed", Setup(300, seed=7)) == at_once("mixed", Setup(300, seed=7))
+    assert contended() == contended()  # which rows share a partition with the busy key depends on their ids
 
 
 def test_time_is_virtual() -> None:
@@ -35,12 +41,48 @@ def test_time_is_virtual() -> None:
     assert abs(time.time() - before) < 60
 
 
-@pytest.mark.parametrize("name", ["lean", "results", "retries", "unique", "limited", "burst"])
+@pytest.mark.parametrize("name", ["lean", "results", "retries", "unique", "hot", "limited", "burst"])
 def test_every_task_runs_to_its_end(name: str) -> None:
     """The model itself raises where a task was lost; what is handed back is received again."""
     found = predict(WORKLOADS[name], Setup(200))
     assert found.tasks == 200
     assert found.given_up == 0
+
+
+def test_a_lost_task_is_noticed_though_another_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message in fifty is dropped and another one doubled, so as many tasks run as were sent."""
+    send = SQS.send_message_batch
+
+    def loses(sqs: SQS, QueueUrl: str, Entries: list[dict[str, str]]) -> object:  # noqa: N803
+        if sqs.calls["SendMessageBatch"] % 5 == 0:
+            Entries = [Entries[1], *Entries[1:]]  # noqa: N806
+        return send(sqs, QueueUrl, Entries)
+
+    monkeypatch.setattr(SQS, "send_message_batch", loses)
+    with pytest.raises(RuntimeError, match="4 of 200 tasks did not run"):
+        at_once("lean", Setup(200))
+
+
+def test_a_dead_letter_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that gives a message up fails the run, though the task had run by then."""
+    take = Queue.take
+
+    def gives_up(queue: Queue, limit: int) -> list[Message]:
+        queue.given_up = 1
+        return take(queue, limit)
+
+    monkeypatch.setattr(Queue, "take", gives_up)
+    with pytest.raises(RuntimeError, match="1 messages became dead letters"):
+        at_once("lean", Setup(20))
+
+
+def test_a_key_that_too_many_claim_refuses_calls() -> None:
+    """Calls of one key beyond a partition's writes a second are throttled, and what waits too long is told so."""
+    found = contended()
+    assert found.hot_key.startswith("LOCK#")
+    assert 0.9 * facts.PARTITION_WRITES < found.hot_writes <= facts.PARTITION_WRITES
+    assert found.throttled_writes > found.refused > 0
+    assert found.limit == "the key LOCK#…"
 
 
 def test_a_chord_of_a_thousand_ends_in_its_body() -> None:
