@@ -105,7 +105,6 @@ class Task(Signatures, Generic[P, R]):
     _check_call: Callable[..., Any] | None = None
     _send_options: dict[str, Any] = {}  # noqa: RUF012 - replaced when bound
     _lean: bool = False
-    _starts_recorded: bool = False
     _sensitive: Marks | None = None
     _rate: Rate | None = None
     _uniqueness: Uniqueness | None = None
@@ -161,7 +160,6 @@ class Task(Signatures, Generic[P, R]):
         self._uniqueness = uniqueness_of(self, conf)
         # A run that waits for its slot finds it in its record, and others are answered with a unique task's outcome.
         kept = self.track_started or self._rate is not None or self._uniqueness is not None
-        self._starts_recorded = bool(self.track_started) or self.acks_late is False
         self._lean = bool(self.ignore_result) and self.revocable is False and not kept
 
     def _find_hooks(self) -> frozenset[str]:

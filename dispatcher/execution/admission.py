@@ -246,7 +246,9 @@ def is_fetched(run: Run) -> bool:
 def begins_at_once(run: Run) -> bool:
     """Say whether nothing has to be fetched, taken or recorded before a run's code starts."""
     task = run.task
-    if task is None or task._starts_recorded or run.lock is not None or run.delivery.receive_count > 1:
+    if task is None or task.track_started or task.acks_late is False:
+        return False
+    if run.lock is not None or run.delivery.receive_count > 1:
         return False
     return run.bare or not is_fetched(run)
 

@@ -499,6 +499,23 @@ def test_a_revoked_run_ended_from_outside_is_recorded_by_who_watched() -> None:
     assert bench.left() == 0
 
 
+@pytest.mark.parametrize(("option", "value"), [("acks_late", False), ("track_started", True)])
+def test_an_option_that_is_set_late_counts(option: str, value: bool) -> None:
+    """A task whose starts are to be recorded since the app was finalized has them recorded."""
+    bench = Bench()
+    seen: list[bool] = []
+
+    @bench.app.task(name="t", bind=True)
+    def task(this: Any) -> None:
+        seen.append(bench.record(this.request.id) is not None)
+
+    bench.app.finalize()
+    setattr(bench.app.tasks["t"], option, value)
+    bench.app.tasks["t"].delay()
+    bench.work()
+    assert seen == [True]
+
+
 @pytest.mark.parametrize("revoked", [False, True])
 def test_the_end_of_a_run_that_was_acknowledged_early_is_recorded(revoked: bool) -> None:
     """Its record says that it may be running; whoever has ended it knows better, and nobody waits for ever."""
