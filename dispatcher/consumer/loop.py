@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -154,9 +155,10 @@ class ConsumerLoop:
             while not self._stopping and not self._worn_out():
                 self._cycle()
         finally:
-            self._give_up_owed()
-            self.stop_threads()
-            self.executor.close()
+            with contextlib.ExitStack() as stack:  # a signal may strike in each of these
+                stack.callback(self.executor.close)
+                stack.callback(self.stop_threads)
+                self._give_up_owed()
 
     def start_threads(self) -> None:
         """Start what looks after leases and revocations; call it after a fork."""
@@ -165,8 +167,10 @@ class ConsumerLoop:
 
     def stop_threads(self) -> None:
         """End both."""
-        self.terminations.stop()
-        self.leases.stop()
+        try:
+            self.terminations.stop()
+        finally:
+            self.leases.stop()
 
     def read_lost(self) -> None:
         """Decide on messages that the transport gave up, if this consumer is the one to do so and it is time."""

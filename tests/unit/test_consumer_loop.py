@@ -360,3 +360,20 @@ def test_a_fault_does_not_release_what_is_only_to_be_acknowledged(
     assert [settled.action for settled in setup.broker.settled] == ["ack"]
     assert setup.broker.counts("default") == (0, 0, 0, 0)
     loop.executor.close()
+
+
+def test_a_second_stop_while_the_last_is_acknowledged_ends_the_threads(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cold shutdown that strikes in the end of a loop leaves nothing of it behind."""
+    setup.quick.delay(1)
+    loop = make_loop(setup.app, max_tasks=1)
+    closed: list[bool] = []
+    monkeypatch.setattr(loop.executor, "close", lambda: closed.append(True))
+    setup.broker.failures["settle"] = [ShutdownNow()]
+    with pytest.raises(ShutdownNow):
+        loop.run()
+    threads = [thread for owner in (loop.leases, loop.terminations) if (thread := owner._thread) is not None]
+    assert threads
+    assert not any(thread.is_alive() for thread in threads)
+    assert closed == [True]
