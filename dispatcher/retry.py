@@ -8,18 +8,21 @@ is listed.
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
-from dispatcher.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, TaskPredicate
+from dispatcher.clock import LATEST
+from dispatcher.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, TaskPredicate, UnsupportedOption
 
 DEFAULT_MAX_RETRIES: Final = 3
 DEFAULT_RETRY_DELAY: Final = 180.0
 DEFAULT_BACKOFF_MAX: Final = 600
 #: 2**64 s is longer than any maximum; from there on the power is not computed.
 _LARGEST_EXPONENT: Final = 64
+#: What is longer ends after the last date for whoever waits since this package exists, the year 2026.
+_LONGEST_DELAY: Final = LATEST - 1_767_225_600
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 ExceptionClasses = tuple[type[BaseException], ...]
@@ -79,7 +82,7 @@ class RetryPolicy:
 
         ``retry_backoff`` `True` is a factor of one second; a factor is a whole number of seconds, at least one, so a
         fraction is cut off. A ``default_retry_delay`` of `None` is no delay. Raises `ImproperlyConfigured` naming the
-        option, what is wrong and what to write.
+        option, what is wrong and what to write, and `UnsupportedOption` for a delay that ends after the year 9999.
         """
         return cls(
             autoretry_for=_exceptions("autoretry_for", autoretry_for),
@@ -87,7 +90,7 @@ class RetryPolicy:
             max_retries=_count("max_retries", max_retries),
             default_retry_delay=0.0
             if default_retry_delay is None
-            else _seconds("default_retry_delay", default_retry_delay),
+            else _delay("default_retry_delay", default_retry_delay),
             backoff=_seconds(
                 "retry_backoff", float(retry_backoff) if retry_backoff in (True, False) else retry_backoff
             ),
@@ -179,8 +182,14 @@ def _count(name: str, value: Any) -> int | None:
 
 
 def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ImproperlyConfigured(f"{name} must be a number of seconds from 0 on, not {_described(value)}")
+    return float(value)
+
+
+def _delay(name: str, value: Any) -> float:
+    if _seconds(name, value) > _LONGEST_DELAY:
+        raise UnsupportedOption(f"{name}={value!r:.60} cannot work: it ends after the year 9999")
     return float(value)
 
 
@@ -201,7 +210,7 @@ def _retry_kwargs(value: Any) -> Mapping[str, Any]:
         raise ImproperlyConfigured("retry_kwargs cannot hold 'eta', one moment for all retries: use 'countdown'")
     _count("max_retries in retry_kwargs", value.get("max_retries"))
     if value.get("countdown") is not None:
-        _seconds("countdown in retry_kwargs", value["countdown"])
+        _delay("countdown in retry_kwargs", value["countdown"])
     return MappingProxyType({name: option for name, option in value.items() if name != "eta"})
 
 

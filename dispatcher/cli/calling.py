@@ -10,7 +10,7 @@ import click
 
 from dispatcher import states
 from dispatcher.cli.errors import FAILED, MISUSED, NO_RESULT, OK, CommandError, say_error
-from dispatcher.cli.options import Json, TaskName, shown
+from dispatcher.cli.options import Json, Seconds, TaskName, shown
 from dispatcher.cli.session import Session
 from dispatcher.exceptions import TimeoutError
 
@@ -50,9 +50,10 @@ def _expiry(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     if value is None:
         return None
     try:
-        return float(value)
+        float(value)
     except ValueError:
         return _moment(ctx, param, value)
+    return Seconds().convert(value, param, ctx)
 
 
 def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -68,7 +69,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 @click.argument("name", type=TaskName())
 @click.option("-a", "--args", "args", type=Json(list, "[1, 2]"), metavar="JSON", help="Positional arguments, a list.")
 @click.option("-k", "--kwargs", type=Json(dict, '{"a": 1}'), metavar="JSON", help="Keyword arguments, an object.")
-@click.option("--countdown", type=float, metavar="SECONDS", help="Run it no sooner than in so many seconds.")
+@click.option("--countdown", type=Seconds(), metavar="SECONDS", help="Run it no sooner than in so many seconds.")
 @click.option(
     "--eta",
     metavar="TIME",
@@ -81,7 +82,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 @click.option("--serializer", metavar="NAME", help="The serializer of the arguments.")
 @click.option("--unregistered", is_flag=True, help="Send it although the app has no task of this name.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Wait no longer than this.")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Wait no longer than this.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: id, and with --wait state and result.")
 @click.option("--exchange", hidden=True)
 @click.option("--routing-key", hidden=True)
@@ -135,7 +136,7 @@ def _send(session: Session, name: str, args: Any, kwargs: Any, options: dict[str
 @click.command(epilog=_RESULT)
 @click.argument("task_id", metavar="ID")
 @click.option("--wait", is_flag=True, help="Wait until the task is finished.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Wait no longer than this.")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Wait no longer than this.")
 @click.option("--traceback", is_flag=True, help="Print the traceback of a failed task.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with everything that is known.")
 @click.pass_obj

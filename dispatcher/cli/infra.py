@@ -144,8 +144,7 @@ def cdk(session: Session, stage: str | None, output: str) -> int:
     if output == "-":
         click.echo(text, nl=False)
         return OK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    _write(path, text)
     if not session.quiet:
         click.echo(f"{output} written; `npx aws-cdk@2 deploy --app 'python {output}'` deploys it", err=True)
         if not Path("requirements.txt").exists():
@@ -200,7 +199,7 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
         click.echo("\n".join(said))
         say_error(f"{output} is not up to date; run `dispatcher -A {session.spec} infra sam -o {output}`")
         return FAILED
-    path.write_bytes(after.encode())
+    _write(path, after)
     if not session.quiet:
         click.echo(f"{output} {'written' if before is None else 'renewed'}", err=True)
     return OK
@@ -211,6 +210,17 @@ def _text_of(path: Path) -> str:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise CommandError(f"{path} is no UTF-8 text: {error}") from error
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}", FAILED) from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        path.write_bytes(text.encode())
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}", FAILED) from error
 
 
 @infra.command("check")
@@ -225,7 +235,9 @@ def check(session: Session, stage: str | None, path: str | None, stack: str | No
     from dispatcher.provision.reading import UnreadableTemplate
     from dispatcher.provision.resources import template
 
-    if (path is None) == (stack is None):
+    if path is not None and stack is not None:
+        raise CommandError("name one to compare with, --template FILE or --stack NAME, not both")
+    if path is None and stack is None:
         raise CommandError("name what to compare with: --template FILE or --stack NAME")
     if path is not None and endpoint is not None:
         raise CommandError("--endpoint is where a stack is; a template is read from its file")

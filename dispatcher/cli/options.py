@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,6 +33,22 @@ class Json(click.ParamType[Any]):
         if not isinstance(found, self.kind):
             self.fail(f"it is {type(found).__name__}; it must be JSON like {self.example}", param, ctx)
         return found
+
+
+class Seconds(click.ParamType[Any]):
+    """A number of seconds, which has an end."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; NaN and infinity are refused as what is none."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 class Names(click.ParamType[Any]):

@@ -32,12 +32,12 @@ def apply(plan: Plan, *, endpoint: str, stack: str | None = None, code: Path | N
     ``stack`` is the stack's name, left out that of the plan. ``code`` is the functions' package, a ZIP archive or a
     directory; without it there are no functions. Raises `StackFailed`, `ServiceError`, `ImproperlyConfigured`.
     """
-    settings = aws.at_endpoint(endpoint)
-    client = aws.client("cloudformation", settings)
-    if aws.is_aws(client.meta.endpoint_url):
+    if aws.is_aws(endpoint):
         raise ImproperlyConfigured(
             f"{endpoint} is AWS itself; deploy there by `sam deploy` or `cdk deploy`, apply is for emulators"
         )
+    settings = aws.at_endpoint(endpoint)
+    client = aws.client("cloudformation", settings)
     name = stack or (plan.name if plan.stage is None else f"{plan.name}-{plan.stage}")
     made = emulated(template(plan), client.meta.endpoint_url)
     if code is None:

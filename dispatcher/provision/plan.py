@@ -17,7 +17,7 @@ from dispatcher.brokers.sqs_queues import MAX_RECEIVE_COUNT, Queues
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.provision import settings
 from dispatcher.provision.eventbridge import Untranslatable, translate
-from dispatcher.provision.settings import FunctionSettings, Infrastructure, Vpc
+from dispatcher.provision.settings import RUNTIMES, FunctionSettings, Infrastructure, Vpc
 from dispatcher.quotas import (
     LAMBDA_MAX_TIMEOUT,
     LAMBDA_VISIBILITY_FACTOR,
@@ -440,6 +440,9 @@ def _notes(conf: Any, queues: tuple[PlannedQueue, ...], wanted: Infrastructure, 
     for queue in queues:
         if queue.function is None:
             yield f"no function reads {queue.name}: run `dispatcher worker -Q {queue.name}` for it"
+    kinds = {queue.function.runtime for queue in queues if queue.function is not None and queue.function.image is None}
+    for kind in sorted(kinds - RUNTIMES):
+        yield f"{kind} is newer than the runtimes of Lambda known here, up to {max(RUNTIMES)}: make sure that it is one"
     users = [*(["events.amazonaws.com"] if fires else []), *wanted.producers]
     if wanted.kms_key is not None and users:
         yield f"the policy of the key {wanted.kms_key} must let {', '.join(users)} use it (Decrypt, GenerateDataKey)"

@@ -21,7 +21,10 @@ from dispatcher.quotas import (
     LAMBDA_MIN_MEMORY,
 )
 
-_RUNTIME: Final = re.compile(r"python3\.\d+")
+#: What this package runs on, and what of it Lambda had when this was written; newer ones are taken on trust.
+#: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
+_RUNTIME: Final = re.compile(r"python3\.(?:1[1-9]|[2-9]\d)")
+RUNTIMES: Final = frozenset({"python3.11", "python3.12", "python3.13", "python3.14"})
 #: What CloudWatch Logs takes: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
 _LOG_DAYS: Final = (
     1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
@@ -228,7 +231,9 @@ def _architecture(where: str, value: Any) -> str:
 
 def _runtime(where: str, value: Any) -> str:
     if not isinstance(value, str) or not _RUNTIME.fullmatch(value):
-        raise ImproperlyConfigured(f"{where} must be a Python runtime such as 'python3.13', not {value!r}")
+        raise ImproperlyConfigured(
+            f"{where} must be a Python runtime of Lambda from 'python3.11' on, such as 'python3.13', not {value!r}"
+        )
     return value
 
 

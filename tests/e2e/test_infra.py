@@ -357,7 +357,8 @@ def test_an_emulator_needs_neither_region_nor_keys(
 
 def test_aws_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an endpoint there is no apply, and AWS's own is none."""
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     assert run(["-A", "tests.provision.apps.press:app", "infra", "apply"]) == 2
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):  # nor is it asked for a region first
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(ImproperlyConfigured, match="is AWS itself"):
         apply(plan(press), endpoint="https://cloudformation.us-east-1.amazonaws.com")

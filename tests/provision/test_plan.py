@@ -166,6 +166,9 @@ def test_queues_come_from_routes_declarations_and_entries() -> None:
         ({"producers": ["somebody"]}, "account numbers of 12 digits"),
         ({"payload_days": 30}, "a message can need its payload for 34 days"),
         ({"architecture": "arm"}, "must be 'arm64' or 'x86_64'"),
+        ({"runtime": "python3.6"}, "must be a Python runtime of Lambda from 'python3.11' on"),
+        ({"queues": {"default": {"runtime": "python3.10"}}}, "from 'python3.11' on, such as 'python3.13'"),
+        ({"runtime": "python3.100"}, "not 'python3.100'"),
     ],
 )
 def test_wrong_infra_is_named(infra: dict[str, Any], words: str) -> None:
@@ -173,6 +176,13 @@ def test_wrong_infra_is_named(infra: dict[str, Any], words: str) -> None:
     with pytest.raises(ImproperlyConfigured) as raised:
         plan(app_with(infra=infra))
     assert words in str(raised.value)
+
+
+def test_newer_runtime_is_taken_and_noted() -> None:
+    """One that Lambda gets later works without a release of this package; the plan says that it is not known."""
+    assert not [note for note in plan(app_with(infra={"runtime": "python3.14"})).notes if "python3" in note]
+    made = plan(app_with(infra={"runtime": "python3.99"}))
+    assert [note for note in made.notes if note.startswith("python3.99 is newer than the runtimes of Lambda known")]
 
 
 def test_values_of_the_cdk_have_no_form() -> None:

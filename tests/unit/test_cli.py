@@ -300,6 +300,12 @@ def test_call_by_broker_alone(cli: Cli, tmp_path: Path) -> None:
         (("{app}.add", "-a", "1, 2"), "is not JSON"),
         (("{app}.add", "-a", '{{"x": 1}}'), "must be JSON like [1, 2]"),
         (("{app}.add", "-a", "[1, 2]", "--eta", "tomorrow"), "is not a time such as"),
+        (
+            ("{app}.add", "-a", "[1, 2]", "--countdown", "nan"),
+            "Invalid value for '--countdown': 'nan' is not a number of",
+        ),
+        (("{app}.add", "-a", "[1, 2]", "--countdown", "soon"), "'soon' is not a number of seconds"),
+        (("{app}.add", "-a", "[1, 2]", "--expires", "inf"), "'inf' is not a number of seconds"),
         (("{app}.add", "-a", "[1, 2]", "--timeout", "3"), "--timeout needs --wait"),
         (("{app}.add", "-a", "[1, 2]", "--exchange", "x"), "there is no AMQP here"),
     ],

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from dispatcher.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded
+from dispatcher.exceptions import (
+    Ignore,
+    ImproperlyConfigured,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    UnsupportedOption,
+)
 from dispatcher.retry import RetryDecision, RetryPolicy, backoff_delay, decide
 
 
@@ -183,6 +191,8 @@ def test_a_policy_keeps_its_own_copy_of_retry_kwargs() -> None:
         ({"default_retry_delay": -1}, "default_retry_delay must be a number of seconds from 0 on"),
         ({"default_retry_delay": float("nan")}, "default_retry_delay"),
         ({"default_retry_delay": datetime.timedelta(1)}, "default_retry_delay .*timedelta"),
+        ({"default_retry_delay": 1e400}, "default_retry_delay must be"),
+        ({"retry_backoff_max": 10**400}, "retry_backoff_max must be"),
         ({"retry_backoff": -2}, "retry_backoff must be"),
         ({"retry_backoff": "2"}, "retry_backoff must be"),
         ({"retry_backoff": None}, "retry_backoff must be"),
@@ -201,6 +211,20 @@ def test_unusable_options_are_refused_by_name(options: dict[str, Any], message: 
     """The error names the option, what was given and what to write."""
     with pytest.raises(ImproperlyConfigured, match=message):
         RetryPolicy.from_options(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"default_retry_delay": 1e12}, "default_retry_delay=1000000000000.0"),
+        ({"retry_kwargs": {"countdown": 300_000_000_000}}, "countdown in retry_kwargs=300000000000"),
+    ],
+)
+def test_delays_beyond_the_calendar_are_refused(options: dict[str, Any], name: str) -> None:
+    """Where the task is declared, as a countdown is where it is sent; a thousand years are none of that."""
+    with pytest.raises(UnsupportedOption, match=f"^{name} cannot work: it ends after the year 9999$"):
+        policy(**options)
+    assert policy(default_retry_delay=3e10).default_retry_delay == 3e10
 
 
 def test_a_manual_retry_asks_the_same_question() -> None:
