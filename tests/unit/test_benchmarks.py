@@ -151,7 +151,14 @@ class TestPlots:
         """Bars in order with their bounds, whole distributions, sizes in order; who failed has no bar."""
         scale = tmp_path / "scale.json"
         predicted = [
-            {"workload": "lean", "setup": {"rate": rate}, "dollars_per_million": 2.0} for rate in (10_000, 1_000)
+            {"workload": "lean", "setup": {"rate": rate, **more}, "dollars_per_million": dollars, "refused": refused}
+            for rate, more, dollars, refused in (
+                (10_000, {"concurrency": 1_000}, 2.0, 0),
+                (10_000, {"concurrency": 10}, 3.0, 0),
+                (10_000, {"concurrency": 1_000, "account": 200}, 4.0, 0),
+                (1_000, {}, 1.0, 0),
+                (100_000, {}, 0.1, 5),
+            )
         ]
         scale.write_text(json.dumps({"predictions": predicted}))
         found = {figure.name: figure.panels for figure in plots.figures(self._kept(), scale)}
@@ -164,6 +171,7 @@ class TestPlots:
         assert list(backlog.series[1].x) == [QUICK.backlog, QUICK.large_backlog]
         assert list(units.series[0].x) == [100.0, 10_000.0]
         assert list(dollars.series[0].x) == [1_000, 10_000]
+        assert list(dollars.series[0].y) == [1.0, 2.0]
 
     def test_nothing_kept_is_nothing_drawn(self, tmp_path: Path) -> None:
         """A figure needs a panel that has something to show."""
