@@ -17,7 +17,7 @@ from dispatcher.backends.base import Revocation, TaskRecord, Write
 from dispatcher.backends.redis_joins import RedisJoins
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
-from dispatcher.redis_connection import Command, RedisConnections, Script, pack
+from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, to_error
 from dispatcher.redis_settings import parse
 from dispatcher.states import PENDING
 
@@ -114,7 +114,7 @@ class RedisBackend(RedisJoins):
             # One write does for looking and for blocking, unless something is to happen in between. Behind a script
             # that a new server may not know yet, nothing must block.
             at_once = on_interval is None and left > 0 and self._looked == self._connections.opened
-            watch = scripts.WATCH.call((key, inbox), (_REMEMBERED, int(at_once)))
+            watch = scripts.WATCH.call((key, inbox), (_REMEMBERED,))
             if not at_once:
                 (found,) = self._connections.run([watch])
                 self._looked = self._connections.opened
@@ -125,11 +125,34 @@ class RedisBackend(RedisJoins):
                 left = deadline - self.clock.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
-            block = Command(pack("BLPOP", inbox, f"{max(min(pause, left), 0.001):.3f}"))
-            *looked, pushed = self._connections.run([watch, block] if at_once else [block])
-            found = pushed[1] if pushed is not None else looked[0] if looked else None
+            seconds = f"{max(min(pause, left), 0.001):.3f}"
+            if at_once:
+                found = self._look_and_block(watch, inbox, key, seconds)
+            else:
+                found = self._block(inbox, seconds)
             if found is not None:
                 return _load(task_id, found)
+
+    def _look_and_block(self, watch: Command, inbox: str, key: str, seconds: str) -> bytes | None:
+        """Return a record that is final, or becomes so; both in one write where there is no record yet."""
+        # A record is no list, so its key keeps BLPOP from blocking. Where it is final the look has found it, whatever
+        # became of BLPOP; where it is not, the inbox has to be waited for alone.
+        block = Command(pack("BLPOP", inbox, key, seconds))
+        found, pushed = self._connections.send([watch, block])
+        if isinstance(found, bytes):
+            return found
+        if isinstance(found, ResponseError):
+            raise to_error(found, self._settings.address)
+        if isinstance(pushed, ResponseError):
+            if str(pushed).startswith("WRONGTYPE"):
+                return self._block(inbox, seconds)
+            raise to_error(pushed, self._settings.address)
+        return None if pushed is None else bytes(pushed[1])
+
+    def _block(self, inbox: str, seconds: str) -> bytes | None:
+        """Return the record that is put into an inbox."""
+        pushed = self._connections.call("BLPOP", inbox, seconds)
+        return None if pushed is None else bytes(pushed[1])
 
     def close(self) -> None:
         """Close connections; the backend opens new ones when it is used again."""

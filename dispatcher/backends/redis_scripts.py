@@ -152,17 +152,14 @@ return {string.format('%.0f', first), taken}
 """
 )
 
-#: Keys: the record, the list that wants the final record. Arguments: how long to remember that in milliseconds, 1 if
-#: the caller blocks on the list without looking at this script's answer first.
-#: Returns the record if it is final; it is in the list instead where the caller blocks on that, and there is memory.
+#: Keys: the record, the list that wants the final record. Argument: how long to remember that in milliseconds.
+#: Returns the record if it is final, and writes nothing then.
 WATCH: Final = Script(
     _PRELUDE
     + """
 local record = redis.call('GET', KEYS[1])
 if record and string.match(record, '^%d %-?%d+ %d+ (%d)') == '1' then
-  if ARGV[2] ~= '1' or type(redis.pcall('RPUSH', KEYS[2], record)) ~= 'number' then return record end
-  redis.call('PEXPIRE', KEYS[2], ARGV[1])
-  return false
+  return record
 end
 redis.pcall('SADD', waiters_of(KEYS[1]), KEYS[2]) -- out of memory: the caller looks again by itself
 redis.call('PEXPIRE', waiters_of(KEYS[1]), ARGV[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -193,4 +194,33 @@ def test_a_finished_task_is_not_waited_for(redis_server: RedisServer, options: d
         assert len(backend.wait("a", timeout=30).data) == 100_000
     assert keys(raw, options) == {"task:{a}": "string"}
     assert raw.info("clients")["blocked_clients"] == 0
+    backend.close()
+
+
+def test_reading_a_finished_task_writes_nothing(redis_executable: str) -> None:
+    """What is there is read without a change that would have to be saved and sent to replicas."""
+    with contextlib.closing(RedisServer(redis_executable).start()) as server:
+        backend, raw = RedisBackend(server.url), redis.Redis(port=server.port)
+        backend.write([Write("a", "SUCCESS", 0, 0, 0, True, "t", time.time() + 60)])
+        before: Any = raw.info("persistence")
+        for _ in range(3):
+            assert backend.wait("a", timeout=30).status == "SUCCESS"
+        after: Any = raw.info("persistence")
+        assert after["rdb_changes_since_last_save"] == before["rdb_changes_since_last_save"]
+        backend.close()
+
+
+def test_a_task_that_has_begun_is_waited_for(redis_server: RedisServer, options: dict[str, Any], raw: Any) -> None:
+    """A record that is not final keeps nobody from blocking on the server."""
+    backend = RedisBackend(redis_server.url, options)
+    begun = Write("a", "STARTED", 0, 0, 0, False, "t", time.time() + 60)
+    backend.write([begun])
+    with pytest.raises(TimeoutError):
+        backend.wait("a", timeout=0.01)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(backend.wait, "a", 30)
+        while not raw.info("clients")["blocked_clients"]:
+            time.sleep(0.01)
+        backend.write([dataclasses.replace(begun, status="SUCCESS", final=True)])
+        assert waiting.result().status == "SUCCESS"
     backend.close()

@@ -19,7 +19,7 @@ from dispatcher.backends.redis import RedisBackend
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
 from dispatcher.clock import ManualClock
-from dispatcher.exceptions import OperationalError, SendError, SoftTimeLimitExceeded
+from dispatcher.exceptions import OperationalError, SendError, SoftTimeLimitExceeded, TimeoutError
 from tests.emulation.redis_server import RedisServer
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
@@ -249,6 +249,23 @@ def test_a_wait_outlives_a_restart(start: Callable[..., RedisServer]) -> None:
         assert waiting.result(60).final
     waiter.close()
     worker.close()
+
+
+@pytest.mark.parametrize("refusing", [("min-replicas-to-write", "1"), ("maxmemory", "1")])
+def test_a_result_is_read_where_writes_are_refused(
+    start: Callable[..., RedisServer], refusing: tuple[str, str]
+) -> None:
+    """What is finished needs no write to be handed out; what is not says why it cannot be waited for, or times out."""
+    server = start()
+    backend = RedisBackend(server.url)
+    backend.write([write("done")])
+    backend.wait("done", timeout=30)
+    redis.Redis(port=server.port).config_set(*refusing)
+    for _ in range(3):
+        assert backend.wait("done", timeout=30).status == "SUCCESS"
+    with pytest.raises((OperationalError, TimeoutError), match=r"min-replicas-to-write|no result"):
+        backend.wait("other", timeout=0.1)
+    backend.close()
 
 
 def test_a_lost_push_is_made_up_for(start: Callable[..., RedisServer]) -> None:
