@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from typing import Any, Final
 
 from dispatcher.backends.base import ResultBackend, TaskRecord, Write
 from dispatcher.message import LOCK_PREFIX
 
+logger = logging.getLogger("dispatcher.beat")
 #: The row outlives any outage that somebody would want made up for, in seconds.
 _KEPT: Final = 10 * 366 * 86_400.0
 _STATUS: Final = "BEAT"
@@ -70,5 +72,11 @@ def swap(backend: ResultBackend, before: Lead, after: Lead, now: float) -> Lead 
 def _of(app: str, record: TaskRecord | None) -> Lead:
     if record is None:
         return Lead(app)
-    holder, until, upto, known, steady = json.loads(record.data)
-    return Lead(app, record.retries, holder, until, upto, frozenset(known), steady)
+    try:
+        # An older release writes no time at the end, a newer one may write more.
+        holder, until, upto, known, *more = json.loads(record.data)
+        steady = float(more[0]) if more else 0.0
+        return Lead(app, record.retries, str(holder), float(until), float(upto), frozenset(known), steady)
+    except (TypeError, ValueError) as error:
+        logger.warning("the beat's row %s cannot be read and is written anew: %s", record.id, error)
+        return Lead(app, record.retries)

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from dispatcher.backends.base import Write
 from dispatcher.beat import lead
 from dispatcher.beat.firing import Firing, read
 from dispatcher.beat.service import Beat
@@ -313,6 +314,20 @@ def test_a_beat_whose_entries_nobody_fires_says_so(caplog: pytest.LogCaptureFixt
     older.start()
     newer.tick()
     assert newer.leads
+
+
+@pytest.mark.parametrize("data", ['["",0,0,[]]', '["",0,0,[],0,"more"]', '["",0]', "{}", '["",0,0,7,0]', "no JSON"])
+def test_the_row_of_another_release_stops_no_beat(data: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What is there with fewer or more fields is read, what cannot be read is written anew."""
+    beats = Beats(often={"schedule": 60})
+    row = Write(lead.row_id("bench@default"), "BEAT", 0, 0, 1, False, "t", START + 1e6, data=data)
+    beats.app.backend.write([row])
+    beat = beats.beat()
+    beats.run(beat, seconds=120)
+    assert beat.leads
+    assert beats.fired()
+    assert ("cannot be read" in caplog.text) == (not data.startswith('["",0,0,[]'))
+    assert lead.read(beats.app.backend, "bench@default").version > 1
 
 
 def test_the_state_is_one_row() -> None:
