@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -172,7 +171,7 @@ def run_eagerly(
     message = call.message.replace(expires=None, eta=None, chord=chord)
     clock, transport, eager_app = EagerClock(app.clock), EagerTransport(), EagerApp(app, task)
     stored = app.conf.task_store_eager_result and not task.ignore_result
-    backend: ResultBackend = app.backend if stored else MemoryBackend(f"memory://{uuid.uuid4()}", {}, clock)
+    backend: ResultBackend = app.backend if stored else MemoryBackend("memory://", {}, clock, own=True)
     env = Environment(
         app=eager_app, backend=backend, transport=transport, limits=borrowed_limits(), clock=clock, hostname="eager",
         eager=True, keeps_results=stored,

@@ -70,14 +70,19 @@ class _Store(MemoryStore):
 
 
 class MemoryBackend(ResultBackend):
-    """Keeps records in this process; backends of one URL, ``memory://name``, share them until the process ends."""
+    """Keeps records in this process; backends of one URL, ``memory://name``, share them until the process ends.
+
+    With ``own`` the backend shares them with nobody, and they go with it.
+    """
 
     shared = False
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM, *, own: bool = False
+    ) -> None:
         super().__init__(url, options, clock)
         check_options("the memory backend", self.options, [])
-        self._store = _Store.at(url)
+        self._store = _Store() if own else _Store.at(url)
 
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         now = self.clock.time()

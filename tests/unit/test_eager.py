@@ -1,11 +1,14 @@
 """Eager mode: the executor in this process, without broker or worker."""
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from dispatcher import memory_store
 from dispatcher.exceptions import OperationalError, Reject, UnsupportedOption
+from dispatcher.utils import forks
 from tests.unit.bench import Bench, Globals
 from tests.unit.test_executor import RecordingBackend
 
@@ -45,6 +48,18 @@ def test_nothing_is_stored_unless_asked_for() -> None:
         result = task.apply()
         assert result.get() == 5
         assert (bench.record(result.id) is not None) is stored
+
+
+def test_eager_calls_leave_no_store_behind() -> None:
+    """What a call keeps while it runs goes with it, and no fork has to look after it."""
+    task = Bench().app.task(name="t")(lambda: 1)
+    task.apply()
+    gc.collect()
+    stores, watched = len(memory_store._stores), len(forks._watched)
+    for _ in range(200):
+        assert task.apply().get() == 1
+    gc.collect()
+    assert (len(memory_store._stores), len(forks._watched)) == (stores, watched)
 
 
 def test_backend_that_stays_away_is_the_caller_s_to_know() -> None:
