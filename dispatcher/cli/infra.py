@@ -33,6 +33,11 @@ Examples:
 The plan follows from tasks, routes, limits and schedules; the setting `infra` says what cannot be read off them.
 """
 
+_WITHOUT_BYTECODE = (
+    'note: `sam build` packs sources without bytecode; cold starts are three times as quick with infra = {"build": '
+    '"makefile"} and the Makefile of two lines in docs/lambda.md#cold-starts'
+)
+
 _stage = click.option("--stage", metavar="NAME", help="The stage: what infra['stages'] has for it, and names with it.")
 
 
@@ -202,6 +207,9 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
     _write(path, after)
     if not session.quiet:
         click.echo(f"{output} {'written' if before is None else 'renewed'}", err=True)
+        functions = [queue.function for queue in made.queues if queue.function is not None]
+        if made.build is None and any(function.image is None for function in functions):
+            click.echo(_WITHOUT_BYTECODE, err=True)
     return OK
 
 
