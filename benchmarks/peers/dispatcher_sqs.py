@@ -18,13 +18,11 @@ tasks = {
 
 
 class DispatcherSqs(SyncPeer):
-    """Dispatcher as one would use it for few calls: lean tasks, sent with `send_many`; the worker at its defaults."""
+    """Dispatcher with what Celery has on SQS: no results, no revoking, a call of ``delay`` for each task."""
 
     name: ClassVar[str] = "dispatcher_sqs"
     packages: ClassVar[tuple[str, ...]] = ("boto3",)
-    settings: ClassVar[str] = (
-        "prefork, the defaults; lean tasks (ignore_result, not revocable); sent with send_many, a thousand at a time"
-    )
+    settings: ClassVar[str] = "prefork, the defaults; tasks without results that cannot be revoked; sent by delay()"
     on_kill: ClassVar[str] = "received again when their visibility timeout ends"
 
     def workers(self, processes: int, concurrency: int) -> list[list[str]]:
@@ -39,10 +37,6 @@ class DispatcherSqs(SyncPeer):
     def send_work(self, work: str) -> None:
         """Send one task of a kind of work, with its arguments."""
         tasks[work].delay(*arguments(work))
-
-    def send_many(self, count: int) -> None:
-        """Send no-ops in one call."""
-        app.send_many([tasks["tick"].s() for _ in range(count)])
 
     def send_addition(self) -> None:
         """Refuse: sizes are compared on Redis."""
