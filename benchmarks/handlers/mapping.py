@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from benchmarks.handlers.run import context
@@ -15,14 +16,15 @@ def work_off(worker: Worker, sqs: Any, url: str, queue: str) -> None:
     while messages := sqs.receive_message(
         QueueUrl=url, MaxNumberOfMessages=BATCH_SIZE, MessageSystemAttributeNames=["All"]
     ).get("Messages"):
-        answer = worker({"Records": [_record(each, queue) for each in messages]}, context())
+        answer = worker({"Records": [record_of(each, queue) for each in messages]}, context())
         if answer["batchItemFailures"]:
             raise SystemExit(f"error: {len(answer['batchItemFailures'])} messages were handed back")
         entries = [{"Id": each["MessageId"], "ReceiptHandle": each["ReceiptHandle"]} for each in messages]
         sqs.delete_message_batch(QueueUrl=url, Entries=entries)
 
 
-def _record(message: dict[str, Any], queue: str) -> dict[str, Any]:
+def record_of(message: Mapping[str, Any], queue: str) -> dict[str, Any]:
+    """Return a message of a queue as an event has it."""
     return {
         "messageId": message["MessageId"],
         "receiptHandle": message["ReceiptHandle"],

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
+from benchmarks.handlers.mapping import record_of
 from benchmarks.scale.model import QUEUE, Prediction, keep_for, quiet
-from benchmarks.scale.sqs import ACCOUNT, REGION
+from benchmarks.scale.sqs import REGION
 from benchmarks.scale.workloads import Tasks, Workload
 from dispatcher import Dispatcher, aws
 from dispatcher.aws_options import client_settings
@@ -117,7 +118,7 @@ def _work_off(endpoint: AwsEndpoint, sqs: Any, url: str, worker: Worker) -> int:
             QueueUrl=url, MaxNumberOfMessages=SQS_MAX_BATCH, MessageSystemAttributeNames=["All"]
         )["Messages"]
         invocations += 1
-        answer = worker({"Records": [_record(each, url) for each in messages]}, _context())
+        answer = worker({"Records": [record_of(each, url.rsplit("/", 1)[1]) for each in messages]}, _context())
         failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
         entries = [
             {"Id": str(number), "ReceiptHandle": each["ReceiptHandle"]}
@@ -127,19 +128,6 @@ def _work_off(endpoint: AwsEndpoint, sqs: Any, url: str, worker: Worker) -> int:
         if entries:
             sqs.delete_message_batch(QueueUrl=url, Entries=entries)
     return invocations
-
-
-def _record(message: Mapping[str, Any], url: str) -> dict[str, Any]:
-    return {
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "attributes": message["Attributes"],
-        "messageAttributes": {},
-        "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{url.rsplit('/', 1)[1]}",
-        "awsRegion": REGION,
-    }
 
 
 def _context() -> SimpleNamespace:

@@ -1,5 +1,6 @@
 """Botocore's data and handlers by the short way: for our services the same as by the long one."""
 
+import botocore
 import botocore.session
 import pytest
 
@@ -7,8 +8,10 @@ from dispatcher.aws_data import SERVICES, PinnedLoader, small_session
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_small_session_handles_all_events_of_our_services(service: str) -> None:
+def test_small_session_handles_all_events_of_our_services(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever botocore does at an event of one of these services, it still does, in the same order."""
+    # Powertools, once any test has imported it, has something done to each new session.
+    monkeypatch.setattr(botocore, "_INITIALIZERS", [])
     kinds = (
         "creating-client-class", "before-parameter-build", "provide-client-params", "before-endpoint-resolution",
         "before-call", "request-created", "choose-signer", "before-sign", "before-send", "before-parse",

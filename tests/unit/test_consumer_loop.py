@@ -375,5 +375,7 @@ def test_a_second_stop_while_the_last_is_acknowledged_ends_the_threads(
         loop.run()
     threads = [thread for owner in (loop.leases, loop.terminations) if (thread := owner._thread) is not None]
     assert threads
+    for thread in threads:  # of which one is told to end, and not waited for
+        thread.join(timeout=30)
     assert not any(thread.is_alive() for thread in threads)
     assert closed == [True]
