@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from dispatcher.brokers import redis_scripts as scripts
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
 from dispatcher.clock import SYSTEM, Clock
-from dispatcher.exceptions import UnsupportedOption
+from dispatcher.exceptions import OperationalError, UnsupportedOption
 from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, pack_start, to_error
 from dispatcher.redis_settings import parse
 
@@ -190,7 +190,13 @@ class RedisBroker(Broker):
         while True:
             taken = []
             for queue in known:
-                taken += self._take(queue, limit - len(taken), before)
+                try:
+                    taken += self._take(queue, limit - len(taken), before)
+                except OperationalError as error:
+                    if not taken:
+                        raise
+                    logger.warning("queue %s cannot be read at the moment: %s", queue.name, error)
+                    return taken  # or they would wait until their leases end
                 if len(taken) >= limit:
                     break
             left = deadline - self.clock.monotonic()
@@ -249,7 +255,10 @@ class RedisBroker(Broker):
             taken += self._deliveries(queue, [(level, id, 1, fields) for id, fields in entries], now)
             queue.full = len(entries) >= limit
         # Each stream may give as many as the limit.
-        self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
+        try:
+            self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
+        except OperationalError as error:  # as above
+            logger.warning("%d messages come when their leases end: %s", len(taken) - limit, error)
         return taken[:limit]
 
     def _read(self, command: bytes, before: list[Command] | None) -> Any:

@@ -360,3 +360,33 @@ def test_a_time_limit_in_the_middle_of_a_call_leaves_no_answer_behind(start: Cal
     assert bodies(take(broker, 1)) == ["kept"]
     backend.close()
     broker.close()
+
+
+# Several queues
+
+
+def test_a_queue_that_cannot_be_read_keeps_no_message_of_another(start: Callable[..., RedisServer]) -> None:
+    """What was leased from one queue is delivered though the next is refused; that alone is an error."""
+    server = start()
+    broker = RedisBroker(server.url, PATIENT)
+    broker.send([outgoing("whole")])
+    with redis.Redis.from_url(server.url) as client:
+        client.set(broker._queue("broken").keys[0], "no stream")
+    assert bodies(broker.receive(["q", "broken"], 5)) == ["whole"]
+    with pytest.raises(OperationalError, match="WRONGTYPE"):
+        broker.receive(["q", "broken"], 5)
+    broker.close()
+
+
+def test_a_release_that_is_refused_keeps_no_message_of_another(start: Callable[..., RedisServer]) -> None:
+    """Where queues give more than was asked for, what is asked for is delivered even if the rest cannot go back."""
+    server = start()
+    broker = RedisBroker(server.url, PATIENT)
+    assert broker.receive(["q", "r"], 1) == []
+    broker.send([outgoing("first"), Outgoing("r", "second", "id of second")])
+    for name in "qr":
+        broker._queue(name).turn = float("inf")  # nothing but new messages is looked for
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", 1)
+    assert len(broker.receive(["q", "r"], 1, wait=20.0)) == 1
+    broker.close()
