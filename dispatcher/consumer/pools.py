@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import signal
@@ -152,10 +153,12 @@ class AsyncioPool:
                 future.cancel()
         finally:
             self._done.put(None)
-            finisher.join(timeout=10)
-            consumer.stop_threads()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            loop_thread.join(timeout=5)
+            with contextlib.ExitStack() as stack:  # a signal may strike in each of these; the last is called first
+                stack.callback(loop_thread.join, timeout=5)
+                stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
+                stack.callback(consumer.executor.close)
+                stack.callback(consumer.stop_threads)
+                finisher.join(timeout=10)
         return 0
 
     def stop(self) -> None:

@@ -201,3 +201,29 @@ def test_a_message_given_back_during_admission_is_not_started(setup: Setup) -> N
     background.result()
     assert setup.started == []
     assert setup.broker.counts("default") == (0, 0, 1, 0)
+
+
+def test_a_second_stop_while_the_asyncio_pool_ends_leaves_nothing_behind(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cold shutdown that strikes while the last runs are recorded ends the pool's threads and its event loop."""
+    setup.quick.delay(1)
+    pool = setup.make(AsyncioPool, 1)
+    consumer = pool._consumer
+    joined = threading.Thread.join
+
+    def strike(thread: threading.Thread, timeout: float | None = None) -> None:
+        joined(thread, timeout)
+        if thread.name == "dispatcher-finisher":
+            raise ShutdownNow
+
+    closed: list[bool] = []
+    monkeypatch.setattr(consumer.executor, "close", lambda: closed.append(True))
+    monkeypatch.setattr(threading.Thread, "join", strike)
+    consumer.on_runs = lambda runs: pool.stop()
+    with pytest.raises(ShutdownNow):
+        pool.run()
+    monkeypatch.undo()
+    for owner in (consumer.leases, consumer.terminations):
+        assert owner._thread is None or not owner._thread.is_alive()
+    assert (pool._loop.is_closed(), closed) == (True, [True])
