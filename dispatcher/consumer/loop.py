@@ -174,7 +174,7 @@ class ConsumerLoop:
 
     def read_lost(self) -> None:
         """Decide on messages that the transport gave up, if this consumer is the one to do so and it is time."""
-        if self._lost is not None:
+        if self._lost is not None and self._lost.is_due():
             self._lost.look()
 
     def _cycle(self) -> None:

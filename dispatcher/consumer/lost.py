@@ -35,9 +35,7 @@ class LostReader:
         return time.monotonic() >= self._next
 
     def look(self) -> None:
-        """Decide on what is there, if it is time to look."""
-        if not self.is_due():
-            return
+        """Decide on what is there; call it when it is time to look."""
         now = time.monotonic()
         pause = EVERY
         try:
