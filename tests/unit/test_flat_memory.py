@@ -34,6 +34,8 @@ LAMBDA_VARIABLES = {
 """Nobody listens there: what is asked of DynamoDB is answered on the spot."""
 
 TASKS = 300
+BATCH = 20
+"""What a worker is sent, and takes, at a time, however slow it is: the batch that it holds is measured as well."""
 KEPT = 24
 """Bytes of each task that are put down to chance."""
 
@@ -130,10 +132,10 @@ def test_a_worker_remembers_no_task(task: str) -> None:
             sizes.append(tracemalloc.get_traced_memory()[0])
         if not marks:
             loop.stop()
-        for _ in range(20):
+        for _ in range(BATCH):
             press.send(task)
 
-    loop = make_loop(press.app, on_runs=look)
+    loop = make_loop(press.app, on_runs=look, prefetch=BATCH)
     look([])
     loop.run()
     assert (sizes[2] - sizes[1]) / (3 * TASKS) < KEPT
