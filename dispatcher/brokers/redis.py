@@ -7,6 +7,7 @@ write. Everything rarer (delays, releases, ended leases, dead letters) is a scri
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -66,7 +67,6 @@ class _Queue:
     next_look: float = 0.0
     #: the last receive got all it asked for, so there are probably more
     full: bool = False
-
     #: by priority, the command that adds to its stream, up to the body
     additions: dict[int, bytes] = dataclasses.field(default_factory=dict)
 
@@ -192,11 +192,10 @@ class RedisBroker(Broker):
             for queue in known:
                 try:
                     taken += self._take(queue, limit - len(taken), before)
-                except OperationalError as error:
+                except OperationalError:
                     if not taken:
                         raise
-                    logger.warning("queue %s cannot be read at the moment: %s", queue.name, error)
-                    return taken  # or they would wait until their leases end
+                    break  # the next call meets it again: what is leased must not wait until its lease ends
                 if len(taken) >= limit:
                     break
             left = deadline - self.clock.monotonic()
@@ -255,10 +254,8 @@ class RedisBroker(Broker):
             taken += self._deliveries(queue, [(level, id, 1, fields) for id, fields in entries], now)
             queue.full = len(entries) >= limit
         # Each stream may give as many as the limit.
-        try:
+        with contextlib.suppress(OperationalError):  # the rest comes when its leases end
             self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
-        except OperationalError as error:  # as above
-            logger.warning("%d messages come when their leases end: %s", len(taken) - limit, error)
         return taken[:limit]
 
     def _read(self, command: bytes, before: list[Command] | None) -> Any:
