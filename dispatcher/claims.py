@@ -77,13 +77,13 @@ class Claims:
         self._settle(claimed, None)
         return answers
 
-    def send_all(self, calls: Sequence[Call], *, strict: bool) -> None:
-        """Send calls whose own outcome others wait for, whether or not another task stands for their key.
+    def with_keys(self, calls: Sequence[Call], *, strict: bool) -> list[Call]:
+        """Return calls whose own outcome others wait for, to be sent whether or not another task stands for their key.
 
         Those of unique tasks run one after the other. Where the key of a call cannot be told, ``strict`` raises
         `ImproperlyConfigured`; else the call is sent for its worker to fail, so that whoever waits for it is told.
         """
-        self._sender.send([self._with_key_if_known(call, strict) for call in calls])
+        return [self._with_key_if_known(call, strict) for call in calls]
 
     def release(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Let the next call of a unique task be sent, whatever became of the one that stands for it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dispatcher import states
 from dispatcher.backends.base import ResultBackend
@@ -20,6 +20,9 @@ from dispatcher.message import Message, encode
 from dispatcher.result import EagerResult
 from dispatcher.sending import Sender
 from dispatcher.task import Task
+
+if TYPE_CHECKING:
+    from dispatcher.outbox import Outbox
 
 _TIMES = ("countdown", "eta", "expires")
 _IGNORED_OPTIONS = (*_TIMES, "throw")
@@ -121,7 +124,12 @@ class EagerApp:
         """Decode a record."""
         return self._app.read_meta(record)
 
-    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
+    def outbox(self) -> Outbox:
+        """Return an outbox that stays empty: what follows runs at once."""
+        outbox: Outbox = self._app.outbox()
+        return outbox
+
+    def publish(self, message: Message, queue: str, delay: float = 0.0, outbox: Outbox | None = None) -> None:
         """Keep the next generation of the message, to be run next."""
         self._published = message
 
@@ -130,14 +138,16 @@ class EagerApp:
         published, self._published = self._published, None
         return published
 
-    def launch(self, planned: Any, parent: Message) -> None:
+    def launch(self, planned: Any, parent: Message, outbox: Outbox | None = None) -> None:
         """Do nothing: in eager mode a canvas is run step by step by whoever called it."""
 
     def sealed_body(self, message: Message, queue: str) -> str:
         """Return the wire form."""
         return encode(message)
 
-    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
+    def send_linked(
+        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox | None = None
+    ) -> None:
         """Run a continuation at once."""
         linked = maybe_signature(sig, self._app)
         derived = {"task_id": task_id, "parent_id": parent.id, "root_id": parent.effective_root_id}

@@ -28,6 +28,13 @@ class Call(NamedTuple):
     duplicate: bool = False
 
 
+class Packed(NamedTuple):
+    """Calls as they go on the broker: packed and checked, so that only the broker can still refuse them."""
+
+    calls: Sequence[Call]
+    outgoing: Sequence[Outgoing]
+
+
 class Packer:
     """Packs calls with an app's settings; ``seal`` signs a body for a queue, where signing keys are configured."""
 

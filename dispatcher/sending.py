@@ -14,10 +14,11 @@ from dispatcher.config.structures import PublishPolicy
 from dispatcher.exceptions import (
     EncodeError,
     ImproperlyConfigured,
+    SendError,
     UnsupportedOption,
 )
 from dispatcher.message import Message
-from dispatcher.packing import Call, Packer
+from dispatcher.packing import Call, Packed, Packer
 from dispatcher.publishing import publish
 from dispatcher.quotas import SQS_MAX_DELAY
 from dispatcher.routing import Routes
@@ -207,9 +208,27 @@ class Sender:
         if signals.before_task_publish.receivers:
             calls = [_announced(call) for call in calls]
         publish(broker, self._packer.pack(broker, calls), publishing, self._clock)
-        if signals.after_task_publish.receivers:
-            for call in calls:
-                _signal(signals.after_task_publish, call)
+        _tell_sent(calls)
+
+    def pack(self, calls: Sequence[Call]) -> Packed:
+        """Return calls ready for `send_packed`; raises whatever `send` raises that the broker is not asked for."""
+        broker = self._broker()
+        if signals.before_task_publish.receivers:
+            calls = [_announced(call) for call in calls]
+        outgoing = self._packer.pack(broker, calls)
+        broker.check(outgoing)
+        return Packed(calls, outgoing)
+
+    def send_packed(self, packs: Sequence[Packed]) -> None:
+        """Put packed calls on the broker together; raises what `send` does of a broker."""
+        outgoing = [message for pack in packs for message in pack.outgoing]
+        calls = [call for pack in packs for call in pack.calls]
+        try:
+            publish(self._broker(), outgoing, self._publish_policy, self._clock)
+        except SendError as error:
+            _tell_sent([call for call in calls if call.message.id not in error.failures])
+            raise
+        _tell_sent(calls)
 
     def _policy(self, retry: bool | None, changes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Return how sending is repeated for a call, `None` for not at all; its ``retry_policy`` changes the app's."""
@@ -229,6 +248,12 @@ def _announced(call: Call) -> Call:
     headers = _signal(signals.before_task_publish, call)
     custom = {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
     return call if custom == call.message.headers else call._replace(message=call.message.replace(headers=custom))
+
+
+def _tell_sent(calls: Sequence[Call]) -> None:
+    if signals.after_task_publish.receivers:
+        for call in calls:
+            _signal(signals.after_task_publish, call)
 
 
 def _signal(signal: signals.Signal, call: Call) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dispatcher.serialization import json_encode
 from dispatcher.utils import uuid
 
 if TYPE_CHECKING:
+    from dispatcher.outbox import Outbox
     from dispatcher.workflow_state import Workflow
 
 #: How many messages of a large group are made before they are sent.
@@ -50,22 +51,37 @@ class Lineage(NamedTuple):
 class Workflows:
     """The part of an app that deals with canvases; mixed into it, so it knows the rest as ``self`` of any type."""
 
-    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
-        """Send a complete message to a queue."""
-        self._ready_sender.send([Call(message, queue, delay)])
+    def outbox(self) -> Outbox:
+        """Return a new outbox, for what is sent together."""
+        from dispatcher.outbox import Outbox  # of use to those whom something follows
 
-    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
-        """Send a continuation of a finished task, a call or a canvas, under an id derived from it."""
+        return Outbox(self._ready_sender)
+
+    def publish(self, message: Message, queue: str, delay: float = 0.0, outbox: Outbox | None = None) -> None:
+        """Send a complete message to a queue, or put it into an outbox."""
+        (outbox.put if outbox is not None else self._ready_sender.send)([Call(message, queue, delay)])
+
+    def send_linked(
+        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox | None = None
+    ) -> None:
+        """Send a continuation of a finished task, a call or a canvas, under an id derived from it; see `launch`."""
         steps = plan.identify(plan.steps_of(to_wire(maybe_signature(sig, self))), task_id)
         # Of the first generation whatever the parent's is: a callback takes effect once in a task's life.
-        self.launch(plan.plan(steps, tuple(args)), _lineage(parent.replace(gen=0)))
+        self.launch(plan.plan(steps, tuple(args)), _lineage(parent.replace(gen=0)), outbox)
 
-    def launch(self, planned: Iterable[plan.Step | plan.Opening], parent: Message | Lineage | None = None) -> None:
+    def launch(
+        self,
+        planned: Iterable[plan.Step | plan.Opening],
+        parent: Message | Lineage | None = None,
+        outbox: Outbox | None = None,
+    ) -> None:
         """Open the joins of a planned canvas, then send what can start, in pages; it descends from ``parent``.
 
-        A page's joins are open before its members are sent. Doing it again changes nothing.
+        A page's joins are open before its members are sent, or put into the ``outbox``. Doing it again changes nothing.
         """
         lineage = _lineage(parent)
+        send = outbox.put if outbox is not None else self._ready_sender.send
+        with_keys, strict = self._app._claims.with_keys, lineage is None
         launched = parent.kwargs.get("at") if isinstance(parent, Message) and parent.task == plan.LAUNCH else None
         page: list[Call] = []
         lives = workflow.Lives(self._app.conf, self._app.clock.time())
@@ -76,10 +92,10 @@ class Workflows:
                 continue
             page.append(self._call_of(lives.told(each), lineage, launched))
             if len(page) == _PAGE:
-                self._app._claims.send_all(page, strict=lineage is None)
+                send(with_keys(page, strict=strict))
                 page = []
         if page:
-            self._app._claims.send_all(page, strict=lineage is None)
+            send(with_keys(page, strict=strict))
 
     @property
     def _app(self) -> Any:

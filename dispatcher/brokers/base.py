@@ -159,6 +159,11 @@ class Broker(ABC):
                 failures,
             )
 
+    def check(self, messages: Sequence[Outgoing]) -> None:
+        """Raise what `send` raises for messages that no broker of this kind takes, without sending any."""
+        for message in messages:
+            self._check(message)
+
     def longest_delay(self, queue: str) -> float | None:
         """Return the longest delay a message may be sent with to this queue, in seconds; `None` for any.
 

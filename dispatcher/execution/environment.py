@@ -20,6 +20,7 @@ from dispatcher.task import Task
 
 if TYPE_CHECKING:
     from dispatcher.execution.heartbeat import Heartbeat
+    from dispatcher.outbox import Outbox
 
 
 class ExecutorApp(Protocol):
@@ -62,16 +63,22 @@ class ExecutorApp(Protocol):
         """Decode a record's data."""
         ...
 
-    def publish(self, message: Message, queue: str, delay: float = 0.0) -> None:
-        """Send a message that is complete, to a queue, retrying as configured."""
+    def outbox(self) -> Outbox:
+        """Return a new outbox, for what runs send together, retrying as configured."""
         ...
 
-    def send_linked(self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str) -> None:
-        """Send a continuation of a finished task under a derived id."""
+    def publish(self, message: Message, queue: str, delay: float, outbox: Outbox) -> None:
+        """Put a message that is complete, to a queue, into an outbox."""
         ...
 
-    def launch(self, planned: Iterable[Step | Opening], parent: Message) -> None:
-        """Open the joins of a planned canvas and send its first messages; they descend from ``parent``."""
+    def send_linked(
+        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox
+    ) -> None:
+        """Put a continuation of a finished task into an outbox, under a derived id."""
+        ...
+
+    def launch(self, planned: Iterable[Step | Opening], parent: Message, outbox: Outbox) -> None:
+        """Open the joins of a planned canvas, put its first messages into an outbox; they descend from ``parent``."""
         ...
 
     def sealed_body(self, message: Message, queue: str) -> str:

@@ -210,9 +210,8 @@ class Executor:
                 from dispatcher.execution import awaiting  # of use to those who retry only
 
                 awaiting.keep(self.env, run)
-            if retrying.needs_new_generation(run):
-                retrying.publish_retry(self.env, run)
-                conceal(run)
+        if changed := [run for run in runs if retrying.needs_new_generation(run)]:
+            retrying.publish_retries(self.env, changed)
         recording.record(self.env, [run for run in runs if run.write is None])
         leasing.release(self.env, runs)
         renewal.renew(self.env, runs)

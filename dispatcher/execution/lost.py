@@ -14,7 +14,7 @@ from typing import Final
 
 from dispatcher.backends.base import TaskRecord
 from dispatcher.brokers.base import Delivery
-from dispatcher.exceptions import DispatcherError, WorkerLostError
+from dispatcher.exceptions import WorkerLostError
 from dispatcher.execution import admission, invocation, renewal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
@@ -41,9 +41,7 @@ def process(env: Environment, deliveries: Sequence[Delivery]) -> list[Run]:
     for run in runs:
         if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
             invocation.tell_unrun(env, run)
-    for run in runs:
-        if run in homeward or _has_stayed_long(env, run):
-            _send_home(env, run)
+    _send_home(env, [run for run in runs if run in homeward or _has_stayed_long(env, run)])
     Executor(env).finish(runs)
     return runs
 
@@ -127,16 +125,20 @@ def _has_stayed_long(env: Environment, run: Run) -> bool:
     return env.transport.budget_spent(run.delivery) >= renewal.RENEW_AT
 
 
-def _send_home(env: Environment, run: Run) -> None:
-    """Send a message to its own queue, as it is and of the same generation; one that cannot be sent waits here."""
-    message, outcome, delivery = run.message, run.outcome, run.delivery
-    assert message is not None and outcome is not None
-    queue, headers = home_queue(delivery.queue), {**message.headers, ROUNDS_HEADER: _rounds(run)}
-    try:
-        renewal.send_on(env, run, message.replace(headers=headers), queue, outcome.delay)
-    except DispatcherError as error:
-        logger.warning("lost message %s cannot be sent to %s again, it waits: %s", run.id, queue, error)
-        outcome.delay = max(outcome.delay, env.backoff(delivery.receive_count))
-    else:
-        logger.warning("sent lost message %s to %s again after %d receipts", run.id, queue, delivery.receive_count)
-        run.sent_on = True
+def _send_home(env: Environment, runs: Sequence[Run]) -> None:
+    """Send messages to their own queues, as they are and of the same generation; one that cannot be sent waits here."""
+    copies = []
+    for run in runs:
+        message, outcome = run.message, run.outcome
+        assert message is not None and outcome is not None
+        headers = {**message.headers, ROUNDS_HEADER: _rounds(run)}
+        copies.append((run, message.replace(headers=headers), home_queue(run.delivery.queue), outcome.delay))
+    wrong = renewal.send_on(env, copies)
+    for run, _, queue, delay in copies:
+        count = run.delivery.receive_count
+        if (error := wrong.get(run)) is not None:
+            logger.warning("lost message %s cannot be sent to %s again, it waits: %s", run.id, queue, error)
+            assert run.outcome is not None
+            run.outcome.delay = max(delay, env.backoff(count))
+        else:
+            logger.warning("sent lost message %s to %s again after %d receipts", run.id, queue, count)

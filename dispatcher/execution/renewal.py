@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
 from dispatcher.exceptions import DispatcherError, MessageTooLarge
@@ -17,6 +18,9 @@ from dispatcher.execution.environment import Environment
 from dispatcher.execution.recording import goes_back
 from dispatcher.execution.run import ROUNDS_HEADER, Kind, Run
 from dispatcher.message import Message
+
+if TYPE_CHECKING:
+    from dispatcher.outbox import Outbox
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -49,18 +53,18 @@ def renew(env: Environment, runs: Sequence[Run]) -> None:
 
     One that cannot be sent on goes back after all.
     """
-    for run in runs:
-        delay = _waits(env, run)
-        if delay is None:
-            continue
-        try:
-            assert run.message is not None
-            send_on(env, run, _found_again(run.message), run.delivery.queue, delay)
-        except DispatcherError as error:
-            logger.warning("%s cannot be renewed, it goes back: %s", run.id, error)
-        else:
+    waits = [(run, delay) for run in runs if (delay := _waits(env, run)) is not None]
+    if not waits:
+        return
+    copies = []
+    for run, delay in waits:
+        assert run.message is not None
+        copies.append((run, _found_again(run.message), run.delivery.queue, delay))
+    for run, error in send_on(env, copies).items():
+        logger.warning("%s cannot be renewed, it goes back: %s", run.id, error)
+    for run, _ in waits:
+        if run.sent_on:
             logger.info("renewed %s after %d receipts", run.id, run.delivery.receive_count)
-            run.sent_on = True
 
 
 def _waits(env: Environment, run: Run) -> float | None:
@@ -91,8 +95,28 @@ def _found_again(message: Message) -> Message:
     return message.replace(headers={name: value for name, value in message.headers.items() if name != ROUNDS_HEADER})
 
 
-def send_on(env: Environment, run: Run, message: Message, queue: str, delay: float) -> None:
-    """Send a run's message to a queue once more, of the same generation and with the retries that are recorded."""
+def send_on(env: Environment, copies: Sequence[tuple[Run, Message, str, float]]) -> dict[Run, Exception]:
+    """Send messages of runs to a queue once more, together; return why runs were not `sent_on`.
+
+    Each is given with its queue and its delay in seconds. It stays of the same generation, with the retries that are
+    recorded.
+    """
+    outbox, wrong = env.app.outbox(), dict[Run, Exception]()
+    for run, message, queue, delay in copies:
+        outbox.owner = run
+        try:
+            publish_later(env, outbox, _copy(env, run, message, delay), queue, delay)
+        except DispatcherError as error:
+            wrong[run] = error
+    outbox.send()
+    for run, *_ in copies:
+        if run in outbox.refused:
+            wrong[run] = outbox.refused[run]
+        run.sent_on = run not in wrong
+    return wrong
+
+
+def _copy(env: Environment, run: Run, message: Message, delay: float) -> Message:
     now = env.clock.time()
     following = message.replace(
         retries=run.write.retries if run.write is not None else max(run.retries, message.retries),
@@ -101,14 +125,14 @@ def send_on(env: Environment, run: Run, message: Message, queue: str, delay: flo
     if run.delivery.order is not None:
         # A FIFO queue swallows what it has seen within five minutes.
         following = following.replace(deduplication_id=f"{message.id}~{int(now * 1000)}")
-    publish_later(env, following, queue, delay)
+    return following
 
 
-def publish_later(env: Environment, message: Message, queue: str, delay: float) -> None:
-    """Publish the message of a task that has begun; one that is too large to be kept elsewhere waits in its queue."""
+def publish_later(env: Environment, outbox: Outbox, message: Message, queue: str, delay: float) -> None:
+    """Put the message of a task that has begun into an outbox; one too large for elsewhere waits in its queue."""
     try:
-        env.app.publish(message, queue, delay)
+        env.app.publish(message, queue, delay, outbox)
     except MessageTooLarge:
         if delay <= _NEVER_SCHEDULED:
             raise
-        env.app.publish(message, queue, _NEVER_SCHEDULED)
+        env.app.publish(message, queue, _NEVER_SCHEDULED, outbox)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.call_options import keywords, positional, set_options
 from dispatcher.exceptions import DispatcherError, OperationalError, UnsupportedOption
 from dispatcher.execution import handover
+from dispatcher.execution.concealing import conceal
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.renewal import publish_later
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
@@ -33,23 +35,32 @@ def needs_new_generation(run: Run) -> bool:
     return outcome is not None and outcome.kind is Kind.RETRY and bool(outcome.changes)
 
 
-def publish_retry(env: Environment, run: Run) -> None:
-    """Publish the next generation of the message, which carries its retries; it counts once it is recorded.
+def publish_retries(env: Environment, runs: Sequence[Run]) -> None:
+    """Publish the next generation of messages together, which carry their retries; they count once they are recorded.
 
     It comes before the record, since the old message does not have the new arguments.
     """
-    outcome, message = run.outcome, run.message
-    assert outcome is not None and message is not None
-    try:
-        queue, following = next_generation(env, run, message, outcome)
-        publish_later(env, following, queue, outcome.delay)
-    except OperationalError as error:
-        logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, error)
-        run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
-    except (DispatcherError, TypeError, ValueError) as error:
-        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
-    else:
-        run.successor = following.handover
+    outbox, names, wrong = env.app.outbox(), dict[Run, str | None](), dict[Run, Exception]()
+    for run in runs:
+        assert run.outcome is not None and run.message is not None
+        outbox.owner = run
+        try:
+            queue, following = next_generation(env, run, run.message, run.outcome)
+            publish_later(env, outbox, following, queue, run.outcome.delay)
+            names[run] = following.handover
+        except (DispatcherError, TypeError, ValueError) as error:
+            wrong[run] = error
+    outbox.send()
+    for run in runs:
+        trouble = outbox.refused.get(run) or wrong.get(run)
+        if trouble is None:
+            run.successor = names[run]
+        elif isinstance(trouble, OperationalError):
+            logger.error("the retry of %s cannot be sent, its message goes back: %s", run.id, trouble)
+            run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
+        else:
+            run.outcome = Outcome(Kind.FAILURE, error=trouble, traceback=format_traceback(trouble))
+            conceal(run)
 
 
 def next_generation(env: Environment, run: Run, message: Message, outcome: Outcome) -> tuple[str, Message]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from dispatcher import states
 from dispatcher.backends.meta import ResultMeta
@@ -21,6 +22,9 @@ from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_tra
 from dispatcher.message import Message
 from dispatcher.quotas import LAMBDA_MAX_TIMEOUT
 
+if TYPE_CHECKING:
+    from dispatcher.outbox import Outbox
+
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
 _MAX_TRACEBACK = 8_000
@@ -29,26 +33,38 @@ _MAX_TRACEBACK = 8_000
 def continue_(env: Environment, runs: Sequence[Run]) -> None:
     """Step 6: send callbacks and error callbacks under derived ids, so that doing it twice creates nothing new.
 
-    A delivery whose continuations cannot be sent goes back; its next admission finds the outcome and repeats them.
+    What all runs send goes together. A delivery whose continuations cannot be sent goes back; its next admission finds
+    the outcome and repeats them.
     """
-    for run, beside in _companies(runs):
+    companies = _companies(runs)
+    if not companies:
+        return
+    outbox, wrong = env.app.outbox(), dict[Run, Exception]()
+    for run, beside in companies:
         assert run.message is not None
+        outbox.owner = run
+        messages = [each.message for each in beside if each.message is not None]
         try:
-            _send_continuations(env, run, run.message, [each.message for each in beside if each.message is not None])
-        except (OperationalError, BackendError) as error:
-            for each in (run, *beside):
-                logger.error("what follows %s cannot be sent, its message goes back: %s", each.id, error)
-                each.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(each.delivery.receive_count))
+            _put_continuations(env, outbox, run, run.message, messages)
         except Exception as error:
+            if env.eager and not isinstance(error, OperationalError | BackendError):
+                raise
+            wrong[run] = error
+    outbox.send()
+    for run, beside in companies:
+        trouble = outbox.refused.get(run) or wrong.get(run)
+        if isinstance(trouble, OperationalError | BackendError):
+            for each in (run, *beside):
+                logger.error("what follows %s cannot be sent, its message goes back: %s", each.id, trouble)
+                each.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(each.delivery.receive_count))
+        elif trouble is not None:
             # Trying again would not help: the callback itself is wrong, or the user's code that was asked for it.
             # Those beside it are marked by then.
-            if env.eager:
-                raise
-            log_error(logger, run, error, "what follows %s can never be sent, its message is dead", run.id)
-            run.uncontinued = error
+            log_error(logger, run, trouble, "what follows %s can never be sent, its message is dead", run.id)
+            run.uncontinued = trouble
 
 
-def _companies(runs: Sequence[Run]) -> Iterable[tuple[Run, list[Run]]]:
+def _companies(runs: Sequence[Run]) -> Collection[tuple[Run, list[Run]]]:
     """Return the runs that something follows, each with those that can be marked beside it: of the same join."""
     found: dict[object, tuple[Run, list[Run]]] = {}
     for run in runs:
@@ -64,29 +80,36 @@ def _companies(runs: Sequence[Run]) -> Iterable[tuple[Run, list[Run]]]:
     return found.values()
 
 
-def _send_continuations(env: Environment, run: Run, message: Message, beside: Sequence[Message]) -> None:
+def _put_continuations(env: Environment, outbox: Outbox, run: Run, message: Message, beside: Sequence[Message]) -> None:
     status, meta = _decided(env, run)
     if status != states.PENDING and workflow.follows(message) and not env.eager:
-        _follow(env, run, message, status, meta, beside)
+        _follow(env, outbox, run, message, status, meta, beside)
     if status == states.SUCCESS:
         for index, sig in enumerate(message.link):
-            env.app.send_linked(sig, (meta.result,), message, derived_id(message.id, f"link/{index}"))
+            env.app.send_linked(sig, (meta.result,), message, derived_id(message.id, f"link/{index}"), outbox)
     elif status == states.FAILURE:
         error = meta.error if meta.error is not None else DispatcherError("failed")
         for index, sig in enumerate(message.link_error):
             called, args = errback_call(env.app.tasks, sig, message, error, meta.traceback)
-            env.app.send_linked(called, args, message, derived_id(message.id, _position_of_error(message, index)))
+            task_id = derived_id(message.id, _position_of_error(message, index))
+            env.app.send_linked(called, args, message, task_id, outbox)
 
 
 def _follow(
-    env: Environment, run: Run, message: Message, status: str, meta: ResultMeta, beside: Sequence[Message]
+    env: Environment,
+    outbox: Outbox,
+    run: Run,
+    message: Message,
+    status: str,
+    meta: ResultMeta,
+    beside: Sequence[Message],
 ) -> None:
     """Do what is next in a canvas; where that can never be sent, tell all that waits for it before the error goes on.
 
     They fail in the generation before, so that they run once the message is brought back and can be continued.
     """
     try:
-        workflow.follow(env, message, status, meta, beside)
+        workflow.follow(env, outbox, message, status, meta, beside)
     except (OperationalError, BackendError):
         raise
     except Exception as error:
@@ -95,7 +118,7 @@ def _follow(
             if isinstance(error, PartsMissing):
                 before = before.replace(chain=tuple(error.steps))
             shown = shown_error(run, error)
-            workflow.give_up(env, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
+            workflow.give_up(env, outbox, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
         raise
 
 

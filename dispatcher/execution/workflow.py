@@ -7,11 +7,12 @@ index, and a message that is sent again finds the record of the first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dispatcher import states
 from dispatcher.backends.base import Write
@@ -26,6 +27,9 @@ from dispatcher.execution.errbacks import errback_call
 from dispatcher.message import Message
 from dispatcher.sensitive import marks_on_wire
 from dispatcher.serialization import json_decode, json_encode
+
+if TYPE_CHECKING:
+    from dispatcher.outbox import Outbox
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -138,19 +142,21 @@ def join_to_mark(message: Message) -> str | None:
     return member.id if member is not None and member.size else None
 
 
-def follow(env: Environment, message: Message, status: str, meta: ResultMeta, beside: Sequence[Message] = ()) -> None:
+def follow(
+    env: Environment, outbox: Outbox, message: Message, status: str, meta: ResultMeta, beside: Sequence[Message] = ()
+) -> None:
     """Do what a task's final state asks for in its canvas.
 
     Successes ``beside`` it, which have the same `join_to_mark`, are marked with its own.
     """
     if status == states.SUCCESS:
-        go_on(env, message, meta, beside)
+        go_on(env, outbox, message, meta, beside)
         return
     error = meta.error if meta.error is not None else why_stopped(status, message)
     propagated = states.REVOKED if status == states.REVOKED else states.FAILURE
     if status != states.FAILURE:
         message = message.replace(link_error=())  # it did not fail: none was called
-    give_up(env, Failure(message, message.id, propagated, error, meta.traceback))
+    give_up(env, outbox, Failure(message, message.id, propagated, error, meta.traceback))
 
 
 def why_stopped(status: str, message: Message) -> BaseException:
@@ -185,27 +191,32 @@ def ahead(message: Message) -> list[Any] | None:
     ] or None
 
 
-def go_on(env: Environment, message: Message, meta: ResultMeta, beside: Sequence[Message] = ()) -> None:
+def go_on(env: Environment, outbox: Outbox, message: Message, meta: ResultMeta, beside: Sequence[Message] = ()) -> None:
     """Send the next step of a chain, or what a member added to its chord, or mark the member as done."""
     if message.chain:
         launches = message.task == plan.LAUNCH
         steps = launching.steps_of(env, message) if launches else [dict(step) for step in message.chain]
         args = () if launches else (meta.result,)
-        env.app.launch(plan.plan(steps, args, None, member_of(message.chord)), message)
+        env.app.launch(plan.plan(steps, args, None, member_of(message.chord)), message, outbox)
         return
     member = member_of(message.chord)
     if member is None or not member.size:
         return
     if meta.added:
         added = plan.addition(message.id, meta.added)
-        env.app.launch(plan.plan_addition(added, member), message)
+        env.app.launch(plan.plan_addition(added, member), message, outbox)
         if plan.leaves([added]):
             return
-    _mark(env, message, member, beside)
+    _mark(env, outbox, message, member, beside)
 
 
 def _mark(
-    env: Environment, message: Message, member: plan.Member, beside: Sequence[Message] = (), results: Sequence[str] = ()
+    env: Environment,
+    outbox: Outbox,
+    message: Message,
+    member: plan.Member,
+    beside: Sequence[Message] = (),
+    results: Sequence[str] = (),
 ) -> None:
     """Mark places in a group as done, and send what waits for the group if it is complete.
 
@@ -220,19 +231,19 @@ def _mark(
         logger.error("%s is done, but the join %s it belongs to is gone: nothing follows it", message.id, member.id)
         return
     if join is not None and not join.fired:
-        fire(env, join, message)
+        fire(env, outbox, join, message)
 
 
-def fire(env: Environment, join: Join, last: Message) -> None:
+def fire(env: Environment, outbox: Outbox, join: Join, last: Message) -> None:
     """Send what waits for a join, then note that; whoever finds it complete and not noted sends it again."""
     body = json_decode(join.body)
     header = plan.Header(join.id, join.size, _by_index(body.get("ids", {})))
     place = member_of(body.get("place"))
     if body["then"] or place is None:
-        env.app.launch(plan.plan(body["then"], (), header, place), _parent(body, last, join))
+        env.app.launch(plan.plan(body["then"], (), header, place), _parent(body, last, join), outbox)
     else:  # what a member added to its chord is done, and so is the member
-        _mark(env, last, place, (), [body.get("parent") or last.id, *plan.ids_of_header(header)])
-    env.backend.close_join(join.id, fired=True)
+        _mark(env, outbox, last, place, (), [body.get("parent") or last.id, *plan.ids_of_header(header)])
+    outbox.afterwards(functools.partial(env.backend.close_join, join.id, fired=True))
 
 
 def _by_index(ids: Mapping[str, str]) -> dict[int, str]:
@@ -258,7 +269,7 @@ class Failure(NamedTuple):
     traceback: str | None
 
 
-def give_up(env: Environment, failure: Failure) -> None:
+def give_up(env: Environment, outbox: Outbox, failure: Failure) -> None:
     """Tell all that waits for a task that it failed: records of the steps behind it, error callbacks, joins."""
     message = failure.message
     waiting: Sequence[Mapping[str, Any]] = [dict(step) for step in message.chain]
@@ -267,7 +278,7 @@ def give_up(env: Environment, failure: Failure) -> None:
     while True:
         _fail_waiting(env, failure, waiting, member)
         try:
-            _call_errbacks(env, failure, waiting, called)
+            _call_errbacks(env, outbox, failure, waiting, called)
         except (OperationalError, BackendError):
             raise
         except Exception as wrong:  # noqa: BLE001 - of the callback; those that wait further on are told all the same
@@ -322,14 +333,17 @@ def _fail_waiting(
         env.backend.write([dataclasses.replace(write, id=task_id, data=data[name]) for task_id, name in page])
 
 
-def _call_errbacks(env: Environment, failure: Failure, steps: Sequence[Mapping[str, Any]], called: list[Any]) -> None:
+def _call_errbacks(
+    env: Environment, outbox: Outbox, failure: Failure, steps: Sequence[Mapping[str, Any]], called: list[Any]
+) -> None:
     """Call the error callbacks of steps that will not run, but for those that were called before."""
     for position, sig in enumerate(errbacks_of(steps)):
         if sig in called:
             continue
         called.append(sig)
         call, args = errback_call(env.app.tasks, sig, failure.message, failure.error, failure.traceback)
-        env.app.send_linked(call, args, failure.message, plan.derived_id(failure.cause, f"errback/{position}"))
+        task_id = plan.derived_id(failure.cause, f"errback/{position}")
+        env.app.send_linked(call, args, failure.message, task_id, outbox)
 
 
 def errbacks_of(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

@@ -68,6 +68,7 @@ LAYERS = {
     "sending": 7,
     "claims": 7,
     "packing": 7,
+    "outbox": 7,
     "publishing": 7,
     "connections": 7,
     "execution": 7,

@@ -120,7 +120,7 @@ def test_retry_goes_back_while_the_broker_is_away() -> None:
     result = _retrying(bench, args=[1]).delay()
     bench.app.finalize()
 
-    def refuse(message: Any, queue: str, delay: float = 0.0) -> None:
+    def refuse(*args: Any) -> None:
         raise OperationalError("away")
 
     executor = bench.executor()
@@ -251,7 +251,7 @@ def test_a_successor_waits_for_its_publisher() -> None:
     executor = bench.executor()
     [run] = executor.prepare(bench.receive())
     executor.execute(run)
-    retrying.publish_retry(executor.env, run)
+    retrying.publish_retries(executor.env, [run])
     [early] = bench.step()
     assert early.outcome is not None
     assert (early.outcome.kind, early.outcome.delay) == (Kind.HANDED_BACK, 0.1)
