@@ -1,4 +1,4 @@
-"""Single tasks on AWS: ``python -m benchmarks.handlers.calls send|work lean|results COUNT``.
+"""Single tasks and chains on AWS: ``python -m benchmarks.handlers.calls send|work lean|results|chains COUNT``.
 
 The endpoint is the one that ``AWS_ENDPOINT_URL`` names, and has the queue and the table; it counts the calls. ``send``
 sends all tasks by one call; ``work`` works them off in the Lambda handler, and hands back the capacity units this took.
@@ -13,7 +13,7 @@ from typing import Final
 from benchmarks import work
 from benchmarks.handlers.mapping import work_off
 from benchmarks.outcome import emit
-from dispatcher import Dispatcher, aws
+from dispatcher import Dispatcher, aws, chain, group
 from dispatcher.aws_options import ClientSettings
 from dispatcher.lambda_runtime.batches import Worker
 from tests.emulation.metering import Meter
@@ -27,7 +27,12 @@ TASKS: Final = {
 
 
 def send(kind: str, count: int) -> None:
-    """Send the tasks."""
+    """Send the tasks, single ones or those of chains of ten."""
+    if kind == "chains":
+        step = TASKS["results"]
+        group(chain(step.s(number, 1), *(step.s(1) for _ in range(9))) for number in range(count // 10)).apply_async()
+        emit(None)
+        return
     app.send_many([TASKS[kind].s(number, 1) for number in range(count)])
     emit(None)
 

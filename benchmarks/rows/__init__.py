@@ -44,6 +44,7 @@ _ROWS: Final = (
     sqlite.ROUND_TRIP,
     sqs.ROW,
     aws_calls.RESULTS,
+    aws_calls.CHAINS,
     aws_calls.LEAN,
     body.ROW,
     handler_cpu.ROW,

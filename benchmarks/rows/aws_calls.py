@@ -68,6 +68,19 @@ RESULTS: Final = Row(
     exact=True,
     budget=40.0,
 )
+CHAINS: Final = Row(
+    name="aws-calls-chains",
+    title="AWS calls a task of a chain in Lambda, results on",
+    unit="calls",
+    better="lower",
+    method=f"{_METHOD}Chains of ten tasks, sent as one group. Units are DynamoDB's.",
+    contenders=(OURS,),
+    bars=(Bar(1.5),),
+    measure=_measure("chains"),
+    describe=_describe("a group of chains of ten, results on, all else at its default"),
+    exact=True,
+    budget=40.0,
+)
 LEAN: Final = Row(
     name="aws-calls-lean",
     title="AWS calls a task in Lambda, lean",

@@ -28,9 +28,9 @@ Examples:
 
 \b
 What --set knows: duration (seconds of a run), together (messages of a send), retries, failures, joined (members of
-chords), linked (another call follows), payloads (arguments in the bucket), scheduled (by EventBridge Scheduler), fired
-(by the beat), reads (polls of a result), body and record (bytes). All are means of one call. TASK may be a pattern:
-'shop.*'. Later options win.
+chords), linked (another call follows), following (it follows another), payloads (arguments in the bucket), scheduled
+(by EventBridge Scheduler), fired (by the beat), reads (polls of a result), body and record (bytes). All are means of
+one call. TASK may be a pattern: 'shop.*'. Later options win.
 """
 
 

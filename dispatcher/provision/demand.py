@@ -43,9 +43,10 @@ class Traffic:
 
     ``calls`` a month, ``duration`` of a run in seconds, messages that are sent ``together``, ``retries``; the share of
     ``failures``, of calls that are ``joined`` (members of a chord, or of a group that something follows), of calls that
-    are ``linked`` (another call follows), of ``payloads`` (arguments in the bucket), of calls ``scheduled`` by
-    EventBridge Scheduler (delays) and of those that the beat has ``fired``; ``reads`` of the result, each poll of
-    ``get()`` being one; bytes of a message ``body``, of its ``record``.
+    are ``linked`` (another call follows), of those ``following`` another's outcome (a later step of a chain, a link, an
+    error callback), of ``payloads`` (arguments in the bucket), of calls ``scheduled`` by EventBridge Scheduler (delays)
+    and of those that the beat has ``fired``; ``reads`` of the result, each poll of ``get()`` being one; bytes of a
+    message ``body``, of its ``record``.
     """
 
     calls: float = 0.0
@@ -55,6 +56,7 @@ class Traffic:
     failures: float = 0.0
     joined: float = 0.0
     linked: float = 0.0
+    following: float = 0.0
     payloads: float = 0.0
     scheduled: float = 0.0
     fired: float = 0.0
@@ -140,7 +142,7 @@ def of_call(
     dead = received * _any(traffic.failures / traffic.deliveries, batch)
     writes, reads = _units(task, traffic, filled)
     return Demand(
-        sends=_sent(traffic) + dead * _requests(traffic.body + DEAD_REASON),
+        sends=_sent(traffic, filled) + dead * _requests(traffic.body + DEAD_REASON),
         receives=received * _requests(traffic.body * batch),
         deletes=received * _any(1.0 / traffic.deliveries, batch),
         changes=received * _any(again, batch),
@@ -158,10 +160,22 @@ def of_call(
     )
 
 
-def _sent(traffic: Traffic) -> float:
-    """Return the requests that send a call's message; those that Scheduler and rules send come alone."""
-    together, alone = min(traffic.together, SQS_MAX_BATCH), min(1.0, traffic.scheduled + traffic.fired)
-    return (1.0 - alone) * _requests(traffic.body * together) / together + alone * _requests(traffic.body)
+def _sent(traffic: Traffic, filled: float) -> float:
+    """Return the requests that send a call's message.
+
+    Those that Scheduler and rules send come alone, those that follow others with what follows the rest of a flush,
+    which is taken to have as many messages, and runs as long, as their own.
+    """
+    alone = min(1.0, traffic.scheduled + traffic.fired)
+    following = min(1.0 - alone, traffic.following)
+    together, flushed = min(traffic.together, SQS_MAX_BATCH), _flushed(traffic, filled)
+    own = (1.0 - alone - following) * _requests(traffic.body * together) / together
+    return own + following * _requests(traffic.body * flushed) / flushed + alone * _requests(traffic.body)
+
+
+def _flushed(traffic: Traffic, filled: float) -> float:
+    """Return how many runs of a batch are recorded together, and what follows them sent."""
+    return min(filled, SQS_MAX_BATCH, max(1.0, FLUSH_AFTER / traffic.duration) if traffic.duration else filled)
 
 
 def _requests(size: float) -> int:
@@ -208,8 +222,7 @@ def _units(task: PlannedTask, traffic: Traffic, filled: float) -> tuple[float, f
         writes += traffic.deliveries / filled
     # Members that end together are marked together, where they are neighbours (SQS roughly keeps the order that they
     # are sent in); one of each hundred marks the join itself; what follows reads the result.
-    together = min(filled, SQS_MAX_BATCH, max(1.0, FLUSH_AFTER / traffic.duration) if traffic.duration else filled)
-    writes += traffic.joined * (1.0 / together + 0.01)
+    writes += traffic.joined * (1.0 / _flushed(traffic, filled) + 0.01)
     reads += traffic.joined * look
     return writes, reads
 

@@ -18,7 +18,7 @@ from dispatcher.quotas import DYNAMODB_MAX_ITEM_BYTES, LAMBDA_MAX_TIMEOUT, SQS_M
 _PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "month": MONTH}
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)/(s|m|h|d|month)")
 #: Shares are no more than 1, and there is no less than one message in a send.
-_SHARES: Final = ("failures", "joined", "linked", "payloads", "scheduled", "fired")
+_SHARES: Final = ("failures", "joined", "linked", "following", "payloads", "scheduled", "fired")
 #: Firings of an entry that are looked at, and how far ahead.
 _FIRINGS: Final = 500
 _AHEAD: Final = timedelta(days=366)

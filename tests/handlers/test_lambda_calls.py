@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import aws
+from dispatcher import aws, chain, group
 from dispatcher.aws_options import ClientSettings
 from tests.emulation.metering import Meter
 from tests.handlers.lab import Context, Lab, checked
@@ -45,3 +45,28 @@ def test_calls_and_units_of_a_task(
         counted = lab.aws.calls() - before
     assert Counter({name.partition(".")[2]: count for name, count in counted.items()}) == calls
     assert (meter.read_units / TASKS, meter.write_units / TASKS) == units
+
+
+def test_calls_of_chains(lab: Lab) -> None:
+    """A step of a chain costs what a task does that was sent in bulk: what a batch sends on goes in one call."""
+    step, caught = lab.task(lambda x: x + 1, name="lab.step"), lab.task(lambda task_id: None, name="lab.caught")
+    failing = lab.task(lambda x: 1 // 0, name="lab.failing", throws=(ZeroDivisionError,))
+    lab.worker.start()
+    environment = lab.worker._environment
+    assert environment is not None
+    environment._executor.flush_after = 3600.0
+    before = lab.aws.calls()
+    chains = [chain(step.s(n), step.s().set(link=step.s()), failing.s().on_error(caught.s())) for n in range(20)]
+    group(chains).apply_async()
+    invocations = 0
+    while (event := lab.take())["Records"]:
+        assert not checked(lab.worker(event, Context()), event)
+        entries = [{"Id": each["messageId"], "ReceiptHandle": each["receiptHandle"]} for each in event["Records"]]
+        lab.sqs.delete_message_batch(QueueUrl=lab.url, Entries=entries)
+        invocations += 1
+    counted = Counter({name.partition(".")[2]: count for name, count in (lab.aws.calls() - before).items()})
+    assert invocations == 10  # three steps, a link and an error callback of 20 chains
+    calls = dict.fromkeys(("DeleteMessageBatch", "BatchGetItem", "BatchExecuteStatement"), 10)
+    # Sent by the group 2, by first steps 2, by second steps, which links follow as well, 4; the third ones come beside
+    # the links, so that a batch has five error callbacks: 4.
+    assert counted == {**calls, "SendMessageBatch": 12, "ReceiveMessage": 11}

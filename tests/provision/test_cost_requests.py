@@ -146,7 +146,7 @@ def test_calls_that_have_expired(lab: Counted) -> None:
 
 @pytest.mark.parametrize("lean", [False, True], ids=["with results", "lean"])
 def test_calls_that_others_follow(lab: Counted, lean: bool) -> None:
-    """What follows is sent alone, after a record that lean tasks have for it."""
+    """What follows a batch is sent together, after a record that lean tasks have for it."""
     first, second = (
         lab.task(lambda number: number, name=f"lab.{name}", ignore_result=lean, revocable=not lean)
         for name in ("first", "second")
@@ -157,7 +157,7 @@ def test_calls_that_others_follow(lab: Counted, lean: bool) -> None:
             chain(first.s(number), second.s()).apply_async()
 
     modelled = _model(lab, "lab.first", Traffic(duration=0.0, linked=1.0))
-    _check(lab.run(send), modelled + _model(lab, "lab.second", Traffic(duration=0.0)))
+    _check(lab.run(send), modelled + _model(lab, "lab.second", Traffic(duration=0.0, following=1.0)))
 
 
 def test_results_that_are_read(lab: Counted) -> None:
