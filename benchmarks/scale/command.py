@@ -28,11 +28,10 @@ _QUICK: Final = (1_000, 10_000)
 _FULL: Final = (1_000, 10_000, 100_000, 1_000_000)
 #: Above this rate only what somebody sets for it is worth a run.
 _AS_GENERATED: Final = 10_000
-#: Workload -> the rate up to which it shows what it is about: those of a key sooner, those much like another one, and
-#: chords, of which a million members at once take more memory and minutes than a run should.
-_SHOWN_UP_TO: Final = {
-    "limited": 10_000, "unique": 10_000, "hot": 100_000, "retries": 100_000, "burst": 100_000, "chords": 100_000,
-}  # fmt: skip
+#: Workload -> the rate up to which it shows what it is about: those of a key sooner, and those much like another one.
+_SHOWN_UP_TO: Final = {"limited": 10_000, "unique": 10_000, "hot": 100_000, "retries": 100_000, "burst": 100_000}
+#: Workloads whose every task writes a row: shown on a warmed table as well where a new one takes no more.
+_WRITERS: Final = ("results", "chords")
 _TUNED: Final = {"concurrency": 1_000}
 #: What other functions leave of the account's concurrency, in the run that shows throttled invocations.
 _LEFT_OVER: Final = 200
@@ -130,14 +129,14 @@ def _runs(workloads: Sequence[str], rates: Sequence[int]) -> list[tuple[str, Set
                 runs.append((name, Setup(rate, **_TUNED)))
             if rate == _AS_GENERATED and name == "slow":
                 runs.append((name, Setup(rate, **_TUNED, account=_LEFT_OVER)))
-            if rate / 60 > facts.TABLE_WRITES and name == "results":
+            if rate / 60 > facts.TABLE_WRITES and name in _WRITERS:
                 runs.append((name, Setup(rate, **_TUNED, warm_writes=_WARMED)))
     return runs
 
 
 def _predict_all(runs: Sequence[tuple[str, Setup]]) -> Iterator[Prediction]:
-    """Run the model side by side on all CPUs, the longest runs first; yield what is ready."""
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), max_tasks_per_child=1) as pool:
+    """Run the model side by side on all CPUs that there are for it, the longest runs first; yield what is ready."""
+    with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), max_tasks_per_child=1) as pool:
         order = sorted(runs, key=lambda run: -run[1].rate)
         for future in concurrent.futures.as_completed([pool.submit(_predict, *run) for run in order]):
             yield future.result()
