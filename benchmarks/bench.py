@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from subprocess import PIPE
+from typing import IO, Any, Final
 
 import redis
 
@@ -22,7 +24,9 @@ from benchmarks.work import TICKS
 #: Worker processes of every library, one task thread or event loop each.
 PROCESSES: Final = 2
 #: Peers that need another environment than the main one.
-ENVIRONMENTS: Final = {"saq": "redis5", "arq": "redis5", "celery_sqs": "sqs", "dispatcher_sqs": "sqs"}
+ENVIRONMENTS: Final = {
+    "saq": "redis5", "arq": "redis5", "dispatcher_redis5": "redis5", "celery_sqs": "sqs", "dispatcher_sqs": "sqs",
+}  # fmt: skip
 #: Contenders that differ in their workers only -> whose backlog they work off.
 PRODUCERS: Final = {"celery_threads": "celery"}
 
@@ -110,6 +114,27 @@ class Workers:
         return "\n".join(child.output() for child in self._children)
 
 
+class Producer:
+    """A producer that sends when it is told to; it ends with its input."""
+
+    def __init__(self, orders: IO[str], answers: IO[str], errors: IO[str]) -> None:
+        self._orders = orders
+        self._answers = answers
+        self._errors = errors
+
+    def send(self, count: int) -> float:
+        """Send so many no-ops one after the other; return how many seconds that took."""
+        try:
+            print(count, file=self._orders, flush=True)
+            for line in self._answers:
+                with suppress(LookupError):
+                    return float(parse(line))
+        except BrokenPipeError:
+            pass
+        self._errors.seek(0)
+        raise MeasurementError(f"the producer ended:\n{self._errors.read()[-4000:]}")
+
+
 class Bench:
     """What a row needs to measure one library."""
 
@@ -156,6 +181,25 @@ class Bench:
         except LookupError:
             output = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
             raise MeasurementError(f"{' '.join(arguments)} failed:\n{output}") from None
+
+    @contextmanager
+    def producer(self, peer: str) -> Iterator[Producer]:
+        """Run a peer's producer, which sends no-ops when told to, for the length of the block."""
+        python = environment.ensure(ENVIRONMENTS.get(peer, environment.MAIN))
+        command = ["timeout", str(_PROBE_TIMEOUT), str(python), "-m", "benchmarks.probe", peer, "turns"]
+        variables = environment.variables(**self._variables(results=False))
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as errors,
+            subprocess.Popen(
+                command, env=variables, cwd=environment.ROOT, stdin=PIPE, stdout=PIPE, stderr=errors, text=True
+            ) as process,
+        ):
+            assert process.stdin
+            assert process.stdout
+            try:
+                yield Producer(process.stdin, process.stdout, errors)
+            finally:
+                process.terminate()
 
     @contextmanager
     def workers(self, peer: str, *, concurrency: int = 0, results: bool = False) -> Iterator[Workers]:

@@ -1,4 +1,8 @@
-"""A producer in a process of its own: ``python -m benchmarks.probe PEER VERB [ARGUMENT ...]`` hands back one value."""
+"""A producer in a process of its own: ``python -m benchmarks.probe PEER VERB [ARGUMENT ...]`` hands back one value.
+
+``python -m benchmarks.probe PEER turns`` sends as many no-ops as each line of its input says, and hands back the
+seconds of each turn.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,10 @@ def main(arguments: list[str]) -> None:
     """Run one verb of one peer."""
     name, verb = arguments[:2]
     peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
+    if verb == "turns":
+        for seconds in peer.send_in_turns(map(int, sys.stdin)):
+            emit(seconds)
+        return
     emit(run(peer, verb, *(int(each) if each.isdigit() else each for each in arguments[2:])))
 
 
@@ -30,7 +38,6 @@ def run(peer: Peer, verb: str, *arguments: int | str) -> Any:
             "variables": peer.variables(concurrency),
         },
         "fill": peer.fill,
-        "sends": peer.time_sends,
         "bulks": peer.time_bulks,
         "calls": peer.time_calls,
         "groups": peer.time_groups,

@@ -11,7 +11,7 @@ from benchmarks import plots
 from benchmarks.environment import ROOT
 from benchmarks.record import RESULTS, Result, stored
 from benchmarks.rows import ROWS
-from benchmarks.rows.row import BAR_ROUNDS, BARE, BEST_PEER, OURS, Bar, Row
+from benchmarks.rows.row import BAR_ROUNDS, BEST_PEER, OURS, Bar, Row, is_peer
 from benchmarks.statistics import ratio, ratio_bound
 
 README: Final = ROOT / "benchmarks" / "README.md"
@@ -94,8 +94,7 @@ def _passes(value: float, bar: Bar, row: Row, rounds: int) -> str:
 
 def best_peer(result: Result, row: Row) -> str | None:
     """Return the peer with the best median, ours and the bare loop left out; None where no peer was measured."""
-    peers = [name for name in row.contenders if name not in (OURS, BARE)]
-    medians = {name: median(values) for name in peers if (values := result.values(name))}
+    medians = {name: median(values) for name in row.contenders if is_peer(name) and (values := result.values(name))}
     choose = max if row.better == "higher" else min
     return choose(medians, key=medians.__getitem__) if medians else None
 

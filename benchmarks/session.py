@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any, Final
@@ -14,11 +14,14 @@ from benchmarks import record, report
 from benchmarks.bench import FULL, QUICK, Bench, MeasurementError
 from benchmarks.redis_server import redis_server
 from benchmarks.rows import ROWS
-from benchmarks.rows.row import Row, Sample
+from benchmarks.rows.row import BAR_ROUNDS, Row, Sample
 
 QUICK_RESULTS: Final = record.RESULTS / "quick"
-#: Rounds after which a peer far behind the best one is measured no more.
+#: Rounds after which a peer that is at least so many times worse than the best one is measured no more; the latter is
+#: that of a row past its budget as well.
 ROUNDS_OF_ALL: Final = 3
+FAR_BEHIND: Final = 2.0
+BEHIND: Final = 1.1
 #: A contender that fails so often in a row is not tried again: each failure may take a whole timeout.
 ATTEMPTS: Final = 2
 INTERRUPTED: Final = 130
@@ -81,10 +84,10 @@ def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int)
     peers = _descriptions(bench, row, contenders, errors)
     order, left = random.Random(0), list(contenders)
     for number in range(1, rounds + 1):
-        for contender in order.sample(left, len(left)):
-            samples[contender].append(_measure_one(bench, row, contender, number, errors))
+        for contender, sample in _measure_round(bench, row, order.sample(left, len(left)), number, errors):
+            samples[contender].append(sample)
         late = time.monotonic() - started > row.budget
-        if late and number < rounds and not row.bars:
+        if late and number < rounds and not (row.bars and number < BAR_ROUNDS):
             _log(f"{row.name}: past its budget after {number} rounds")
             break
         left = _still_measured(row, samples, left, late=late)
@@ -95,15 +98,16 @@ def _measure_row(bench: Bench, row: Row, contenders: Sequence[str], rounds: int)
 def _still_measured(
     row: Row, samples: Mapping[str, Sequence[Sample | None]], left: Sequence[str], *, late: bool
 ) -> list[str]:
-    """Return who takes part in the next round: not who failed again, nor, in the end, who is far behind.
-
-    Late, whoever is a tenth behind the best peer is far behind.
-    """
+    """Return who takes part in the next round: not who failed again, nor a peer that cannot become the best."""
     failed = {name for name in left if len(samples[name]) >= ATTEMPTS and not any(samples[name][-ATTEMPTS:])}
     values = {name: [sample.value for sample in samples[name] if sample] for name in left}
     medians = {name: median(column) for name, column in values.items() if column}
     done = max(map(len, samples.values()))
-    behind = row.far_behind(medians, 1.1 if late else 2.0) if done == ROUNDS_OF_ALL or (late and done > 1) else set()
+    behind: set[str] = set()
+    if done >= BAR_ROUNDS or (late and done > 1):
+        behind = row.far_behind(medians, BEHIND)
+    elif done == ROUNDS_OF_ALL:
+        behind = row.far_behind(medians, FAR_BEHIND)
     return [name for name in left if name not in failed | behind]
 
 
@@ -120,18 +124,20 @@ def _descriptions(
     return descriptions
 
 
-def _measure_one(bench: Bench, row: Row, contender: str, number: int, errors: dict[str, str]) -> Sample | None:
+def _measure_round(
+    bench: Bench, row: Row, contenders: Sequence[str], number: int, errors: dict[str, str]
+) -> Iterator[tuple[str, Sample | None]]:
     started = time.monotonic()
-    try:
-        sample = row.measure(bench, contender)
-    # Whatever one library's measurement raises is reported and costs that library's figure, not the others'.
-    except Exception as error:  # noqa: BLE001
-        reason = error.reason if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
-        errors[contender] = reason
-        _log(f"{row.name} #{number} {contender}: failed: {error}")
-        return None
-    _log(f"{row.name} #{number} {contender}: {sample.value:,.1f} {row.unit} ({time.monotonic() - started:.1f} s)")
-    return sample
+    for contender, outcome in row.outcomes(bench, contenders):
+        spent, started = time.monotonic() - started, time.monotonic()
+        if isinstance(outcome, Sample):
+            _log(f"{row.name} #{number} {contender}: {outcome.value:,.1f} {row.unit} ({spent:.1f} s)")
+            yield contender, outcome
+        else:
+            named = f"{type(outcome).__name__}: {outcome}"
+            errors[contender] = outcome.reason if isinstance(outcome, MeasurementError) else named
+            _log(f"{row.name} #{number} {contender}: failed: {outcome}")
+            yield contender, None
 
 
 def _chosen(names: Sequence[str]) -> list[Row]:

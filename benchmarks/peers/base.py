@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -45,8 +45,8 @@ class Peer(ABC):
         """Send so many tasks of one kind of work as fast as the library can."""
 
     @abstractmethod
-    def time_sends(self, count: int) -> float:
-        """Return how long it takes to send so many no-ops one after the other."""
+    def send_in_turns(self, counts: Iterable[int]) -> Iterator[float]:
+        """Send no-ops one after the other, so many in each turn; yield how long each turn took."""
 
     def time_bulks(self, count: int) -> list[float]:
         """Return how long each of so many calls of the library's own bulk call took, `BULK` no-ops at once."""
@@ -126,14 +126,13 @@ class SyncPeer(Peer):
         for start in range(0, count, BULK):
             self.send_many(min(BULK, count - start))
 
-    def time_sends(self, count: int) -> float:
-        """Return how long it takes to send so many no-ops one after the other."""
-        for _ in range(WARM_UP):
-            self.send()
-        started = time.perf_counter()
-        for _ in range(count):
-            self.send()
-        return time.perf_counter() - started
+    def send_in_turns(self, counts: Iterable[int]) -> Iterator[float]:
+        """Send no-ops one after the other, so many in each turn; yield how long each turn took."""
+        for count in counts:
+            started = time.perf_counter()
+            for _ in range(count):
+                self.send()
+            yield time.perf_counter() - started
 
     def time_bulks(self, count: int) -> list[float]:
         """Return how long each of so many calls of the library's own bulk call took, `BULK` no-ops at once."""
@@ -188,9 +187,13 @@ class AsyncPeer(Peer):
         """Send so many tasks of one kind of work as fast as the library can."""
         asyncio.run(self._fill_loop(count, work))
 
-    def time_sends(self, count: int) -> float:
-        """Return how long it takes to send so many no-ops one after the other."""
-        return asyncio.run(self._send_loop(WARM_UP, count))
+    def send_in_turns(self, counts: Iterable[int]) -> Iterator[float]:
+        """Send no-ops one after the other, so many in each turn; yield how long each turn took."""
+        with asyncio.Runner() as runner:
+            runner.run(self.open())
+            for count in counts:
+                yield runner.run(self._send_loop(count))
+            runner.run(self.close())
 
     def time_calls(self, count: int) -> list[float]:
         """Return how long each of so many calls took, from sending an addition to holding its result."""
@@ -200,16 +203,11 @@ class AsyncPeer(Peer):
         """Send the task ``tasks.add`` with the arguments 1 and 2."""
         asyncio.run(self._send_addition())
 
-    async def _send_loop(self, warm_up: int, count: int) -> float:
-        await self.open()
-        for _ in range(warm_up):
-            await self.send()
+    async def _send_loop(self, count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
             await self.send()
-        elapsed = time.perf_counter() - started
-        await self.close()
-        return elapsed
+        return time.perf_counter() - started
 
     async def _fill_loop(self, count: int, work: str) -> None:
         await self.open()

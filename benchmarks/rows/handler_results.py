@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.rows import handler_cpu
-from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
+from benchmarks.rows.row import LAMBDA_VARIABLES, MORE_ROUNDS, OURS, Bar, Row, Sample
 
 #: Contender -> module of `benchmarks.handlers`.
 _MODULES: Final = {
@@ -44,5 +44,6 @@ ROW = Row(
     bars=(Bar(1.5, "one_call"),),
     measure=measure,
     budget=75.0,
+    bar_rounds=MORE_ROUNDS,
     describe=describe,
 )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.statistics import Better
+from benchmarks.turns import InTurns
 
 OURS: Final = "dispatcher"
 BARE: Final = "bare"
-#: Rounds of a row with a bar, and the least that a bar is judged by where something is timed.
+#: Rounds of a row with a bar, if it says no other number, and the least that a bar is judged by where something is
+#: timed.
 BAR_ROUNDS: Final = 5
+#: Rounds of a row with a bar whose figures scatter.
+MORE_ROUNDS: Final = 9
+#: Rounds of one where they scatter more than that, and a measurement takes a second.
+MOST_ROUNDS: Final = 15
 #: A bar against whichever peer's median is best.
 BEST_PEER: Final = "best peer"
 #: Libraries on Redis in the order of the tables, and those and their pools where workers take part.
@@ -59,6 +65,11 @@ class Sample:
     distribution: Sequence[float] = ()
 
 
+def is_peer(contender: str) -> bool:
+    """Whether a contender is neither ours, in whatever setting, nor the limit for all."""
+    return contender != BARE and not contender.startswith(OURS)
+
+
 def describe_peer(bench: Bench, peer: str) -> dict[str, Any]:
     """Return the versions and settings of a library on Redis."""
     description: dict[str, Any] = bench.probe(peer, "describe")
@@ -76,26 +87,44 @@ class Row:
     method: str
     contenders: tuple[str, ...]
     bars: tuple[Bar, ...]
-    measure: Callable[[Bench, str], Sample]
+    #: Measures one contender after the other, or all of a round in turns.
+    measure: Callable[[Bench, str], Sample] | InTurns
     describe: Callable[[Bench, str], dict[str, Any]] = describe_peer
     #: A row that counts instead of timing needs one round only.
     exact: bool = False
     #: Who takes part in a quick run; all where this is empty.
     quick: tuple[str, ...] = ()
-    #: Seconds that a full run of the row should take. Past them a row without bars starts no further round, and one
-    #: with bars goes on with those that the bars are about.
+    #: Seconds that a full run of the row should take. Past them a row starts no further round, but for the first
+    #: `BAR_ROUNDS` of those that its bars are about.
     budget: float = 60.0
+    #: Rounds where there are bars: fixed by how figures scatter, never by what they are.
+    bar_rounds: int = BAR_ROUNDS
 
     def rounds(self, *, full: bool) -> int:
         """Return how often everybody is measured unless told otherwise: a ratio that a bar asks for needs five."""
         if self.exact or not full:
             return 1
-        return BAR_ROUNDS if self.bars else 3
+        return self.bar_rounds if self.bars else 3
+
+    def outcomes(self, bench: Bench, contenders: Sequence[str]) -> Iterator[tuple[str, Sample | Exception]]:
+        """Measure contenders once each, in this order or in turns; yield what each came to, or why it failed."""
+        if isinstance(self.measure, InTurns):
+            for contender, rate in self.measure.rates(bench, contenders).items():
+                yield contender, Sample(rate) if isinstance(rate, float) else rate
+            return
+        for contender in contenders:
+            outcome: Sample | Exception
+            try:
+                outcome = self.measure(bench, contender)
+            # Whatever one library's measurement raises costs that library's figure, not the others'.
+            except Exception as error:  # noqa: BLE001
+                outcome = error
+            yield contender, outcome
 
     def far_behind(self, medians: Mapping[str, float], factor: float = 2.0) -> set[str]:
         """Return the peers that no bar is about: they are not named, and so many times worse than the best peer."""
-        kept = {OURS, BARE, *(bar.against for bar in self.bars)}
-        peers = {name: value for name, value in medians.items() if name not in kept}
+        named = {bar.against for bar in self.bars}
+        peers = {name: value for name, value in medians.items() if is_peer(name) and name not in named}
         if not peers:
             return set()
         if self.better == "higher":

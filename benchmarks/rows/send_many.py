@@ -6,7 +6,7 @@ from statistics import median
 
 from benchmarks.bench import Bench
 from benchmarks.peers.base import BULK
-from benchmarks.rows.row import BARE, OURS, Bar, Row, Sample
+from benchmarks.rows.row import BARE, MORE_ROUNDS, OURS, Bar, Row, Sample
 
 
 def measure(bench: Bench, peer: str) -> Sample:
@@ -29,5 +29,6 @@ ROW = Row(
     contenders=(OURS, "rq", BARE),
     bars=(Bar(0.6, BARE),),
     measure=measure,
-    budget=20.0,
+    budget=30.0,
+    bar_rounds=MORE_ROUNDS,
 )

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Producer
 from benchmarks.rows.drain import drained
 from benchmarks.rows.round_trip import latency
-from benchmarks.rows.row import OURS, Bar, Row, Sample
+from benchmarks.rows.row import MORE_ROUNDS, MOST_ROUNDS, OURS, Bar, Row, Sample
 from benchmarks.statistics import Better
+from benchmarks.turns import InTurns
 
 #: Contender -> its peer and how SQLite syncs: with `full`, what was sent survives a power failure.
 _CONTENDERS: Final = {
@@ -33,9 +34,10 @@ def _file(bench: Bench, contender: str) -> Iterator[str]:
             yield peer
 
 
-def _send(bench: Bench, contender: str) -> Sample:
-    with _file(bench, contender) as peer:
-        return Sample(bench.scale.sends / bench.probe(peer, "sends", bench.scale.sends))
+@contextmanager
+def _producer(bench: Bench, contender: str) -> Iterator[Producer]:
+    with _file(bench, contender) as peer, bench.producer(peer) as producer:
+        yield producer
 
 
 def _drain(bench: Bench, contender: str) -> Sample:
@@ -57,7 +59,15 @@ def _describe(bench: Bench, contender: str) -> dict[str, Any]:
         return description
 
 
-def _row(name: str, title: str, unit: str, better: Better, method: str, measure: Callable[[Bench, str], Sample]) -> Row:
+def _row(
+    name: str,
+    title: str,
+    unit: str,
+    better: Better,
+    method: str,
+    measure: Callable[[Bench, str], Sample] | InTurns,
+    rounds: int = MOST_ROUNDS,
+) -> Row:
     return Row(
         name=name,
         title=title,
@@ -68,7 +78,8 @@ def _row(name: str, title: str, unit: str, better: Better, method: str, measure:
         bars=(Bar(1, "huey"),),
         measure=measure,
         describe=_describe,
-        budget=50.0,
+        budget=90.0,
+        bar_rounds=rounds,
     )
 
 
@@ -77,9 +88,10 @@ SEND: Final = _row(
     "`.delay()` on SQLite, one producer",
     "tasks/s",
     "higher",
-    "One thread sends no-ops one after the other into a new file; no worker runs. WAL, and the disk is synced with "
-    "every commit (synchronous=FULL) of both but our leases; `dispatcher_normal` is our default, which does not.",
-    _send,
+    "One thread sends no-ops one after the other into a new file; no worker runs. Turns as on Redis. WAL, and the disk "
+    "is synced with every commit (synchronous=FULL) of both but our leases; `dispatcher_normal` is our default, which "
+    "does not.",
+    InTurns(_producer),
 )
 DRAIN: Final = _row(
     "sqlite-drain",
@@ -88,6 +100,7 @@ DRAIN: Final = _row(
     "higher",
     "As on Redis, where the side effect is counted here too. The disk is synced as above.",
     _drain,
+    rounds=MORE_ROUNDS,
 )
 ROUND_TRIP: Final = _row(
     "sqlite-round-trip",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -13,12 +15,14 @@ import redis
 
 from benchmarks import environment, plots, report, session
 from benchmarks.backlogs import Backlogs
-from benchmarks.bench import QUICK, Bench, MeasurementError
+from benchmarks.bench import QUICK, Bench, MeasurementError, Producer
+from benchmarks.peers.base import WARM_UP
 from benchmarks.record import Result
 from benchmarks.redis_server import RedisServer as Address
 from benchmarks.rows import ROWS
 from benchmarks.rows.row import BARE, BEST_PEER, OURS, Bar, Row, Sample
 from benchmarks.statistics import median_interval, ratio, ratio_bound
+from benchmarks.turns import TURNS, InTurns
 from tests.emulation.redis_server import RedisServer
 
 _SETTINGS = {"versions": {"redis": "8"}, "settings": "some", "on_kill": "come | back"}
@@ -38,6 +42,14 @@ def server(redis_executable: str) -> Iterator[RedisServer]:
     """A server that is emptied as a whole."""
     with RedisServer(redis_executable) as running:
         yield running
+
+
+@pytest.fixture
+def bench(server: RedisServer) -> Iterator[Bench]:
+    """A session on that server."""
+    found = Bench(Address(server.url, server.pid or 0), QUICK)
+    yield found
+    found.redis.close()
 
 
 class TestStatistics:
@@ -222,8 +234,53 @@ class TestBacklogs:
         assert (client.keys(), client.get("a")) == ([b"a"], b"2")
 
 
+class TestTurns:
+    def test_producers_take_turns(self, bench: Bench) -> None:
+        """All of them in each turn, in changing orders, after some sends that do not count; the median turn does."""
+        orders, sends = io.StringIO(), QUICK.sends // TURNS
+        times = [7.0, *[0.5] * (TURNS - 2), 3.0, 4.0]
+
+        @contextmanager
+        def opened(_bench: Bench, name: str) -> Iterator[Producer]:
+            answers = io.StringIO("".join(f"a line of {name}'s\nbenchmark-outcome: {seconds}\n" for seconds in times))
+            yield Producer(_Named(orders, name), answers, io.StringIO())
+
+        rates = InTurns(opened).rates(bench, [OURS, "huey"])
+        assert rates == {OURS: sends / 0.5, "huey": sends / 0.5}
+        lines = orders.getvalue().splitlines()
+        turns = [lines[start : start + 2] for start in range(0, len(lines), 2)]
+        assert sorted(turns[0]) == [f"{OURS} {WARM_UP}", f"huey {WARM_UP}"]
+        assert [sorted(turn) for turn in turns[1:]] == [[f"{OURS} {sends}", f"huey {sends}"]] * TURNS
+        assert len({turn[0] for turn in turns[1:]}) == 2
+
+    def test_a_producer_that_ends_costs_its_own_figure_only(self, bench: Bench) -> None:
+        """The others go on; what it wrote last is the reason."""
+
+        @contextmanager
+        def opened(_bench: Bench, name: str) -> Iterator[Producer]:
+            answers = "benchmark-outcome: 0.5\n" * (TURNS + 1 if name == OURS else 3)
+            yield Producer(io.StringIO(), io.StringIO(answers), io.StringIO("Traceback\nOSError: no"))
+
+        row = Row("row", "A row", "tasks/s", "higher", "", (OURS, "broken"), (), InTurns(opened), _describe)
+        result = session._measure_row(bench, row, row.contenders, 1)
+        assert result.values(OURS) == [QUICK.sends / TURNS / 0.5]
+        assert result.errors == {"broken": "OSError: no"}
+
+
+class _Named(io.StringIO):
+    """Writes to another text, each line after a name."""
+
+    def __init__(self, text: io.StringIO, name: str) -> None:
+        super().__init__()
+        self._text = text
+        self._name = name
+
+    def write(self, text: str) -> int:
+        return self._text.write(f"{self._name} {text}" if text.strip() else text)
+
+
 class TestSession:
-    def test_a_failing_contender_costs_its_own_figure_only(self, server: RedisServer) -> None:
+    def test_a_failing_contender_costs_its_own_figure_only(self, bench: Bench) -> None:
         """It is tried twice, the others in every round, and its reason is kept."""
         tried: list[str] = []
 
@@ -234,26 +291,48 @@ class TestSession:
             return Sample(1.0)
 
         row = Row("row", "A row", "s", "lower", "", (OURS, "broken"), (Bar(1, BEST_PEER),), measure, _describe)
-        bench = Bench(Address(server.url, server.pid or 0), QUICK)
         result = session._measure_row(bench, row, row.contenders, 5)
         assert (tried.count(OURS), tried.count("broken")) == (5, 2)
         assert result.values(OURS) == [1.0] * 5
         assert result.errors == {"broken": "RuntimeError: no"}
         assert result.samples["broken"] == [None] * 2
 
-    def test_peers_far_behind_have_three_rounds(self, server: RedisServer) -> None:
+    def test_peers_far_behind_have_three_rounds(self, bench: Bench) -> None:
         """The best peer, ours, and who is named by a bar have all five."""
         seconds = {OURS: 1.0, BARE: 9.0, "best": 2.0, "near": 3.0, "far": 4.0}
         bars = (Bar(1, BEST_PEER), Bar(1, BARE))
         row = Row(
             "row", "A row", "s", "lower", "", tuple(seconds), bars, lambda _, name: Sample(seconds[name]), _describe
         )
-        bench = Bench(Address(server.url, server.pid or 0), QUICK)
         result = session._measure_row(bench, row, row.contenders, 5)
         assert {name: len(result.samples[name]) for name in seconds} == {
             OURS: 5, BARE: 5, "best": 5, "near": 5, "far": 3,
         }  # fmt: skip
         assert result.rounds(OURS, "far") == [[1.0] * 3, [4.0] * 3]
+
+    def test_more_rounds_are_for_who_may_decide_a_bar(self, bench: Bench) -> None:
+        """After five, a peer a tenth behind the best one drops out; how ours compares to the bar changes nothing."""
+        seconds = {OURS: 1.0, f"{OURS}_other": 9.0, "best": 2.0, "near": 2.1, "behind": 2.3}
+        for factor in (0.1, 10.0):
+            row = Row(
+                "row", "A row", "s", "lower", "", tuple(seconds), (Bar(factor, BEST_PEER),),
+                lambda _, name: Sample(seconds[name]), _describe, bar_rounds=8,
+            )  # fmt: skip
+            result = session._measure_row(bench, row, row.contenders, row.rounds(full=True))
+            assert {name: len(result.samples[name]) for name in seconds} == {
+                OURS: 8, f"{OURS}_other": 8, "best": 8, "near": 8, "behind": 5,
+            }  # fmt: skip
+            assert report.best_peer(result, row) == "best"
+
+    def test_late_rows_with_bars_end_after_five_rounds(self, bench: Bench) -> None:
+        """A budget ends the rounds beyond those that a bar asks for, and those of rows without a bar."""
+        for bars, expected in (((Bar(1, "peer"),), 5), ((), 1)):
+            row = Row(
+                "row", "A row", "s", "lower", "", (OURS, "peer"), bars, lambda _, name: Sample(1.0), _describe,
+                budget=0.0, bar_rounds=8,
+            )  # fmt: skip
+            result = session._measure_row(bench, row, row.contenders, row.rounds(full=True))
+            assert len(result.samples[OURS]) == expected
 
     def test_rows_with_bars_have_five_rounds(self) -> None:
         """Every ratio that must pass a bar stands on five rounds of a full run; what is only counted, on one."""
