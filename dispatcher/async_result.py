@@ -390,6 +390,9 @@ class AsyncResult(Generic[R]):
         """Return nested tuples that `result_from_tuple` turns back into results."""
         return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
 
+    def __json__(self) -> tuple[Any, Any]:
+        return self.as_tuple()
+
     def as_list(self) -> list[str]:
         """Return the ids of this result and its parents."""
         return [self.id, *(self.parent.as_list() if self.parent is not None else ())]

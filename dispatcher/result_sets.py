@@ -349,6 +349,9 @@ class GroupResult(ResultSet[R]):
             result.as_tuple() for result in self.results
         ]
 
+    def __json__(self) -> tuple[Any, Any]:
+        return self.as_tuple()
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, GroupResult):
             return (self.id, self.results, self.parent) == (other.id, other.results, other.parent)

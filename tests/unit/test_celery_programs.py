@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import Dispatcher, Signature, Task, current_app, current_task, shared_task, signals, states
+from dispatcher import Dispatcher, Signature, Task, current_app, current_task, group, shared_task, signals, states
 from dispatcher.app.task import Task as TaskByItsOldPath
 from dispatcher.exceptions import (
     CeleryError,
@@ -1235,6 +1235,30 @@ def test_results_answer_everything_celery_s_do() -> None:
     assert {"status", "result", "traceback", "children", "date_done", "task_id"} <= seen[1].keys()
     again.forget()
     assert bench.app.AsyncResult(result.id).state == "PENDING"
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_a_task_may_return_what_it_sent(serializer: str) -> None:
+    """A result, or a group's, is kept as its tuples, and ``collect`` finds the values below, as in Celery's guide."""
+    bench = Bench(result_serializer=serializer)
+
+    @bench.app.task(name="square")
+    def square(number: int) -> int:
+        return number**2
+
+    @bench.app.task(name="squares", trail=True)
+    def squares(count: int) -> Any:
+        return group(square.s(number) for number in range(count)).apply_async()
+
+    @bench.app.task(name="later", trail=True)
+    def later(number: int) -> Any:
+        return square.delay(number)
+
+    sent, single = squares.delay(3), later.delay(7)
+    bench.work()
+    assert result_from_tuple(sent.get()).get() == [0, 1, 4]
+    assert result_from_tuple(single.get()).get() == 49
+    assert [value for _, value in sent.collect() if isinstance(value, int)] == [0, 1, 4]
 
 
 def test_get_times_out_and_propagates() -> None:
