@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
+from dispatcher import chain
 from dispatcher.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError
 from dispatcher.lambda_runtime.transport import LambdaTransport
 from tests.handlers.lab import Context, Lab, MakeLab
@@ -317,6 +318,16 @@ class TestFifo:
         assert ran == ["a", "d"]
         assert fifo.invoke() == []
         assert ran == ["a", "d", "b", "c"]
+
+    def test_what_follows_a_batch_keeps_its_order(self, fifo: Lab) -> None:
+        """Next steps of chains come in the order of the steps before them, though a batch sends them together."""
+        first, ran = fifo.task(lambda number: number, name="lab.first"), list[int]()
+        second = fifo.task(ran.append, name="lab.second")
+        for number in range(14):
+            chain(first.s(number), second.s()).apply_async()
+        while (event := fifo.take())["Records"]:
+            assert fifo.invoke(event) == []
+        assert ran == list(range(14))
 
     def test_group_goes_on_after_a_dead_letter(self, fifo: Lab) -> None:
         """A task that failed for good is out of the queue, so nothing is held up by it."""

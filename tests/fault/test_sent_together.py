@@ -1,0 +1,222 @@
+"""What follows a batch is sent together: stopped or refused anywhere, each run's end is as if it had been alone."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from dispatcher import Dispatcher, chain, chord
+from dispatcher.brokers.base import Broker, BrokerFeatures, Delivery, Outgoing
+from dispatcher.brokers.memory import MemoryBroker
+from dispatcher.canvas.plan import derived_id
+from dispatcher.execution.executor import Executor
+from dispatcher.execution.run import Kind, Run
+from tests.fault.fuse import Fuse, MortalStores
+from tests.fault.test_step_boundaries import World
+from tests.unit.bench import Bench
+
+#: Longer than any test takes, in seconds.
+_NEVER = 3600.0
+
+
+class NamedFuse(Fuse):
+    """A fuse that knows what was reached."""
+
+    def __init__(self, at: int | None = None, kills: bool = True) -> None:
+        super().__init__(at, kills)
+        self.names: list[str] = []
+
+    def reach(self, name: str) -> None:
+        super().reach(name)
+        self.names.append(name)
+
+
+class Batches(World):
+    """A world whose batches are written as a whole, however slow the machine is."""
+
+    def _process(self, executor: Executor, deliveries: list[Delivery]) -> list[Run]:
+        _write_whole_batches(executor)
+        return super()._process(executor, deliveries)
+
+    def _receive(self, broker: Broker) -> list[Delivery]:
+        return broker.receive(["default"], 20, _NEVER)
+
+
+def _write_whole_batches(executor: Executor) -> None:
+    executor.flush_after = _NEVER
+    executor.env.durations.update(dict.fromkeys(executor.env.app.tasks, 0.0))
+
+
+IDS = [str(uuid.UUID(int=number)) for number in range(1, 7)]
+
+
+def _send_everything(app: Dispatcher) -> Any:
+    """Send a task of each kind of continuation, all in one batch."""
+    add, fail, handle = app.tasks["add"], app.tasks["fail"], app.tasks["handle"]
+    chain(add.s(1, 2), add.s(10), add.s(100).set(task_id=IDS[0])).apply_async()
+    add.apply_async((1, 2), task_id=IDS[1], link=[add.s(10), add.s(20)])
+    fail.apply_async(task_id=IDS[2], link_error=[handle.s(), app.tasks["handle_all"].s()])
+    app.tasks["other_arguments"].apply_async((0,), task_id=IDS[3], link=add.s(1))
+    chord([add.s(1, 1), add.s(2, 2)], handle.s().set(task_id=IDS[4])).apply_async()
+    return add.apply_async((5, 5), task_id=IDS[5])
+
+
+ENDS = [*IDS, *(derived_id(each, f"{kind}/{n}") for each in IDS for kind in ("link", "link_error") for n in range(2))]
+
+
+@pytest.fixture
+def worlds(stores: MortalStores) -> Iterator[Callable[[], Batches]]:
+    """Make worlds with all kinds of continuations under way; they are closed after the test."""
+    made: list[Batches] = []
+
+    def make() -> Batches:
+        made.append(Batches(stores))
+        made[-1].send(_send_everything)
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+def _clean(worlds: Callable[[], Batches]) -> tuple[dict[str, Any], NamedFuse]:
+    world, fuse = worlds(), NamedFuse()
+    world.work(fuse)
+    ended = world.end(ENDS)
+    values = {task_id: record[-1] for task_id, record in ended["records"].items() if task_id in IDS}
+    assert values == dict(zip(IDS, [113, 3, "ValueError('no')", 2, [2, 4], 10], strict=True))
+    assert len(ended["records"]) == len(IDS) + 5
+    return ended, fuse
+
+
+def test_each_step_sends_once(worlds: Callable[[], Batches]) -> None:
+    """However many runs of a batch something follows, it is sent by one call; so are retries with other arguments."""
+    _, fuse = _clean(worlds)
+    steps = [name.removeprefix("after ") for name in fuse.names if name.startswith("after ")]
+    batches = steps.count("settle")
+    # The retry has two rounds in batches of its own, since its countdown moves the clock, and a link at last.
+    assert steps.count("send") <= batches + 2
+    assert steps[: steps.index("settle")] == ["read", "send", "write", "mark_joined", "send", "close_join"]
+
+
+@pytest.mark.parametrize("kills", [True, False], ids=["killed", "out-of-reach"])
+def test_stop_at_any_call_ends_in_the_same_place(worlds: Callable[[], Batches], kills: bool) -> None:
+    """Killed or cut off at every call of a store, with every kind of continuation in one batch."""
+    expected, clean = _clean(worlds)
+    for point in range(clean.points):
+        world, fuse = worlds(), Fuse(point, kills)
+        world.work(fuse)
+        if kills:
+            world.work(Fuse())
+        assert world.end(ENDS) == expected, fuse.where
+        assert not world.late, f"a run after the outcome: {fuse.where}"
+
+
+def test_duplicates_and_a_stop_end_in_the_same_place(worlds: Callable[[], Batches]) -> None:
+    """Every message twice in a batch, and a kill at every call."""
+    expected, clean = _clean(worlds)
+    for point in range(0, clean.points, 3):
+        world, fuse = worlds(), Fuse(point)
+        world.duplicate()
+        world.work(fuse)
+        world.work(Fuse())
+        assert world.end(ENDS) == expected, fuse.where
+
+
+class Picky(MemoryBroker):
+    """A broker that takes no more than 2,000 bytes, and does not accept tasks by name, once or always."""
+
+    features = BrokerFeatures(max_body=2_000, shared=False)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.refuses: Counter[str] = Counter()
+        self.breaks = ""
+        self.sent: list[list[str]] = []
+
+    def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        if self.breaks and any(self.breaks in message.body for message in messages):
+            raise ZeroDivisionError("broken")
+        failures = {}
+        for message in messages:
+            name = next((name for name, left in self.refuses.items() if left and name in message.body), None)
+            if name is not None:
+                self.refuses[name] -= 1
+                failures[message.id] = "refused"
+        accepted = [message for message in messages if message.id not in failures]
+        self.sent.append([message.id for message in accepted])
+        super()._send(accepted)
+        return failures
+
+
+class Workshop:
+    """Tasks with continuations on a picky broker."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.app = app = self.bench.app
+        self.broker = Picky(app.conf.broker_url, {}, self.bench.clock)
+        app._broker = self.broker
+        self.first = app.task(name="first")(lambda value: value * 3)
+        self.next = {name: app.task(name=f"next.{name}")(lambda value: value) for name in "abc"}
+
+    def send(self, **values: Any) -> dict[str, Any]:
+        """Send a chain for each name, which begins with a value and goes on with the task of the name."""
+        return {name: chain(self.first.s(value), self.next[name].s()).apply_async() for name, value in values.items()}
+
+    def batch(self) -> dict[str, Run]:
+        """Run what is there as one batch; return the runs by the name of what follows."""
+        self.broker.sent.clear()
+        executor = self.bench.executor()
+        _write_whole_batches(executor)
+        try:
+            runs = executor.process(self.bench.receive())
+        finally:
+            executor.close()
+        return {str(run.message.chain[0]["task"])[-1]: run for run in runs if run.message and run.message.chain}
+
+
+def test_only_runs_that_were_refused_go_back() -> None:
+    """A message that the broker does not accept hands back its own run; the others are settled and not repeated."""
+    shop = Workshop()
+    results = shop.send(a=1, b=2, c=3)
+    shop.broker.refuses["next.b"] = 1
+    runs = shop.batch()
+    assert {name: run.settlement.action for name, run in runs.items() if run.settlement} == {
+        "a": "ack", "b": "release", "c": "ack"
+    }  # fmt: skip
+    assert shop.broker.sent == [[results["a"].id, results["c"].id]]
+    shop.broker.sent.clear()
+    shop.bench.work()
+    assert shop.broker.sent == [[results["b"].id]]
+    assert [result.get() for result in results.values()] == [3, 6, 9]
+
+
+def test_a_message_too_large_stops_its_own_run_alone() -> None:
+    """It is a dead letter, what waits for it fails, and the others go on by the same call."""
+    shop = Workshop()
+    results = shop.send(a=1, b="x" * 1_000, c=3)
+    runs = shop.batch()
+    assert {name: run.settlement.action for name, run in runs.items() if run.settlement} == {
+        "a": "ack", "b": "dead", "c": "ack"
+    }  # fmt: skip
+    assert shop.broker.sent == [[results["a"].id, results["c"].id]]
+    assert results["b"].state == "FAILURE"
+    [letter] = shop.bench.dead()
+    assert (letter.reason["reason"], "MessageTooLarge" in letter.reason["exception"]) == ("uncontinued", True)
+
+
+def test_a_message_that_breaks_the_call_stops_its_own_run_alone() -> None:
+    """Where sending together fails for no reason that a broker gives, each goes alone."""
+    shop = Workshop()
+    results = shop.send(a=1, b=2, c=3)
+    shop.broker.breaks = "next.b"
+    runs = shop.batch()
+    assert {name: run.outcome.kind for name, run in runs.items() if run.outcome} == dict.fromkeys("abc", Kind.SUCCESS)
+    assert shop.broker.sent == [[results["a"].id], [results["c"].id]]
+    [letter] = shop.bench.dead()
+    assert (letter.reason["reason"], letter.reason["exception"]) == ("uncontinued", "ZeroDivisionError: broken")
