@@ -31,7 +31,18 @@ from dispatcher.clock import Clock
 from dispatcher.exceptions import OperationalError
 from dispatcher.redis_settings import RedisSettings
 
-__all__ = ["Command", "RedisConnections", "ResponseError", "Script", "pack", "pack_start", "to_error"]
+__all__ = [
+    "Command",
+    "RecordStore",
+    "RedisConnections",
+    "ResponseError",
+    "Script",
+    "pack",
+    "pack_start",
+    "pack_value",
+    "pack_values",
+    "to_error",
+]
 
 #: What to do about an error reply, by the class or the start of the text the client library gives it.
 _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
@@ -63,8 +74,12 @@ class Script:
 
     def call(self, keys: Sequence[str | bytes], arguments: Iterable[str | bytes | int]) -> Command:
         """Return the command that runs the script."""
+        return Command(self.start(0, keys, arguments), self)
+
+    def start(self, missing: int, keys: Sequence[str | bytes], arguments: Iterable[str | bytes | int]) -> bytes:
+        """Return the start of that command, where so many arguments follow, each as its length and itself."""
         values = [len(keys), *keys, *arguments]
-        return Command(b"*%d\r\n%b%b" % (2 + len(values), self._head, _pack_values(values)), self)
+        return b"*%d\r\n%b%b" % (2 + len(values) + missing, self._head, pack_values(values))
 
 
 class Command(NamedTuple):
@@ -74,17 +89,31 @@ class Command(NamedTuple):
     script: Script | None = None
 
 
+class RecordStore(NamedTuple):
+    """Where the records of tasks are: on which server, and under a key of this before and after the task's id."""
+
+    server: tuple[Any, ...]
+    before: str
+    after: str
+
+
 def pack(*values: str | bytes | int) -> bytes:
     """Return a command as the server reads it."""
-    return b"*%d\r\n%b" % (len(values), _pack_values(values))
+    return b"*%d\r\n%b" % (len(values), pack_values(values))
 
 
 def pack_start(missing: int, *values: str | bytes | int) -> bytes:
     """Return the start of a command that lacks so many values; each follows as its length and itself."""
-    return b"*%d\r\n%b" % (len(values) + missing, _pack_values(values))
+    return b"*%d\r\n%b" % (len(values) + missing, pack_values(values))
 
 
-def _pack_values(values: Sequence[str | bytes | int]) -> bytes:
+def pack_value(value: bytes) -> bytes:
+    """Return one more value of a command that was started."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def pack_values(values: Sequence[str | bytes | int]) -> bytes:
+    """Return more values of a command that was started."""
     if bytes not in map(type, values):
         texts = [value if type(value) is str else str(value) for value in values]
         text = "".join([f"${len(value)}\r\n{value}\r\n" for value in texts])

@@ -156,6 +156,11 @@ class RedisSettings:
         return _SLACK + sum(self.pauses())
 
     @property
+    def server(self) -> tuple[Any, ...]:
+        """Which server and database this is, and as whom we use them; of no use to people."""
+        return (self.address, self.tls, self.connection.get("username"))
+
+    @property
     def longest_block(self) -> float:
         """How long the server may keep us waiting for an answer without looking dead."""
         timeout = self.connection["socket_timeout"]

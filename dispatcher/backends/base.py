@@ -120,6 +120,8 @@ class ResultBackend(ABC):
     tells_of_ends: bool = False
     #: the largest ``data`` in bytes, `None` for no limit
     max_data: int | None = None
+    #: where the records are, as `dispatcher.brokers.base.Broker.bring_records` takes it, `None` for nowhere it knows
+    store: Any = None
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         self.url = url
@@ -136,6 +138,10 @@ class ResultBackend(ABC):
     def read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Return the records that exist, by id, as of now; one round trip per 100 where the store allows it."""
         return self._read(list(dict.fromkeys(ids))) if ids else {}
+
+    def read_unbrought(self, ids: Sequence[str], brought: Mapping[str, bytes | None]) -> dict[str, TaskRecord]:
+        """Return records as `read`, but for those whose values, or that there are none, came with their deliveries."""
+        return self.read(ids)
 
     def write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:
         """Apply writes; return for each `None` where it took effect, else the record that stood against it.

@@ -17,7 +17,7 @@ from dispatcher.backends.base import Revocation, TaskRecord, Write
 from dispatcher.backends.redis_joins import RedisJoins
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
-from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, to_error
+from dispatcher.redis_connection import Command, RecordStore, RedisConnections, ResponseError, Script, pack, to_error
 from dispatcher.redis_settings import parse
 from dispatcher.states import PENDING
 
@@ -39,6 +39,7 @@ class RedisBackend(RedisJoins):
         super().__init__(url, options, clock)
         self._settings = parse(url, self.options)
         self._connections = RedisConnections(self._settings, clock)
+        self.store = RecordStore(self._settings.server, *self._key("*").split("*"))
         #: how many connections were opened when a wait last saw its script answered
         self._looked = 0
 
@@ -55,6 +56,12 @@ class RedisBackend(RedisJoins):
         for batch in _cut(ids):
             values = self._connections.call("MGET", *map(self._key, batch))
             records.update({id: _load(id, value) for id, value in zip(batch, values, strict=True) if value is not None})
+        return records
+
+    def read_unbrought(self, ids: Sequence[str], brought: Mapping[str, bytes | None]) -> dict[str, TaskRecord]:
+        """Return records, asking for those alone that did not come with their deliveries."""
+        records = self.read([id for id in ids if id not in brought])
+        records.update({id: _load(id, value) for id in ids if (value := brought.get(id)) is not None})
         return records
 
     def _write(self, writes: Sequence[Write]) -> list[TaskRecord | None]:

@@ -45,6 +45,8 @@ class Delivery:
     sent_at: float | None = None
     group_id: str | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: what the store of records had of some tasks, by id, after the lease was taken; good for one admission
+    brought: Mapping[str, bytes | None] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def order(self) -> str | None:
@@ -163,6 +165,12 @@ class Broker(ABC):
         """Raise what `send` raises for messages that no broker of this kind takes, without sending any."""
         for message in messages:
             self._check(message)
+
+    def bring_records(self, store: Any) -> None:  # noqa: B027 - most have another store than the result backend
+        """Have deliveries come with their tasks' records where one round trip gets both; see `Delivery.brought`.
+
+        ``store`` is what `dispatcher.backends.base.ResultBackend.store` says; one that is not ours changes nothing.
+        """
 
     def longest_delay(self, queue: str) -> float | None:
         """Return the longest delay a message may be sent with to this queue, in seconds; `None` for any.

@@ -8,25 +8,25 @@ write. Everything rarer (delays, releases, ended leases, dead letters) is a scri
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import logging
 import os
 import socket
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from dispatcher.brokers import redis_scripts as scripts
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
+from dispatcher.brokers.redis_queues import GROUP, Queue
+from dispatcher.brokers.redis_reads import BlockingRead, hand_over
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import OperationalError, UnsupportedOption
-from dispatcher.redis_connection import Command, RedisConnections, ResponseError, Script, pack, pack_start, to_error
+from dispatcher.redis_connection import Command, RecordStore, RedisConnections, ResponseError, Script, pack, to_error
 from dispatcher.redis_settings import parse
 
 logger = logging.getLogger("dispatcher.worker")
-GROUP: Final = "workers"
 PRIORITIES: Final = range(10)
 #: How often a worker, busy or idle, looks for delayed messages that are due and for new priority levels, in seconds.
 #: So a delayed message is at most this late, plus the 0.1 s an idle server takes to notice that a blocked read is over.
@@ -36,6 +36,8 @@ SILENCE: Final = 60.0
 #: Commands and bytes that go to the server in one write.
 _BATCH: Final = 1_000
 _BATCH_BYTES: Final = 1_000_000
+#: Waits, each of some streams and a limit, whose commands are kept packed.
+_KEPT_READS: Final = 200
 #: Dead letters of a walk that are read at once.
 _PAGE: Final = 100
 
@@ -53,33 +55,6 @@ class Receipt(NamedTuple):
     extended: bool = False
 
 
-@dataclasses.dataclass(slots=True)
-class _Queue:
-    """The keys of a queue and what this process knows of it."""
-
-    name: str
-    #: the ready stream, delayed messages, extended leases, priority levels, dead letters
-    keys: tuple[str, str, str, str, str]
-    #: the levels in use besides the default
-    levels: str = ""
-    #: when to look for more than new messages, on the monotonic clock
-    turn: float = 0.0
-    next_look: float = 0.0
-    #: the last receive got all it asked for, so there are probably more
-    full: bool = False
-    #: by priority, the command that adds to its stream, up to the body
-    additions: dict[int, bytes] = dataclasses.field(default_factory=dict)
-
-    def stream(self, level: str) -> str:
-        return self.keys[0] if level == "0" else f"{self.keys[0]}:{level}"
-
-    def addition(self, priority: int) -> bytes:
-        start = self.additions.get(priority)
-        if start is None:
-            start = self.additions[priority] = pack_start(1, "XADD", self.stream(str(priority)), "*", "b")
-        return start
-
-
 class RedisBroker(Broker):
     """A broker on one Redis (6.2 or later) or Valkey server; options are those of `dispatcher.redis_settings`.
 
@@ -93,7 +68,11 @@ class RedisBroker(Broker):
         self._settings = parse(url, self.options)
         self.visibility_timeout = self._settings.visibility_timeout or type(self).visibility_timeout
         self._connections = RedisConnections(self._settings, clock)
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
+        self._records: RecordStore | None = None
+        self._reads: dict[tuple[str, int, tuple[str, ...]], BlockingRead] = {}
+        #: by stream, the newest message that this process leased, before which nothing new comes
+        self._newest: dict[str, bytes] = {}
         self._registry = f"{self._settings.key_prefix}queues"
         self._registered: set[tuple[str, int]] = set()
         self._opened = 0
@@ -103,6 +82,11 @@ class RedisBroker(Broker):
     def describe(self) -> str:
         """Name the broker for people, without credentials."""
         return f"Redis at {self._settings.address}"
+
+    def bring_records(self, store: Any) -> None:
+        """Have deliveries come with their tasks' records where both are on one server; see `Broker.bring_records`."""
+        if isinstance(store, RecordStore) and store.server == self._settings.server:
+            self._records = store
 
     def _check(self, message: Outgoing) -> None:
         if message.priority is None and message.group_id is None:
@@ -204,26 +188,26 @@ class RedisBroker(Broker):
             if taken := self._block(known, limit, left, before):
                 return taken
 
-    def _is_between_turns(self, queues: Sequence[_Queue]) -> bool:
+    def _is_between_turns(self, queues: Sequence[Queue]) -> bool:
         """Say whether nothing but new messages is to be looked for, few enough to need no order among the queues."""
         now = self.clock.monotonic()
         return all(not queue.full and not queue.levels and now < queue.turn for queue in queues)
 
-    def _take(self, queue: _Queue, limit: int, before: list[Command]) -> list[Delivery]:
+    def _take(self, queue: Queue, limit: int, before: list[Command]) -> list[Delivery]:
         """Lease what can be had at once: one command where the queue is busy, else all that a turn consists of."""
         now = self.clock.monotonic()
         if queue.full and not queue.levels and now < queue.turn:
             command = pack(
                 "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", limit, "STREAMS", queue.keys[0], ">"
             )  # fmt: skip
-            if reply := self._read(command, before):
+            if reply := self._read([Command(command)], before)[0]:
                 taken = self._deliveries(queue, [("0", id, 1, fields) for id, fields in reply[0][1]], now)
                 queue.full = len(taken) >= limit
                 return taken
         self._settle(before)
         return self._turn(queue, limit, now)
 
-    def _turn(self, queue: _Queue, limit: int, now: float) -> list[Delivery]:
+    def _turn(self, queue: Queue, limit: int, now: float) -> list[Delivery]:
         """Move what is due, take over ended leases, lease messages by priority; in one script."""
         look = not queue.full or now >= queue.next_look
         due, levels, entries = self._run(
@@ -237,47 +221,62 @@ class RedisBroker(Broker):
         return self._deliveries(queue, [(level.decode(), *entry) for level, *entry in entries], now)
 
     def _block(
-        self, queues: Sequence[_Queue], limit: int, left: float, before: list[Command] | None = None
+        self, queues: Sequence[Queue], limit: int, left: float, before: list[Command] | None = None
     ) -> list[Delivery]:
         """Wait for a new message of any of the queues, for a turn at most."""
         now = self.clock.monotonic()
         due = min(queue.turn for queue in queues) - now
         pause = min(left, self._settings.longest_block, max(due, 0.001))
         streams = {queue.stream(level): (queue, level) for queue in queues for level in f"0{queue.levels}"}
-        command = pack(
-            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", limit, "BLOCK", _milliseconds(pause),
-            "STREAMS", *streams, *(">" for _ in streams),
-        )  # fmt: skip
+        replies, *records = self._read(self._wait_of(tuple(streams), limit, pause), before)
         taken: list[Delivery] = []
-        for name, entries in self._read(command, before) or ():
-            queue, level = streams[name.decode()]
+        for name, entries in replies or ():
+            stream = name.decode()
+            queue, level = streams[stream]
             taken += self._deliveries(queue, [(level, id, 1, fields) for id, fields in entries], now)
             queue.full = len(entries) >= limit
-        # Each stream may give as many as the limit.
-        with contextlib.suppress(OperationalError):  # the rest comes when its leases end
-            self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
+            self._newest[stream] = entries[-1][0]
+        for reply in records:
+            hand_over(reply, taken)
+        if len(taken) > limit:  # each stream may give as many
+            with contextlib.suppress(OperationalError):  # the rest comes when its leases end
+                self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])
         return taken[:limit]
 
-    def _read(self, command: bytes, before: list[Command] | None) -> Any:
-        """Return the reply to a command that leases messages, in one write with the commands ``before``, done then.
+    def _wait_of(self, streams: tuple[str, ...], limit: int, pause: float) -> Iterable[Command]:
+        """Return the commands that wait for messages of streams, and read their tasks' records."""
+        key = (self._consumer, limit, streams)
+        read = self._reads.get(key)
+        if read is None:
+            if len(self._reads) >= _KEPT_READS:
+                self._reads.clear()
+            read = self._reads[key] = BlockingRead(GROUP, self._consumer, streams, limit, self._records)
+        return read.commands(_milliseconds(pause), self._newest)
 
-        It is nothing where a stream was removed, which the next turn makes anew. Where one of those is refused that is
-        an error only if nothing was leased, because what was would be lost until its lease ends.
+    def _read(self, commands: Iterable[Command], before: list[Command] | None) -> list[Any]:
+        """Return the replies to commands of which the first leases messages, in one write with those ``before``.
+
+        The first is nothing where a stream was removed, which the next turn makes anew. ``before`` is done then. Where
+        one of those is refused that is an error only if nothing was leased, because what was would be lost until its
+        lease ends.
         """
-        *settled, reply = self._connections.send([*(before or ()), Command(command)])
+        owed = len(before) if before else 0
+        replies = self._connections.send([*(before or ()), *commands])
+        settled, (leased, *others) = replies[:owed], replies[owed:]
         if before:
             before.clear()
-        leased = None if isinstance(reply, ResponseError) else reply
+        if isinstance(leased, ResponseError):
+            leased = None
         for each in settled:
             if isinstance(each, ResponseError):
                 error = to_error(each, self._settings.address)
                 if not leased:
                     raise error
                 logger.warning("messages that are done with come again: %s", error)
-        return leased
+        return [leased, *others]
 
     def _deliveries(
-        self, queue: _Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
+        self, queue: Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
     ) -> list[Delivery]:
         name, consumer, until = queue.name, self._consumer, now + self.visibility_timeout
         taken = []
@@ -313,11 +312,9 @@ class RedisBroker(Broker):
                 acks.setdefault((delivery.queue, receipt.level), []).append(receipt.id)
             else:
                 others.setdefault(delivery.queue, []).extend(_step(settlement))
-        commands = []
+        commands: list[Command] = []
         for (name, level), ids in acks.items():
-            stream = self._queue(name).stream(level)
-            # In this order: a lease without a message is cleared up, a message without a lease would stay.
-            commands += [Command(pack("XDEL", stream, *ids)), Command(pack("XACK", stream, GROUP, *ids))]
+            commands += self._queue(name).acks(level, ids)
         for name, steps in others.items():
             commands.append(scripts.SETTLE.call(self._queue(name).keys, (GROUP, *steps)))
         return commands
@@ -386,13 +383,11 @@ class RedisBroker(Broker):
     def _run(self, script: Script, queue: str, *arguments: str | bytes | int) -> Any:
         return self._connections.run([script.call(self._queue(queue).keys, (GROUP, *arguments))])[0]
 
-    def _queue(self, name: str) -> _Queue:
+    def _queue(self, name: str) -> Queue:
         queue = self._queues.get(name)
         if queue is None:
-            # The braces keep the keys of a queue together on one node of a cluster.
-            start = f"{self._settings.key_prefix}{{{self._settings.queue_name_prefix}{name}}}"
-            keys = (f"{start}:ready", f"{start}:delayed", f"{start}:leases", f"{start}:levels", f"{start}:dead")
-            queue = self._queues[name] = _Queue(name, keys)
+            settings = self._settings
+            queue = self._queues[name] = Queue.of(name, settings.key_prefix, settings.queue_name_prefix)
         return queue
 
     @property

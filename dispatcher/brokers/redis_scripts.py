@@ -251,3 +251,25 @@ end
 return removed
 """
 )
+
+#: Goes behind a read that leased messages. Keys: streams. Arguments: consumer, most messages of a stream, what a
+#: record's key is before and after the id, and for each stream the id of a message before those that were leased.
+#: Returns ids of tasks, as their bodies begin with, and their records.
+RECORDS: Final = Script(
+    """
+local group, consumer, most, before, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ids, keys = {}, {}
+for i, stream in ipairs(KEYS) do
+  for _, pending in ipairs(redis.call('XPENDING', stream, group, '(' .. ARGV[5 + i], '+', most, consumer)) do
+    local entry = redis.call('XRANGE', stream, pending[1], pending[1])[1]
+    local id = entry and string.match(entry[2][2], '^{"v":%d+,"id":"([^"\\\\]+)"')
+    if id then
+      ids[#ids + 1] = id
+      keys[#keys + 1] = before .. id .. after
+    end
+  end
+end
+if #ids == 0 then return {{}, {}} end
+return {ids, redis.call('MGET', unpack(keys))}
+"""
+)

@@ -121,6 +121,7 @@ class ConsumerLoop:
         self.on_runs = on_runs
         broker: Broker = app.broker
         self.broker = broker
+        broker.bring_records(app.backend.store)
         self.leases = Leases(broker, on_tick)
         self._transport = BatchTransport(broker, self.leases)
         self.terminations = Terminations(app.backend, self.leases.running, terminate or (lambda run, signum: False))

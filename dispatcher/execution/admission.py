@@ -205,7 +205,7 @@ def read_records(env: Environment, runs: Sequence[Run]) -> bool:
     """Read the records and the leases that runs are decided by, in one batch; where that fails, hand them back."""
     try:
         leasing.read(env, runs)
-        records = env.backend.read([run.id for run in runs])
+        records = _records_of(env, runs)
     except (OperationalError, BackendError) as error:
         logger.error("the result backend cannot be read, %d messages go back: %s", len(runs), error)
         for run in runs:
@@ -214,6 +214,21 @@ def read_records(env: Environment, runs: Sequence[Run]) -> bool:
     for run in runs:
         run.record = records.get(run.id)
     return True
+
+
+def _records_of(env: Environment, runs: Sequence[Run]) -> dict[str, TaskRecord]:
+    """Return the records of runs; what came with a delivery is as new as its lease, and is used once.
+
+    It is of no use to a unique task's run, whose record has to be read after its lock, nor to one that is over.
+    """
+    brought: dict[str, bytes | None] = {}
+    for run in runs:
+        if run.delivery.brought is not None:
+            if run.lock is None and not run.ended and run.id in run.delivery.brought:
+                brought[run.id] = run.delivery.brought[run.id]
+            run.delivery.brought = None
+    ids = [run.id for run in runs]
+    return env.backend.read_unbrought(ids, brought) if brought else env.backend.read(ids)
 
 
 def catch_up(run: Run) -> None:

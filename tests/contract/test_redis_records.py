@@ -1,0 +1,204 @@
+"""Records come with the messages that a waiting worker is woken by, where broker and result backend are one server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dispatcher import Dispatcher
+from dispatcher.backends.base import Revocation, Write
+from dispatcher.backends.redis import RedisBackend
+from dispatcher.brokers.base import Delivery, Outgoing, Settlement
+from dispatcher.brokers.redis import RedisBroker
+from dispatcher.consumer.loop import BrokerTransport, ConsumerLoop
+from dispatcher.execution.environment import Environment
+from dispatcher.execution.executor import Executor
+from dispatcher.execution.limits import NoLimits
+from dispatcher.execution.run import Kind
+from dispatcher.message import Message, encode
+from tests.emulation.redis_server import RedisServer
+
+
+@pytest.fixture
+def options() -> dict[str, Any]:
+    """A corner of the shared server for one test."""
+    return {"global_keyprefix": f"{uuid.uuid4().hex}:"}
+
+
+@pytest.fixture
+def backend(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[RedisBackend]:
+    """Where the records are."""
+    backend = RedisBackend(redis_server.url, options)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def broker(redis_server: RedisServer, options: dict[str, Any], backend: RedisBackend) -> Iterator[RedisBroker]:
+    """A broker that was told where the records are, of a worker that has looked for messages in vain."""
+    broker = RedisBroker(redis_server.url, options)
+    broker.bring_records(backend.store)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def app(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[Dispatcher]:
+    """An app on that server."""
+    app = Dispatcher(
+        "brought", broker=redis_server.url, backend=redis_server.url, broker_transport_options=options,
+        result_backend_transport_options=options, set_as_current=False,
+    )  # fmt: skip
+    yield app
+    app.close()
+
+
+def awaited(broker: RedisBroker, *ids: str, queues: tuple[str, ...] = ("q",), **fields: Any) -> list[Delivery]:
+    """Send a message a task, and receive them all as a worker that waits does."""
+    broker.receive(queues, 1)
+    for queue in queues:
+        broker.send([Outgoing(queue, encode(Message(id=id, task="t")), id, **fields) for id in ids])
+    taken: list[Delivery] = []
+    while len(taken) < len(ids) * len(queues):
+        taken += broker.receive(queues, 100, wait=10)
+    return taken
+
+
+def final(task_id: str) -> Write:
+    """A record's last write."""
+    return Write(task_id, "SUCCESS", 0, 0, 0, True, "token", 9e9, data="{}")
+
+
+def new_id() -> str:
+    """A task's id."""
+    return str(uuid.uuid4())
+
+
+def test_a_message_brings_the_record_of_its_task(broker: RedisBroker, backend: RedisBackend) -> None:
+    """What comes with a delivery is what reading the record gives, of a task without one that there is none."""
+    known, unknown, revoked = new_id(), new_id(), new_id()
+    backend.write([final(known)])
+    backend.revoke([revoked], 9e9, Revocation.FLAG)
+    [first, *others] = awaited(broker, known, unknown, revoked)
+    assert first.brought is not None
+    assert {known, unknown, revoked} == set(first.brought)
+    assert all(other.brought == first.brought for other in others)
+    ids = [known, unknown, revoked]
+    assert backend.read_unbrought(ids, first.brought) == backend.read(ids)
+    assert first.brought[unknown] is None
+
+
+def test_what_was_brought_is_not_asked_for(backend: RedisBackend) -> None:
+    """The server is asked for the others only."""
+    here, there = new_id(), new_id()
+    backend.write([final(here), final(there)])
+    assert list(backend.read_unbrought([here, there], {here: None})) == [there]
+
+
+def test_records_come_with_messages_of_any_queue_and_priority(broker: RedisBroker, backend: RedisBackend) -> None:
+    """Each stream's newest messages are looked at."""
+    task_id = new_id()
+    backend.write([final(task_id)])
+    for _ in range(2):
+        for delivery in awaited(broker, task_id, queues=("a", "b")):
+            assert delivery.brought is not None
+            assert delivery.brought[task_id] is not None
+            broker.settle([Settlement(delivery, "ack")])
+
+
+def test_no_more_is_read_than_was_leased(broker: RedisBroker, backend: RedisBackend) -> None:
+    """Messages that this process has in hand already are not looked at again."""
+    earlier, later = new_id(), new_id()
+    awaited(broker, earlier)
+    [delivery] = awaited(broker, later)
+    assert delivery.brought == {later: None}
+
+
+def test_a_script_that_the_server_forgot_is_loaded_again(
+    broker: RedisBroker, backend: RedisBackend, redis_server: RedisServer
+) -> None:
+    """A restarted server knows no scripts."""
+    awaited(broker, new_id())
+    broker._connections.call("SCRIPT", "FLUSH")
+    task_id = new_id()
+    [delivery] = awaited(broker, task_id)
+    assert delivery.brought == {task_id: None}
+
+
+@pytest.mark.parametrize("task_id", ['with"quote', "with\\backslash", "größe", "x" * 255])
+def test_ids_that_callers_choose_are_taken_for_no_others(
+    broker: RedisBroker, backend: RedisBackend, task_id: str
+) -> None:
+    """A record comes with its message or is read afterwards; it is never that of another task."""
+    backend.write([final(task_id)])
+    [delivery] = awaited(broker, task_id)
+    assert set(delivery.brought or ()) <= {task_id}
+    assert backend.read_unbrought([task_id], delivery.brought or {}) == backend.read([task_id])
+
+
+def test_a_body_that_is_no_message_brings_nothing(broker: RedisBroker) -> None:
+    """What cannot be read names no task."""
+    broker.receive(["q"], 1)
+    broker.send([Outgoing("q", "no message", "x")])
+    [delivery] = broker.receive(["q"], 1, wait=10)
+    assert delivery.brought is None
+
+
+@pytest.mark.parametrize("elsewhere", ["memory", "database"])
+def test_records_of_another_store_do_not_come(
+    redis_server: RedisServer, options: dict[str, Any], elsewhere: str
+) -> None:
+    """A broker brings nothing from a place that it is not."""
+    broker = RedisBroker(redis_server.url, options)
+    if elsewhere == "database":
+        backend = RedisBackend(redis_server.url.rpartition("/")[0] + "/1", options)
+        broker.bring_records(backend.store)
+    else:
+        broker.bring_records(None)
+    [delivery] = awaited(broker, new_id())
+    assert delivery.brought is None
+    broker.close()
+
+
+def test_a_worker_asks_for_what_is_brought(app: Dispatcher) -> None:
+    """A worker's deliveries come with their records, which serve one admission."""
+    app.task(name="t")(lambda: None)
+    app.finalize()
+    executor = ConsumerLoop(app, ["q"], NoLimits(), hostname="w").executor
+    [delivery] = awaited(app.broker, new_id())
+    assert delivery.brought
+    executor.prepare([delivery])
+    assert delivery.brought is None
+
+
+def test_a_run_that_is_over_is_decided_by_what_the_record_says_now(app: Dispatcher) -> None:
+    """Whoever ends or loses a run reads its record then."""
+    app.task(name="t")(lambda: None)
+    app.finalize()
+    executor = ConsumerLoop(app, ["q"], NoLimits(), hostname="w").executor
+    [delivery] = awaited(app.broker, task_id := new_id())
+    app.backend.write([final(task_id)])
+    run = executor.abandon(delivery, 1.0)
+    assert run.outcome is not None
+    assert run.outcome.kind is Kind.REPEATED
+
+
+def test_the_record_of_a_unique_task_is_read_after_its_lock(app: Dispatcher) -> None:
+    """What came before its lock was read could be older than the end of the run that had it."""
+    ran = []
+
+    @app.task(unique=True, name="once")
+    def once() -> None:
+        ran.append(1)
+
+    app.finalize()
+    result = once.delay()
+    [delivery] = app.broker.receive(["default"], 1)
+    app.backend.write([final(result.id)])
+    delivery.brought = {result.id: None}
+    env = Environment(app=app, backend=app.backend, transport=BrokerTransport(app.broker), limits=NoLimits())
+    Executor(env).process([delivery])
+    assert not ran
