@@ -6,9 +6,11 @@ import asyncio
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
+
+from benchmarks.work import arguments
 
 #: Calls before the clock starts: connections open, scripts loaded, caches filled.
 WARM_UP: Final = 50
@@ -64,29 +66,9 @@ class Peer(ABC):
         """Return how long a chord of this size takes, from sending it to holding the sum of its members."""
         raise NotImplementedError(f"{self.name} has no chords here")
 
-    @abstractmethod
     def send_addition(self) -> None:
         """Send the task ``tasks.add`` with the arguments 1 and 2."""
-
-
-class CanvasPeer:
-    """The part of a library with Celery's canvas."""
-
-    #: the library's signatures of ``tasks.add`` and ``tasks.total``, its group and its chord
-    add: Any
-    total: Any
-    group: Any
-    chord: Any
-
-    def send_group(self, size: int) -> None:
-        """Send a group of additions."""
-        self.group(self.add.s(n, 1) for n in range(size)).apply_async()
-
-    def sum_chord(self, size: int) -> int:
-        """Send a chord of additions and return the sum that its body made of their results."""
-        members = (self.add.s(n, 1) for n in range(size))
-        found: int = self.chord(members, self.total.s()).apply_async().get(timeout=CHORD_TIMEOUT)
-        return found
+        raise NotImplementedError(f"{self.name}: sizes are compared on Redis")
 
 
 class SyncPeer(Peer):
@@ -154,6 +136,51 @@ class SyncPeer(Peer):
         if found != size * (size + 1) // 2:
             raise SystemExit(f"error: the sum of {size} members came back as {found!r}")
         return elapsed
+
+
+class DelayPeer(SyncPeer):
+    """A library whose tasks are sent as Celery's are."""
+
+    #: the library's tasks by kind of work, the no-op among them, and ``tasks.add`` where results are read
+    tasks: ClassVar[Mapping[str, Any]]
+    tick: Any
+    add: Any
+
+    def send(self) -> None:
+        """Send one no-op."""
+        self.tick.delay()
+
+    def send_work(self, work: str) -> None:
+        """Send one task of a kind of work, with its arguments."""
+        self.tasks[work].delay(*arguments(work))
+
+    def call(self) -> int:
+        """Send an addition and return its result."""
+        result: int = self.add.delay(1, 2).get(timeout=CALL_TIMEOUT)
+        return result
+
+    def send_addition(self) -> None:
+        """Send the addition."""
+        self.add.delay(1, 2)
+
+
+class CanvasPeer(DelayPeer):
+    """The part of a library with Celery's canvas."""
+
+    #: ``tasks.total``, the library's group and its chord
+    total: Any
+    group: Any
+    chord: Any
+
+    def send_group(self, size: int) -> None:
+        """Send a group of additions."""
+        self.group(self.add.s(n, 1) for n in range(size)).apply_async()
+
+    def sum_chord(self, size: int) -> int:
+        """Send a chord of additions and return the sum that its body made of their results."""
+        members = (self.add.s(n, 1) for n in range(size))
+        found: int = self.chord(members, self.total.s()).apply_async().get(timeout=CHORD_TIMEOUT)
+        return found
 
 
 class AsyncPeer(Peer):

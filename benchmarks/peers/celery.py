@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from celery import Celery, chord, group
 
 from benchmarks import work
-from benchmarks.peers.base import CALL_TIMEOUT, CanvasPeer, SyncPeer
-from benchmarks.work import arguments
+from benchmarks.peers.base import CanvasPeer
 
 PREFETCH: Final = 128
 
@@ -32,11 +32,12 @@ def worker(pool: str, concurrency: int) -> list[str]:
     return [*command, "--pool", pool, "--concurrency", str(concurrency), *quiet]
 
 
-class CeleryPeer(CanvasPeer, SyncPeer):
+class CeleryPeer(CanvasPeer):
     """Celery with the settings of its optimizing guide for many short tasks."""
 
     name: ClassVar[str] = "celery"
-    add, total, group, chord = add, total, group, chord
+    tasks: ClassVar[Mapping[str, Any]] = tasks
+    tick, add, total, group, chord = tick, add, total, group, chord
     packages: ClassVar[tuple[str, ...]] = ("celery", "kombu", "redis")
     settings: ClassVar[str] = (
         f"prefork; prefetch multiplier {PREFETCH} (user guide, Optimizing: many short tasks), results off unless read; "
@@ -49,23 +50,6 @@ class CeleryPeer(CanvasPeer, SyncPeer):
     def workers(self, processes: int, concurrency: int) -> list[list[str]]:
         """Return one prefork worker; where tasks are to overlap in a process, it has as many processes more."""
         return [worker("prefork", processes * max(concurrency, 1))]
-
-    def send(self) -> None:
-        """Send one no-op."""
-        tick.delay()
-
-    def send_work(self, work: str) -> None:
-        """Send one task of a kind of work, with its arguments."""
-        tasks[work].delay(*arguments(work))
-
-    def call(self) -> int:
-        """Send an addition and return its result."""
-        result: int = add.delay(1, 2).get(timeout=CALL_TIMEOUT)
-        return result
-
-    def send_addition(self) -> None:
-        """Send the addition."""
-        add.delay(1, 2)
 
 
 PEER: Final = CeleryPeer()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from celery import Celery
 
 from benchmarks import work
-from benchmarks.peers.base import SyncPeer
-from benchmarks.work import arguments
+from benchmarks.peers.base import DelayPeer
 
 PREFETCH: Final = 128
 
@@ -28,10 +28,12 @@ app.conf.update(
 tasks = {name: app.task(name=f"tasks.{name}")(function) for name, function in work.WORK.items()}
 
 
-class CelerySqs(SyncPeer):
+class CelerySqs(DelayPeer):
     """Celery with the settings of its page on SQS."""
 
     name: ClassVar[str] = "celery_sqs"
+    tasks: ClassVar[Mapping[str, Any]] = tasks
+    tick = tasks["tick"]
     packages: ClassVar[tuple[str, ...]] = ("celery", "kombu", "pycurl", "boto3")
     settings: ClassVar[str] = (
         "prefork; predefined_queues, so that it lists no queues; no remote control, which SQS has none of; prefetch "
@@ -48,18 +50,6 @@ class CelerySqs(SyncPeer):
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
         pool = ["--pool", "prefork", "--concurrency", str(processes)]
         return [[sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery_sqs", "worker", *pool, *quiet]]
-
-    def send(self) -> None:
-        """Send one no-op."""
-        tasks["tick"].delay()
-
-    def send_work(self, work: str) -> None:
-        """Send one task of a kind of work, with its arguments."""
-        tasks[work].delay(*arguments(work))
-
-    def send_addition(self) -> None:
-        """Refuse: sizes are compared on Redis."""
-        raise NotImplementedError("no row asks for this")
 
 
 PEER: Final = CelerySqs()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from benchmarks import work
-from benchmarks.peers.base import CALL_TIMEOUT, SyncPeer
-from benchmarks.work import arguments
+from benchmarks.peers.base import DelayPeer
 from dispatcher import Dispatcher
 
 URL: Final = f"sqlite:///{work.SQLITE_FILE}"
@@ -25,10 +25,12 @@ tasks = {name: app.task(name=f"tasks.{name}")(function) for name, function in wo
 add = app.task(name="tasks.add")(work.add)
 
 
-class DispatcherSQLite(SyncPeer):
+class DispatcherSQLite(DelayPeer):
     """Dispatcher on a file, at its defaults but for the results and how often the disk is synced."""
 
     name: ClassVar[str] = "dispatcher_sqlite"
+    tasks: ClassVar[Mapping[str, Any]] = tasks
+    tick, add = tasks["tick"], add
     packages: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[str] = (
         f"prefork; WAL, synchronous={work.SQLITE_SYNCHRONOUS} (normal is the default); results off unless read, then "
@@ -41,26 +43,9 @@ class DispatcherSQLite(SyncPeer):
         pool = ["--pool", "prefork", "--concurrency", str(processes), "--loglevel", "WARNING"]
         return [[sys.executable, "-m", "dispatcher", "-A", "benchmarks.peers.dispatcher_sqlite:app", "worker", *pool]]
 
-    def send(self) -> None:
-        """Send one no-op."""
-        tasks["tick"].delay()
-
-    def send_work(self, work: str) -> None:
-        """Send one task of a kind of work, with its arguments."""
-        tasks[work].delay(*arguments(work))
-
     def send_many(self, count: int) -> None:
         """Send no-ops in one call."""
         app.send_many([tasks["tick"].s() for _ in range(count)])
-
-    def call(self) -> int:
-        """Send an addition and return its result."""
-        result: int = add.delay(1, 2).get(timeout=CALL_TIMEOUT)
-        return result
-
-    def send_addition(self) -> None:
-        """Refuse: sizes are compared on Redis."""
-        raise NotImplementedError("no row asks for this")
 
 
 PEER: Final = DispatcherSQLite()

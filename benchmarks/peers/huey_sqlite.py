@@ -48,9 +48,5 @@ class HueySQLite(SyncPeer):
         result: int = add(1, 2).get(blocking=True, timeout=CALL_TIMEOUT, max_delay=LOOK)
         return result
 
-    def send_addition(self) -> None:
-        """Refuse: sizes are compared on Redis."""
-        raise NotImplementedError("no row asks for this")
-
 
 PEER: Final = HueySQLite()
