@@ -167,11 +167,14 @@ def _variables(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def partial_batches(template: Template) -> Iterator[str]:
-    """Every mapping takes partial batch responses, and a concurrency that AWS allows."""
+    """Every mapping takes partial batch responses, and a concurrency that AWS allows, or pollers in its place."""
     for name, mapping, queue, _ in _mappings(template):
         if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
             yield f"{name} of {queue}: no ReportBatchItemFailures: one failed task would repeat its batch"
-        for concurrency in numbers(template, mapping.get("ScalingConfig", {}).get("MaximumConcurrency", 0)):
+        scaling = mapping.get("ScalingConfig", {}).get("MaximumConcurrency")
+        if scaling is None and mapping.get("ProvisionedPollerConfig"):
+            scaling = LAMBDA_MAX_MAPPING_CONCURRENCY  # limited by its pollers, which exclude the setting
+        for concurrency in numbers(template, scaling or 0):
             if not LAMBDA_MIN_MAPPING_CONCURRENCY <= concurrency <= LAMBDA_MAX_MAPPING_CONCURRENCY:
                 yield f"{name} of {queue}: MaximumConcurrency must be 2 to 1000"
         if _number(template, mapping.get("BatchSize", SQS_MAX_BATCH)) > SQS_MAX_BATCH and not mapping.get(

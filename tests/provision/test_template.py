@@ -151,6 +151,14 @@ def test_broken_template_is_found(name: str, damage: Callable[[Template], Any]) 
     assert list(rules.RULES[name](broken))
 
 
+def test_pollers_stand_for_a_concurrency() -> None:
+    """A mapping with pollers of its own, which exclude the setting, needs none."""
+    made = press()
+    mapping(made).pop("ScalingConfig")
+    mapping(made)["ProvisionedPollerConfig"] = {"MinimumPollers": 2, "MaximumPollers": 20}
+    assert not list(rules.RULES["partial_batches"](made))
+
+
 def test_every_rule_can_fail() -> None:
     """Each rule is broken by at least one test."""
     assert {name for name, _ in BREAKS} == set(rules.RULES)
