@@ -66,6 +66,9 @@ class EagerTransport:
         for settlement in settlements:
             self.settled = settlement
 
+    def together(self, backend: ResultBackend) -> None:
+        """There is nothing to settle."""
+
     @property
     def lease(self) -> float | None:
         """Nobody else asks for the message."""

@@ -9,12 +9,13 @@ The file must be on a local disk: WAL mode needs memory that all its users share
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -109,7 +110,7 @@ _UPGRADES: Final = (
 #: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds
 #: in seconds: prompt while there is work, and 0.4 % of a core once there has been none for seconds.
 _PAUSE_SHARE: Final = 0.02
-_SHORTEST_PAUSE: Final = 0.0005
+_SHORTEST_PAUSE: Final = 0.0002
 _LONGEST_PAUSE: Final = 0.05
 #: how often a connection makes sure that its file is still the one at its path, in seconds
 _INODE_CHECK: Final = 1.0
@@ -127,6 +128,8 @@ class Store:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._connection: sqlite3.Connection | None = None
+        #: the connection while a transaction goes on that writes are to be part of
+        self._joint: sqlite3.Connection | None = None
         self._pid = 0
         self._inode = 0
         self._next_inode_check = 0.0
@@ -152,22 +155,35 @@ class Store:
         `OperationalError` naming the file.
         """
         with self._lock:
+            if self._joint is not None:
+                return work(self._joint)
             try:
-                connection = self._open()
-                synchronous = "normal" if passing else self._synchronous
-                if synchronous != self._current_synchronous:
-                    connection.execute(f"PRAGMA synchronous = {synchronous}")
-                    self._current_synchronous = synchronous
-                connection.execute("BEGIN IMMEDIATE")
+                connection = self._begin(passing)
                 answer = work(connection)
                 connection.execute("COMMIT")
             except BaseException as error:
                 self._abandon(error)
                 raise
-            self._commits += 1
-            self._changed_at = time.monotonic()
-            self._changed.notify_all()
+            self._note_commit()
             return answer
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make all that this thread writes in the block one transaction, all or nothing, also if the block raises.
+
+        Nobody else can write meanwhile. Raises `OperationalError` naming the file.
+        """
+        with self._lock:
+            try:
+                self._joint = connection = self._begin(passing=False)
+                yield
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._abandon(error)
+                raise
+            finally:
+                self._joint = None
+            self._note_commit()
 
     def version(self) -> Version:
         """Return a value that differs after any committed write, by whichever process; costs microseconds."""
@@ -177,7 +193,7 @@ class Store:
     def wait(self, seen: Version, seconds: float, clock: Clock) -> None:
         """Wait until the version is no longer ``seen``, at most for this many seconds.
 
-        Another thread's write ends the wait at once, another process's within 0.5 to 50 ms. A clock other than the
+        Another thread's write ends the wait at once, another process's within 0.2 to 50 ms. A clock other than the
         system's cannot wake a waiting thread, so one step of the wait is spent by its ``sleep``.
         """
         if clock is not SYSTEM:
@@ -233,6 +249,21 @@ class Store:
         """Forget the parent's threads."""
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+
+    def _begin(self, passing: bool) -> sqlite3.Connection:
+        """Begin a write transaction, whose commit waits for the disk unless it is ``passing``."""
+        connection = self._open()
+        synchronous = "normal" if passing else self._synchronous
+        if synchronous != self._current_synchronous:
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._current_synchronous = synchronous
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def _note_commit(self) -> None:
+        self._commits += 1
+        self._changed_at = time.monotonic()
+        self._changed.notify_all()
 
     def _open(self) -> sqlite3.Connection:
         now = time.monotonic()

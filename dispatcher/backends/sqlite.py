@@ -50,14 +50,14 @@ class SQLiteBackend(SQLiteJoins):
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options, clock)
         check_options("the SQLite backend", self.options, sqlite_store.OPTIONS)
-        self._store = sqlite_store.open_store(url, self.options)
+        self.store = sqlite_store.open_store(url, self.options)
 
     def describe(self) -> str:
         """Name the file."""
-        return f"sqlite:///{self._store.path}"
+        return f"sqlite:///{self.store.path}"
 
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        return {task_id: record for task_id, (record, _) in self._load(self._store.read, ids).items()}
+        return {task_id: record for task_id, (record, _) in self._load(self.store.read, ids).items()}
 
     def _load(self, query: Query, ids: Sequence[str]) -> dict[str, Life]:
         """Return the records that have not expired."""
@@ -98,7 +98,7 @@ class SQLiteBackend(SQLiteJoins):
             connection.execute(_SWEEP, (self.clock.time(), _SWEEP_STEP + len(writes)))
             return losers
 
-        return self._store.write(work)
+        return self.store.write(work)
 
     def _take_slots(self, bucket: str, floor: int, step: int, count: int, latest: int | None) -> tuple[int, int]:
         def work(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -109,7 +109,7 @@ class SQLiteBackend(SQLiteJoins):
                 connection.execute(_PUT_SLOT, (bucket, first + taken * step))
             return first, taken
 
-        return self._store.write(work)
+        return self.store.write(work)
 
     def revoke(self, ids: Sequence[str], expires_at: float, revocation: Revocation = Revocation.FLAG) -> None:
         """Say that tasks are not wanted any more; see `ResultBackend.revoke`."""
@@ -124,12 +124,12 @@ class SQLiteBackend(SQLiteJoins):
             connection.executemany(_PUT, map(_row, current.values()))
 
         if unique:
-            self._store.write(work)
+            self.store.write(work)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove records."""
         if ids:
-            self._store.write(lambda connection: connection.executemany(_FORGET, [(task_id,) for task_id in ids]))
+            self.store.write(lambda connection: connection.executemany(_FORGET, [(task_id,) for task_id in ids]))
 
     def wait(
         self,
@@ -140,12 +140,12 @@ class SQLiteBackend(SQLiteJoins):
     ) -> TaskRecord:
         """Return the task's record once it is final; see `ResultBackend.wait`.
 
-        A write by this process is noticed at once, one by another process within 0.5 to 50 ms.
+        A write by this process is noticed at once, one by another process within 0.2 to 50 ms.
         """
         longest = 0.5 if interval is None else max(0.001, interval)
         deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
-            seen = self._store.version()
+            seen = self.store.version()
             record = self.read([task_id]).get(task_id)
             if record is not None and record.final:
                 return record
@@ -154,11 +154,11 @@ class SQLiteBackend(SQLiteJoins):
             left = longest if deadline is None else deadline - self.clock.monotonic()
             if left <= 0:
                 raise TimeoutError(f"task {task_id} had no result after {timeout:g} s")
-            self._store.wait(seen, min(left, longest), self.clock)
+            self.store.wait(seen, min(left, longest), self.clock)
 
     def close(self) -> None:
         """Close this process's connection to the file; the next use opens another."""
-        self._store.close()
+        self.store.close()
 
 
 def _record(row: sqlite_store.Row) -> TaskRecord:

@@ -31,7 +31,7 @@ _EXPIRED: Final = "SELECT id FROM joins WHERE expires_at <= ? ORDER BY expires_a
 class SQLiteJoins(ResultBackend):
     """The part of the SQLite backend that keeps joins."""
 
-    _store: sqlite_store.Store
+    store: sqlite_store.Store
 
     def open_join(self, join: Join, expires_at: float) -> None:
         """Keep a join, and remove some that have expired."""
@@ -42,7 +42,7 @@ class SQLiteJoins(ResultBackend):
                 connection.execute("DELETE FROM join_members WHERE join_id = ?", (old,))
             connection.execute(_OPEN, (join.id, join.size, join.body, expires_at))
 
-        self._store.write(work)
+        self.store.write(work)
 
     def mark_joined(
         self, join_id: str, members: Sequence[int], size: int, expires_at: float, ids: Sequence[str] = ()
@@ -57,16 +57,16 @@ class SQLiteJoins(ResultBackend):
                 self._prolong(connection, ids, join.until)
             return join if done >= size else None
 
-        return self._store.write(work)
+        return self.store.write(work)
 
     def prolong_join(self, join_id: str, expires_at: float) -> None:
         """Have a join live longer."""
-        self._store.write(lambda connection: connection.execute(_PROLONG_JOIN, (expires_at, join_id)))
+        self.store.write(lambda connection: connection.execute(_PROLONG_JOIN, (expires_at, join_id)))
 
     def prolong(self, ids: Sequence[str], expires_at: float) -> None:
         """Have records live longer."""
         if ids:
-            self._store.write(lambda connection: self._prolong(connection, ids, expires_at))
+            self.store.write(lambda connection: self._prolong(connection, ids, expires_at))
 
     def _prolong(self, connection: sqlite3.Connection, ids: Sequence[str], expires_at: float) -> None:
         now = self.clock.time()
@@ -80,14 +80,14 @@ class SQLiteJoins(ResultBackend):
             connection.execute(_CLOSE, (fired, failed, join_id))
             return join
 
-        return self._store.write(work)
+        return self.store.write(work)
 
     def read_joins(self, ids: Sequence[str]) -> dict[str, Join]:
         """Return joins."""
         found: dict[str, Join] = {}
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
-            rows = self._store.read(f"{_READ_MANY} ({', '.join('?' * len(chunk))})", [self.clock.time(), *chunk])
+            rows = self.store.read(f"{_READ_MANY} ({', '.join('?' * len(chunk))})", [self.clock.time(), *chunk])
             found.update((row[0], Join(row[0], row[1], row[2], bool(row[3]), _cause(row[4]), row[5])) for row in rows)
         return found
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 from dispatcher.clock import SYSTEM, Clock
@@ -70,6 +71,10 @@ class Settlement(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<Settlement: {self.action} of {self.delivery!r}>"
+
+
+#: carries out settlements
+Settle = Callable[[Sequence[Settlement]], None]
 
 
 class DeadLetter(NamedTuple):
@@ -266,6 +271,14 @@ class Broker(ABC):
         if settlements:
             self.settle(settlements)
         return self.receive(queues, limit, wait)
+
+    def together(self, backend: object) -> AbstractContextManager[Settle] | None:
+        """Return a transaction of this broker and a result backend; `None` where they are not one store.
+
+        What the backend writes in the block, and what is settled by the function that it is given, takes effect at the
+        end of the block: all or nothing. It raises `OperationalError`.
+        """
+        return None
 
     @abstractmethod
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:

@@ -7,9 +7,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from dispatcher.brokers.base import Broker, Delivery, Settlement
+from dispatcher.backends.base import ResultBackend
+from dispatcher.brokers.base import Broker, Delivery, Settle, Settlement
 from dispatcher.consumer.leases import SLOW_RUN, Leases
 from dispatcher.consumer.lost import LostReader
 from dispatcher.consumer.terminations import Terminate, Terminations
@@ -40,6 +42,10 @@ class BrokerTransport:
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Carry out settlements."""
         self._broker.settle(settlements)
+
+    def together(self, backend: ResultBackend) -> AbstractContextManager[Settle] | None:
+        """Return a transaction of the broker and the backend where they are one store."""
+        return self._broker.together(backend)
 
     @property
     def lease(self) -> float | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta
-from dispatcher.brokers.base import Delivery, Settlement
+from dispatcher.brokers.base import Delivery, Settle, Settlement
 from dispatcher.canvas.plan import Opening, Step
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.execution.limits import LimitKeeper, NoLimits
@@ -91,6 +92,10 @@ class Transport(Protocol):
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Carry out settlements."""
+        ...
+
+    def together(self, backend: ResultBackend) -> AbstractContextManager[Settle] | None:
+        """Return a transaction of what the backend writes and what is settled in it, `None` where there is none."""
         ...
 
     @property

@@ -151,6 +151,8 @@ def settle(env: Environment, runs: Iterable[Run]) -> None:
     """Step 7: acknowledge, release or dead-letter each delivery; always last."""
     settlements = []
     for run in runs:
+        if run.settlement is not None:  # its message went with its record
+            continue
         if run.uncontinued is not None:
             settlement = _uncontinued(run)
         elif run.sent_on or (run.outcome is not None and run.outcome.kind is Kind.SUCCESS):

@@ -87,6 +87,9 @@ class LambdaTransport:
         except Exception as error:  # noqa: BLE001 - the queue's own visibility timeout stands in
             logger.warning("messages come back only after the queue's visibility timeout: %s", error)
 
+    def together(self, backend: object) -> None:
+        """A queue of SQS and a table are two stores."""
+
     @property
     def lease(self) -> float | None:
         """An invocation's own time counts."""
