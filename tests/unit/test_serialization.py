@@ -204,6 +204,26 @@ def test_depth_is_limited_alike_in_both_directions() -> None:
         json_encode([deepest])
 
 
+@pytest.mark.parametrize("bracket", ["[", '{"a":'])
+@pytest.mark.parametrize("levels", [MAX_DEPTH, MAX_DEPTH + 1])
+def test_depth_is_limited_in_long_texts_too(bracket: str, levels: int) -> None:
+    """Where brackets are looked for one by one, in text that is mostly one string, the limit is the same."""
+    end = {"[": "]", '{"a":': "}"}[bracket]
+    text = bracket * levels + '"' + "x" * 100_000 + '"' + end * levels
+    if levels > MAX_DEPTH:
+        with pytest.raises(DecodeError, match="nested deeper than 200"):
+            json_decode(text)
+    else:
+        assert json_encode(json_decode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["$", '"$"', '"$":', "\\u0024", "\\ud800", "\U0001f600", "\\"])
+def test_long_texts_keep_what_is_looked_for_in_them(text: str) -> None:
+    """Whatever makes a text need a closer look, it comes back as it was, and so does what is beside it."""
+    value = [text + "x" * 100_000, {"$": text}, datetime.date(2026, 2, 28)]
+    assert json_decode(json_encode(value)) == value
+
+
 @pytest.mark.parametrize("text", ["[", "]", '"[', '\\"[', "\\", '\\\\"{}', "a\\\\"])
 def test_brackets_in_strings_do_not_count_as_depth(text: str) -> None:
     """Only brackets outside of strings nest, however the strings are escaped."""
