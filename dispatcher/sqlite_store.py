@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from dispatcher import sqlite_schema
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import DispatcherError, ImproperlyConfigured, OperationalError
 from dispatcher.utils import forks
@@ -31,81 +32,6 @@ Version = tuple[int, int]
 
 #: the options every adapter on a store takes
 OPTIONS: Final = ("timeout", "synchronous")
-
-_APPLICATION_ID: Final = 0x64737074  # "dspt", so that a foreign database is recognised and left alone
-_SCHEMA_VERSION: Final = 7
-#: the next slot of each rate limit, in microseconds since the epoch
-_RATES: Final = "CREATE TABLE rates (bucket TEXT PRIMARY KEY NOT NULL, next INTEGER NOT NULL)"
-_JOINS: Final = (
-    """CREATE TABLE joins (
-        id TEXT PRIMARY KEY NOT NULL,
-        size INTEGER NOT NULL,
-        done INTEGER NOT NULL DEFAULT 0,
-        fired INTEGER NOT NULL DEFAULT 0,
-        failed INTEGER NOT NULL DEFAULT 0,
-        expires_at REAL NOT NULL,
-        body TEXT NOT NULL
-    )""",
-    """CREATE TABLE join_members (
-        join_id TEXT NOT NULL, member INTEGER NOT NULL, PRIMARY KEY (join_id, member)
-    ) WITHOUT ROWID""",
-    "CREATE INDEX joins_by_expiry ON joins (expires_at)",
-)
-_SCHEMA: Final = (
-    "CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
-    # `rank` is the priority of a ready message and the time at which another becomes ready. With the row's id, which
-    # the index ends in, one index finds the next ready message, the next due one, and counts each state.
-    # AUTOINCREMENT: an id that came again would make an old receipt valid for another message.
-    # `lease` is the receive count whose receipt is valid, 0 for none.
-    """CREATE TABLE messages (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        queue INTEGER NOT NULL,
-        state INTEGER NOT NULL,
-        rank REAL NOT NULL,
-        priority INTEGER NOT NULL,
-        receives INTEGER NOT NULL,
-        lease INTEGER NOT NULL,
-        sent_at REAL NOT NULL,
-        body TEXT NOT NULL
-    )""",
-    "CREATE INDEX messages_by_rank ON messages (queue, state, rank)",
-    """CREATE TABLE dead_letters (
-        id INTEGER PRIMARY KEY,
-        queue INTEGER NOT NULL,
-        message INTEGER NOT NULL,
-        died_at REAL NOT NULL,
-        reason TEXT NOT NULL,
-        body TEXT NOT NULL,
-        priority INTEGER NOT NULL DEFAULT 0
-    )""",
-    "CREATE INDEX dead_letters_by_queue ON dead_letters (queue)",
-    # `data` comes last: reading the columns before it touches none of its overflow pages.
-    """CREATE TABLE records (
-        id TEXT PRIMARY KEY NOT NULL,
-        status TEXT NOT NULL,
-        gen INTEGER NOT NULL,
-        retries INTEGER NOT NULL,
-        final INTEGER NOT NULL,
-        token TEXT NOT NULL,
-        starts INTEGER NOT NULL,
-        revoked INTEGER NOT NULL,
-        not_before REAL,
-        started_at REAL,
-        expires_at REAL NOT NULL,
-        data TEXT NOT NULL
-    )""",
-    "CREATE INDEX records_by_expiry ON records (expires_at)",
-    _RATES,
-    *_JOINS,
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-)
-#: what makes a file of version 1 one of version 2, and so on
-_UPGRADES: Final = (
-    "ALTER TABLE dead_letters ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE records ADD COLUMN started_at REAL",
-    _RATES,
-    *_JOINS,
-)
 
 #: A wait looks for other processes' writes after a share of the time in which nothing has changed, within these bounds
 #: in seconds: prompt while there is work, and 0.4 % of a core once there has been none for seconds.
@@ -292,7 +218,7 @@ class Store:
             self._enter_wal(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             self._current_synchronous = self._synchronous
-            _create(connection)
+            sqlite_schema.create(connection)
         except BaseException:
             connection.close()
             raise
@@ -306,12 +232,12 @@ class Store:
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         taken = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         connection.execute("COMMIT")
-        if owner == _APPLICATION_ID and version > _SCHEMA_VERSION:
+        if owner == sqlite_schema.APPLICATION_ID and version > sqlite_schema.VERSION:
             raise ImproperlyConfigured(
-                f"{self.path} was written by a newer release (schema {version}, this one knows {_SCHEMA_VERSION}); "
-                "upgrade serverless-dispatcher here, or name another file"
+                f"{self.path} was written by a newer release (schema {version}, this one knows "
+                f"{sqlite_schema.VERSION}); upgrade serverless-dispatcher here, or name another file"
             )
-        if owner != _APPLICATION_ID and taken:
+        if owner != sqlite_schema.APPLICATION_ID and taken:
             raise ImproperlyConfigured(f"{self.path} is another application's database; name a file of its own")
 
     def _enter_wal(self, connection: sqlite3.Connection) -> None:
@@ -444,18 +370,6 @@ def file_system_of(folder: str, mounts: str) -> str:
         if f"{folder}/".startswith(point.replace("\\040", " ").rstrip("/") + "/"):
             fitting.append((len(point), number, kind))
     return max(fitting)[2]
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA user_version").fetchall() == [(_SCHEMA_VERSION,)]:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    # Another process may have been quicker.
-    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    for statement in _SCHEMA if version == 0 else _UPGRADES[version - 1 :]:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    connection.execute("COMMIT")
 
 
 def _primary_code(error: sqlite3.Error) -> int:
