@@ -120,7 +120,8 @@ class ResultBackend(ABC):
     tells_of_ends: bool = False
     #: the largest ``data`` in bytes, `None` for no limit
     max_data: int | None = None
-    #: where the records are, as `dispatcher.brokers.base.Broker.bring_records` takes it, `None` for nowhere it knows
+    #: where the records are, as `dispatcher.brokers.base.Broker.bring_records` and `together` take it, `None` for
+    #: nowhere that a broker knows
     store: Any = None
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:

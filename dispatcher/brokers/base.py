@@ -272,11 +272,12 @@ class Broker(ABC):
             self.settle(settlements)
         return self.receive(queues, limit, wait)
 
-    def together(self, backend: object) -> AbstractContextManager[Settle] | None:
-        """Return a transaction of this broker and a result backend; `None` where they are not one store.
+    def together(self, store: Any) -> AbstractContextManager[Settle] | None:
+        """Return a transaction of this broker and a result backend; `None` where ``store`` is not where messages are.
 
-        What the backend writes in the block, and what is settled by the function that it is given, takes effect at the
-        end of the block: all or nothing. It raises `OperationalError`.
+        ``store`` is what `dispatcher.backends.base.ResultBackend.store` says. What the backend writes in the block, and
+        what is settled by the function that it is given, takes effect at the end of the block: all or nothing. It
+        raises `OperationalError`.
         """
         return None
 

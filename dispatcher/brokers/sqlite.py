@@ -204,9 +204,9 @@ class SQLiteBroker(Broker):
         if settlements:
             self._store.write(work)
 
-    def together(self, backend: object) -> AbstractContextManager[Settle] | None:
-        """Return a transaction of the file where the backend uses the same connection; see `Broker.together`."""
-        return self._transaction() if getattr(backend, "store", None) is self._store else None
+    def together(self, store: Any) -> AbstractContextManager[Settle] | None:
+        """Return a transaction where records are in the same file, by one connection; see `Broker.together`."""
+        return self._transaction() if store is self._store else None
 
     @contextmanager
     def _transaction(self) -> Iterator[Settle]:

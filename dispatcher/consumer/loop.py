@@ -45,7 +45,7 @@ class BrokerTransport:
 
     def together(self, backend: ResultBackend) -> AbstractContextManager[Settle] | None:
         """Return a transaction of the broker and the backend where they are one store."""
-        return self._broker.together(backend)
+        return self._broker.together(backend.store)
 
     @property
     def lease(self) -> float | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
+from dispatcher.backends.base import ResultBackend
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.clock import Clock
 from dispatcher.exceptions import OperationalError
@@ -87,7 +88,7 @@ class LambdaTransport:
         except Exception as error:  # noqa: BLE001 - the queue's own visibility timeout stands in
             logger.warning("messages come back only after the queue's visibility timeout: %s", error)
 
-    def together(self, backend: object) -> None:
+    def together(self, backend: ResultBackend) -> None:
         """A queue of SQS and a table are two stores."""
 
     @property

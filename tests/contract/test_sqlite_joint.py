@@ -148,8 +148,8 @@ def test_what_something_follows_keeps_its_message_until_that_is_sent(world: Worl
 def test_files_of_their_own_are_committed_each(tmp_path: Path) -> None:
     """A broker and a backend in two files, or with two durabilities, are two stores."""
     world = World(tmp_path, backend="records.db")
-    assert world.broker.together(world.app.backend) is None
-    assert world.broker.together(SQLiteBackend(world.url, {"synchronous": "normal"})) is None
+    assert world.broker.together(world.app.backend.store) is None
+    assert world.broker.together(SQLiteBackend(world.url, {"synchronous": "normal"}).store) is None
     task_id = world.send()
     world.process()
     assert world.app.backend.read([task_id])[task_id].final
@@ -164,7 +164,7 @@ def test_an_error_in_a_transaction_undoes_all_of_it(tmp_path: Path) -> None:
     write = Write("1", "SUCCESS", 0, 0, 0, True, "run", SYSTEM.time() + 60)
 
     def work() -> None:
-        together = broker.together(backend)
+        together = broker.together(backend.store)
         assert together is not None
         with together:
             broker.send([Outgoing("default", "body", "1")])
