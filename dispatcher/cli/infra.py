@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -32,11 +33,6 @@ Examples:
 \b
 The plan follows from tasks, routes, limits and schedules; the setting `infra` says what cannot be read off them.
 """
-
-_WITHOUT_BYTECODE = (
-    'note: `sam build` packs sources without bytecode; cold starts are three times as quick with infra = {"build": '
-    '"makefile"} and the Makefile of two lines in docs/lambda.md#cold-starts'
-)
 
 _stage = click.option("--stage", metavar="NAME", help="The stage: what infra['stages'] has for it, and names with it.")
 
@@ -179,38 +175,61 @@ def _source(spec: str, here: Path) -> Path:
 @click.option("--force", is_flag=True, help="Renew what is ours although somebody changed it.")
 @click.pass_obj
 def sam(session: Session, stage: str | None, output: str, check: bool, force: bool) -> int:
-    """Write the SAM template, or renew what is ours in it; the rest stays as it is."""
+    """Write the SAM template and how its functions are built, or renew what is ours in it; the rest stays as it is."""
+    from dispatcher.provision import makefile
+    from dispatcher.provision.resources import template
     from dispatcher.provision.sam import render
 
     made = planned(session, stage)
+    build = (Path(output).parent if output != "-" else Path()) / makefile.folder(made) / "Makefile"
     if output == "-":
         click.echo(render(made), nl=False)
+        if makefile.render(made, template(made)) is not None:
+            click.echo(f"its functions are built by {build}, which `infra sam -o FILE` writes beside FILE", err=True)
         return OK
-    path = Path(output)
-    # Bytes, so that line endings stay as they are.
-    before = _text_of(path) if path.exists() else None
-    try:
-        after = render(made, before, force=force or check)
-    except ImproperlyConfigured:
-        raise
-    except DispatcherError as error:
-        raise CommandError(f"{output}: {error}", FAILED) from error
-    if before == after:
-        if not session.quiet:
-            click.echo(f"{output} is up to date", err=True)
-        return OK
-    if check:
-        said = difflib.unified_diff((before or "").splitlines(), after.splitlines(), output, "the app", lineterm="")
-        click.echo("\n".join(said))
-        say_error(f"{output} is not up to date; run `dispatcher -A {session.spec} infra sam -o {output}`")
+    force = force or check
+    files = [
+        _Renewed.by(Path(output), lambda before: render(made, before, force=force)),
+        _Renewed.by(build, lambda before: makefile.render(made, template(made), before, force=force)),
+    ]
+    changed = [each for each in files if each.before != each.after and each.after is not None]
+    if check and changed:
+        click.echo("\n".join(line for each in changed for line in each.difference()))
+        stale = f"{' and '.join(str(each.path) for each in changed)} {'is' if len(changed) == 1 else 'are'}"
+        say_error(f"{stale} not up to date; run `dispatcher -A {session.spec} infra sam -o {output}`")
         return FAILED
-    _write(path, after)
-    if not session.quiet:
-        click.echo(f"{output} {'written' if before is None else 'renewed'}", err=True)
-        functions = [queue.function for queue in made.queues if queue.function is not None]
-        if made.build is None and any(function.image is None for function in functions):
-            click.echo(_WITHOUT_BYTECODE, err=True)
+    for each in changed:
+        _write(each.path, each.after or "")
+        if not session.quiet:
+            click.echo(f"{each.path} {'written' if each.before is None else 'renewed'}", err=True)
+    if not changed and not session.quiet:
+        click.echo(f"{output} is up to date", err=True)
     return OK
+
+
+class _Renewed(NamedTuple):
+    """A file of which something is ours: its text as it is, `None` for none, and as it should be."""
+
+    path: Path
+    before: str | None
+    after: str | None
+
+    @classmethod
+    def by(cls, path: Path, render: Callable[[str | None], str | None]) -> _Renewed:
+        """Return a file and what is made of its text; raises `CommandError` with the file's name."""
+        # Bytes, so that line endings stay as they are.
+        before = _text_of(path) if path.exists() else None
+        try:
+            return cls(path, before, render(before))
+        except ImproperlyConfigured:
+            raise
+        except DispatcherError as error:
+            raise CommandError(f"{path}: {error}", FAILED) from error
+
+    def difference(self) -> Iterator[str]:
+        """Yield the lines of a diff."""
+        before, after = (text or "" for text in (self.before, self.after))
+        return difflib.unified_diff(before.splitlines(), after.splitlines(), str(self.path), "the app", lineterm="")
 
 
 def _text_of(path: Path) -> str:
@@ -252,7 +271,7 @@ def check(session: Session, stage: str | None, path: str | None, stack: str | No
     made = template(planned(session, stage))
     if path is not None:
         try:
-            found = check_template(made, _text_of(Path(path)))
+            found = check_template(made, _text_of(Path(path)), Path(path).parent)
         except UnreadableTemplate as error:
             raise CommandError(f"{path}: {error}") from error
     else:

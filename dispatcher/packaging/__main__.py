@@ -8,15 +8,21 @@ from pathlib import Path
 
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.packaging.package import MACHINES, Contents, Package
+from dispatcher.packaging.project import check_app
 
 
 def main() -> int:
     """Build the package that the command line describes, and say what it holds."""
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
+    if not given.sources and given.project is None:
+        parser.error("name what to pack: sources, or --project DIRECTORY")
     services = "all" if given.all_services else given.service
-    package = Package(given.sources, given.requirements, services, not given.no_bytecode, given.python)
+    package = Package(given.sources, given.requirements, services, not given.no_bytecode, given.python, given.project)
     try:
         contents = package.build(given.directory, runtime=given.runtime, architecture=given.architecture)
+        if given.app is not None:
+            check_app(given.directory, given.app)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -29,7 +35,13 @@ def _parser() -> argparse.ArgumentParser:
         "python -m dispatcher.packaging", description="Build the package of a Lambda function."
     )
     parser.add_argument("directory", type=Path, help="where to put it; $(ARTIFACTS_DIR) in a Makefile of `sam build`")
-    parser.add_argument("sources", nargs="+", type=Path, metavar="source", help="a module or package of the app")
+    parser.add_argument("sources", nargs="*", type=Path, metavar="source", help="a module or package of the app")
+    parser.add_argument(
+        "--project", type=Path, metavar="DIRECTORY",
+        help="pack all that is in it but hidden files, environments and caches, the wheels of its requirements.txt, "
+        "and botocore",
+    )  # fmt: skip
+    parser.add_argument("--app", metavar="MODULE:NAME", help="fail where the package lacks this app, or dispatcher")
     parser.add_argument("-r", "--requirements", type=Path, help="what the sources import, as for pip")
     parser.add_argument("--runtime", default="python3.13", help="the function's (default: %(default)s)")
     parser.add_argument("--architecture", default="arm64", choices=MACHINES, help="(default: %(default)s)")

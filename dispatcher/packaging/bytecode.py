@@ -15,6 +15,7 @@ from typing import Final
 
 from dispatcher.exceptions import ImproperlyConfigured
 
+_OWN: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 #: Where Lambda puts a package, which tracebacks and the bytecode itself name. A file that does not compile is left
 #: alone, as there are in some wheels for other versions: whoever imports it gets its SyntaxError as ever.
 _COMPILE: Final = """
@@ -50,7 +51,8 @@ def _interpreter(version: str, given: str | Path | None) -> str:
             return each
     raise ImproperlyConfigured(
         f"there is no {name}, by which the function's bytecode must be compiled: put one on the PATH, name it "
-        "(python=, --python), or do without (bytecode=False, --no-bytecode): cold starts then take three times as long"
+        f"(python=, --python), give the function the runtime of a Python that is here, such as python{_OWN}, or do "
+        "without (bytecode=False, --no-bytecode): cold starts then take three times as long"
     )
 
 

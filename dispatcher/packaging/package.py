@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.packaging import project
 from dispatcher.packaging.bytecode import write_bytecode
 from dispatcher.packaging.services import Kept, trim
 
@@ -31,17 +32,20 @@ class Contents(NamedTuple):
 class Package:
     """The modules and packages of an app by their paths, and the ``requirements`` file of what they import.
 
+    ``project`` is a directory of which everything is packed, as `sam build` does, with the wheels of its
+    ``requirements.txt``, and with botocore if these bring none.
     Wheels are fetched with pip for the function's platform, whatever this machine is. A botocore among them keeps the
     models of the services that dispatcher uses and the code names; ``services`` names them instead, or is ``"all"``.
     Modules are compiled by the interpreter ``python``, by default one of the runtime's version on the PATH;
     ``bytecode=False`` does without.
     """
 
-    sources: Sequence[str | Path]
+    sources: Sequence[str | Path] = ()
     requirements: str | Path | None = None
     services: Sequence[str] | str | None = None
     bytecode: bool = True
     python: str | Path | None = None
+    project: str | Path | None = None
 
     def build(self, into: Path, *, runtime: str, architecture: str) -> Contents:
         """Write the package into a directory that is empty or is made.
@@ -56,31 +60,49 @@ class Package:
         if any(into.iterdir()):
             # pip leaves a library alone that is there already: with what the build before has kept of it.
             raise ImproperlyConfigured(f"{str(into)!r} is not empty; remove what was built there before")
-        if self.requirements is not None:
-            self._install(into, version, MACHINES[architecture])
-        for source in map(Path, self.sources):
+        sources, requirements = [Path(source) for source in self.sources], self.requirements
+        added: Sequence[str] = ()
+        if self.project is not None:
+            sources += project.contents(Path(self.project), into)
+            requirements = requirements or project.requirements(Path(self.project))
+            added = project.added_to(Path(requirements))
+        if requirements is not None:
+            _install(requirements, added, into, version, MACHINES[architecture])
+        for source in sources:
             if not source.exists():
                 raise ImproperlyConfigured(f"the package's source {str(source)!r} does not exist")
             if source.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-                shutil.copytree(source, into / source.resolve().name, ignore=ignored, dirs_exist_ok=True)
+                copied = into / source.resolve().name
+                shutil.copytree(source, copied, ignore=project.left_out_of, dirs_exist_ok=True)
             else:
                 shutil.copy2(source, into)
-        kept = trim(into, {Path(source).resolve().name for source in self.sources}, self.services)
+        kept = trim(into, {source.resolve().name for source in sources}, self.services)
         if self.bytecode:
             write_bytecode(into, version, self.python)
         return Contents(kept, self.bytecode)
 
-    def _install(self, into: Path, version: str, machine: str) -> None:
-        platforms = [part for platform in _PLATFORMS for part in ("--platform", f"{platform}_{machine}")]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
-             "--only-binary=:all:", *platforms, "--implementation", "cp", "--python-version", version,
-             "--target", str(into), "--requirement", str(self.requirements)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise ImproperlyConfigured(
-                f"the wheels of {str(self.requirements)!r} for python{version} on {machine} cannot be fetched:\n"
-                f"{done.stderr.strip()}"
-            )
+
+def _install(requirements: str | Path, added: Sequence[str], into: Path, version: str, machine: str) -> None:
+    platforms = [part for platform in _PLATFORMS for part in ("--platform", f"{platform}_{machine}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
+         "--only-binary=:all:", *platforms, "--implementation", "cp", "--python-version", version,
+         "--target", str(into), "--requirement", str(requirements), *added],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        said = done.stderr.strip()
+        raise ImproperlyConfigured(
+            f"the wheels of {str(requirements)!r} for python{version} on {machine} cannot be fetched:\n{said}\n"
+            f"{_hint(said)}"
+        )
+
+
+def _hint(said: str) -> str:
+    """Return what to do about words of pip."""
+    if "No module named pip" in said:
+        return f"{sys.executable} has no pip: `python -m ensurepip`, or `uv pip install pip`, adds it"
+    return (
+        "What has no wheel for that platform, but is Python alone: `pip wheel NAME -w wheels/` makes one, and the line "
+        "`--find-links wheels/` of the requirements finds it"
+    )

@@ -31,8 +31,8 @@ DispatcherStack(
     app,
     {stack},
     app={app},
-    # What the functions run: the modules, and the wheels of requirements.txt, serverless-dispatcher among them.
-    code=Package([{source}], ROOT / "requirements.txt"),{stage}
+    # What the functions run: all that is there, and the wheels of requirements.txt, serverless-dispatcher among them.
+    code=Package(project={project}, requirements=ROOT / "requirements.txt"),{stage}
 )
 app.synth()
 '''
@@ -47,7 +47,7 @@ def render(plan: Plan, *, source: PurePosixPath, output: PurePosixPath) -> str:
         home=_below_root(source.parent),
         stack=json.dumps(plan.name if plan.stage is None else f"{plan.name}-{plan.stage}"),
         app=json.dumps(plan.app),
-        source=_below_root(source),
+        project=_below_root(source.parent),
         stage="" if plan.stage is None else f"\n    stage={json.dumps(plan.stage)},",
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from dispatcher.provision.intrinsics import mentioned, normal
+from dispatcher.provision.makefile import unbuildable
 from dispatcher.provision.reading import UnreadableTemplate, parse
 from dispatcher.provision.rules import RULES, listed, referred
 from dispatcher.provision.sam import FUNCTION, TRANSFORM
@@ -41,8 +43,11 @@ class Difference:
         return f"{self.place}: {self.what}"
 
 
-def check_template(made: Template, text: str) -> list[Difference]:
-    """Return how a template, of SAM or plain, differs from what the app needs, and the rules that it breaks."""
+def check_template(made: Template, text: str, base: Path | None = None) -> list[Difference]:
+    """Return how a template, of SAM or plain, differs from what the app needs, and the rules that it breaks.
+
+    With ``base``, the template's directory, also the functions that `sam build` finds no target for in a Makefile.
+    """
     template = parse(text)
     if not template.get("Resources"):
         raise UnreadableTemplate("the template has no Resources")
@@ -52,6 +57,7 @@ def check_template(made: Template, text: str) -> list[Difference]:
         *differences(wanted["Resources"], found["Resources"]),
         *_differences_beside(wanted, found),
         *broken_rules(found),
+        *(Difference(f"{id} (Metadata)", what) for id, what in (unbuildable(template, base) if base else ())),
     ]
 
 

@@ -182,7 +182,7 @@ class Plan:
     schedules: tuple[PlannedSchedule, ...] = ()
     bucket: PlannedBucket | None = None
     code: str = "."
-    build: str | None = None
+    build: str = "package"
     kms_key: str | None = None
     producers: tuple[str, ...] = ()
     scheduler: bool = False

@@ -6,15 +6,15 @@ What is inside carries a checksum, so that an edit made there by hand is noticed
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher.exceptions import DispatcherError
-from dispatcher.provision import yaml_text
+from dispatcher.provision import makefile, yaml_text
 from dispatcher.provision.functions import CODE
+from dispatcher.provision.marks import BEGIN, END, Region, marked
 from dispatcher.provision.plan import Plan
 from dispatcher.provision.reading import UnreadableTemplate, parse
 from dispatcher.provision.resources import template
@@ -24,12 +24,6 @@ from dispatcher.provision.template import Resource, Template
 TRANSFORM: Final = "AWS::Serverless-2016-10-31"
 FUNCTION: Final = "AWS::Serverless::Function"
 SECTIONS: Final = ("Parameters", "Conditions", "Resources", "Outputs")
-_BEGIN: Final = re.compile(r"^ *# >>> dispatcher infra sam(?: (?P<sum>[0-9a-f]{12}))?\b.*$")
-_END: Final = re.compile(r"^ *# <<< dispatcher infra sam\b.*$")
-
-
-class HandEdited(DispatcherError):
-    """Somebody changed what is generated; the message says where and what to do."""
 
 
 def folded(made: Template, plan: Plan) -> Template:
@@ -57,9 +51,10 @@ def _function(resource: Resource, mappings: list[Resource], plan: Plan) -> Resou
         properties["ImageUri"] = code["ImageUri"]
     else:
         properties = {"Description": properties.pop("Description"), "CodeUri": plan.code, **properties}
-        if plan.build is not None:
-            # The Makefile is beside the code, and runs where the template is.
-            attributes["Metadata"] = {"BuildMethod": plan.build, "WorkingDirectory": "."}
+        if plan.build != "sam":
+            # A Makefile of ours has a directory of its own, one of theirs is beside the code; both run here.
+            place = {"ProjectRootDirectory": f"{makefile.folder(plan)}/"} if plan.build == "package" else {}
+            attributes["Metadata"] = {"BuildMethod": "makefile", **place, "WorkingDirectory": "."}
     reasons = dict(resource.reasons)
     events = {}
     for mapping in mappings:
@@ -126,9 +121,9 @@ def _theirs(document: list[str]) -> dict[str, Any]:
     """Return what stands outside the marks, as data."""
     kept, inside = [], False
     for line in document:
-        inside = (inside or _BEGIN.match(line) is not None) and not _END.match(line)
+        inside = (inside or BEGIN.match(line) is not None) and not END.match(line)
         # Lines of ours are empty ones, so that errors name the others by their numbers in the file.
-        kept.append("" if inside or _END.match(line) else line)
+        kept.append("" if inside or END.match(line) else line)
     found = parse("\n".join(kept))
     if TRANSFORM not in listed(found.get("Transform")):
         raise DispatcherError(
@@ -138,19 +133,11 @@ def _theirs(document: list[str]) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
-class _Region:
-    """Where the generated lines of a section are: from ``begin`` to ``end``, the marks included."""
-
-    begin: int
-    end: int
-
-
 def _put(document: list[str], section: str, made: Template, theirs: set[str], force: bool, ending: str) -> list[str]:
     """Return the document with the generated lines of a section in it."""
     start = next((n for n, line in enumerate(document) if re.match(rf"{section}\s*:", line)), None)
     if start is None:
-        body = _marked(list(_section(section, made, theirs, 2)), 2)
+        body = marked(list(_section(section, made, theirs, 2)), 2)
         return [*document, *(line + ending for line in ("", f"{section}:", *body))]
     if not re.fullmatch(rf"{section}\s*:\s*(#.*)?", document[start].rstrip()):
         raise DispatcherError(f"line {start + 1}: {section} must be a block, with what it holds on lines of their own")
@@ -158,45 +145,14 @@ def _put(document: list[str], section: str, made: Template, theirs: set[str], fo
     indent = next(
         (len(line) - len(line.lstrip()) for line in document[start + 1 : stop] if re.match(r" +[^\s#]", line)), 2
     )
-    region = _find(document, start, stop)
-    body = [line + ending for line in _marked(list(_section(section, made, theirs, indent)), indent)]
+    region = Region.find(document, start, stop)
+    body = [line + ending for line in marked(list(_section(section, made, theirs, indent)), indent)]
     if region is None:
         return [*document[: start + 1], *body, *document[start + 1 :]]
     if not force:
-        _check_sum(document, region, section)
-    return [*document[: region.begin], *body, *document[region.end + 1 :]]
-
-
-def _find(document: list[str], start: int, stop: int) -> _Region | None:
-    begins = [n for n in range(start, stop) if _BEGIN.match(document[n])]
-    ends = [n for n in range(start, stop) if _END.match(document[n])]
-    if not begins and not ends:
-        return None
-    if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
-        raise DispatcherError(
-            f"lines {start + 1} to {stop}: the marks `# >>> dispatcher infra sam` and `# <<< dispatcher infra sam` "
-            "must be there once each, in this order"
-        )
-    return _Region(begins[0], ends[0])
-
-
-def _check_sum(document: list[str], region: _Region, section: str) -> None:
-    match = _BEGIN.match(document[region.begin])
-    noted = match.group("sum") if match else None
-    if noted != _sum(document[region.begin + 1 : region.end]):
-        raise HandEdited(
-            f"{section}, lines {region.begin + 2} to {region.end}: somebody changed what is generated. Move what "
-            "should stay out of the marks (an id that stands outside is left out inside), or give --force to lose it"
-        )
-
-
-def _sum(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(line.rstrip("\r") for line in lines).encode()).hexdigest()[:12]
-
-
-def _marked(body: list[str], indent: int) -> list[str]:
-    margin = " " * indent
-    return [f"{margin}# >>> dispatcher infra sam {_sum(body)}", *body, f"{margin}# <<< dispatcher infra sam"]
+        way = "Move what should stay out of the marks (an id that stands outside is left out inside)"
+        region.check(document, f"{section}, ", way)
+    return region.replaced(document, body)
 
 
 def _section(section: str, made: Template, theirs: set[str], indent: int) -> Iterator[str]:

@@ -72,7 +72,8 @@ class Infrastructure:
     reads the queue, but workers that somebody else runs. ``producers`` are account numbers or ARNs of roles in other
     accounts that may send. ``kms_key`` is the ARN of a customer's key for queues, table, bucket and the functions'
     variables. ``payload_days`` is how long large payloads are kept in a bucket of the stack's own. ``code`` is the
-    directory that `sam build` packs, and ``build`` how, if not by its ``requirements.txt``: ``makefile``.
+    directory that `sam build` packs, and ``build`` how: ``package`` by our Makefile, ``makefile`` by theirs, ``sam`` by
+    none.
     Without ``scheduler`` delays of more than 15 minutes wait by visibility, and not in EventBridge Scheduler.
     """
 
@@ -83,7 +84,7 @@ class Infrastructure:
     producers: tuple[str, ...] = ()
     payload_days: int | None = None
     code: str = "."
-    build: str | None = None
+    build: str = "package"
     scheduler: bool = True
 
     def function(self, queue: str) -> FunctionSettings | None:
@@ -139,7 +140,7 @@ def read(
         kms_key=_key(values.get("kms_key")),
         scheduler=_flag("infra['scheduler']", values.get("scheduler", True)),
         code=_text("infra['code']", values.get("code", ".")),
-        build=_build(values.get("build")),
+        build=_build(values.get("build", "package")),
         producers=_producers(values.get("producers", ())),
         payload_days=_number("infra['payload_days']", values["payload_days"], 1, 3650)
         if "payload_days" in values
@@ -327,10 +328,13 @@ def _flag(where: str, value: Any) -> bool:
     return value
 
 
-def _build(value: Any) -> str | None:
-    if value not in (None, "makefile"):
-        raise ImproperlyConfigured(f"infra['build'] must be 'makefile' or left out, not {value!r}")
-    return None if value is None else str(value)
+def _build(value: Any) -> str:
+    if value not in ("package", "makefile", "sam"):
+        raise ImproperlyConfigured(
+            f"infra['build'] must be 'package' (bytecode, and the service models in use), 'makefile' (a Makefile of "
+            f"yours) or 'sam' (sources, as `sam build` packs them by itself), not {value!r}"
+        )
+    return str(value)
 
 
 def _producers(value: Any) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ import pytest
 from dispatcher import Dispatcher
 from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import firing_id
+from dispatcher.packaging.services import OWN
 from dispatcher.result import AsyncResult
 from tests.e2e.commands import run
 from tests.e2e.lambda_stack import PATIENCE, TOOLS
+from tests.emulation.archive import ARCHITECTURE, RUNTIME, spoil_sources
 from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.environments import ROOT, EnvironmentUnavailable
@@ -27,7 +29,7 @@ from dispatcher.schedules import crontab
 
 app = Dispatcher("shop")
 app.conf.timezone = "UTC"
-app.conf.infra = {"runtime": "RUNTIME"}
+app.conf.infra = {"runtime": "RUNTIME", "architecture": "ARCHITECTURE"}
 app.conf.beat_schedule = {"tidy": {"task": "tasks.tidy", "schedule": crontab()}}
 
 
@@ -39,7 +41,7 @@ def add(x: int, y: int) -> int:
 @app.task
 def tidy() -> str:
     return "tidied"
-""".replace("RUNTIME", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+""".replace("RUNTIME", RUNTIME).replace("ARCHITECTURE", ARCHITECTURE)
 
 MINUTE = 60
 
@@ -59,27 +61,39 @@ def aws() -> Iterator[AwsEndpoint]:
 
 @pytest.fixture(scope="module")
 def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """What the stack gives out that a newcomer has deployed, its name, and the project's directory."""
+    """What the stack gives out that a newcomer has deployed, its name, and the project's directory.
+
+    The functions' sources raise when they are run: they work from their bytecode, with the service models in use.
+    """
     project = tmp_path_factory.mktemp("project")
     (project / "tasks.py").write_text(APP)
     (project / "requirements.txt").write_text(f"serverless-dispatcher @ {ROOT.as_uri()}\n")
     written = run(project, "-A", "tasks", "infra", "sam")
     assert written.returncode == 0, written.stderr
     stack = unique_name("shop")
-    for command in (
-        ["build"],
-        ["deploy", "--stack-name", stack, "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset"],
-    ):
-        done = subprocess.run(
-            [str(TOOLS / "sam"), *command], cwd=project,
-            env={**os.environ, **aws.env(), "SAM_CLI_TELEMETRY": "0"}, capture_output=True, text=True,
-            timeout=PATIENCE, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{done.stdout}{done.stderr}{aws.log()}"
+    _sam(aws, project, "build")
+    for name in ("DefaultFunction", "LostFunction"):
+        built = project / ".aws-sam" / "build" / name
+        models = {path.name for path in (built / "botocore" / "data").iterdir() if path.is_dir()}
+        assert models == OWN
+        spoil_sources(built)
+    _sam(
+        aws, project, "deploy", "--stack-name", stack, "--resolve-s3", "--capabilities", "CAPABILITY_IAM",
+        "--no-confirm-changeset",
+    )  # fmt: skip
     (made,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE"
     found = {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
     return {**found, "stack": stack, "project": str(project)}
+
+
+def _sam(aws: AwsEndpoint, project: Path, *command: str) -> None:
+    variables = {**os.environ, **aws.env(), "SAM_CLI_TELEMETRY": "0", "PYTHON": sys.executable}
+    done = subprocess.run(
+        [str(TOOLS / "sam"), *command], cwd=project, env=variables, capture_output=True, text=True, timeout=PATIENCE,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{aws.log()}"
 
 
 @pytest.fixture

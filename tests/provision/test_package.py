@@ -1,5 +1,6 @@
 """Packages for functions: modules and wheels for the function's platform, botocore trimmed, and all of it compiled."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.packaging import Contents, Package
+from dispatcher.packaging.project import check_app
 from dispatcher.packaging.services import OWN, trim
 from tests.emulation.archive import ARCHITECTURE, RUNTIME, spoil_sources
 from tests.emulation.environments import ROOT
@@ -67,6 +69,94 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old.py").write_text("")
     with pytest.raises(ImproperlyConfigured, match="is not empty; remove what was built there before"):
         build(tmp_path, Package([]))
+
+
+# -- projects
+
+
+def botocore(folder: Path) -> Path:
+    """A wheel of a botocore with the models of three services."""
+    path = folder / "botocore-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("botocore/__init__.py", "")
+        for service in ("sqs", "sns", "ec2"):
+            archive.writestr(f"botocore/data/{service}/2012-11-05/service-2.json", "{}")
+        archive.writestr("botocore-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: botocore\nVersion: 1.0\n")
+        archive.writestr(
+            "botocore-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("botocore-1.0.dist-info/RECORD", "")
+    return path
+
+
+def project(folder: Path) -> Path:
+    """A project as there are many: modules, data, a virtual environment, caches, and requirements without botocore."""
+    files = {
+        "tasks.py": "CLIENT = 'sns'\n", "shop/__init__.py": "", "shop/menu.json": "{}", "shop/.cache/x": "", ".env": "",
+        "env/pyvenv.cfg": "", "env/lib/site.py": "", "node_modules/x.js": "", "__pycache__/tasks.cpython-310.pyc": "",
+        "shop.egg-info/PKG-INFO": "", "requirements.txt": f"--no-index\n--find-links {folder}\nyeast\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        path = folder / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    wheel(folder, "py3-none-any")
+    botocore(folder)
+    return folder / "project"
+
+
+def test_project_is_packed_as_it_is_with_botocore(tmp_path: Path) -> None:
+    """Sources and data, the wheels of its requirements, and a botocore with the services that its code names."""
+    folder = project(tmp_path)
+    into = folder / "dist" / "function"
+    kept = build(into, Package(project=folder, bytecode=False)).services
+    assert kept is not None
+    assert kept.services == {"sqs", "sns"}
+    found = {path.relative_to(into).parts[0] for path in into.iterdir()}
+    assert found == {
+        "tasks.py", "shop", "yeast.py", "yeast-1.0.dist-info", "botocore", "botocore-1.0.dist-info", "requirements.txt",
+    }  # fmt: skip
+    assert {path.name for path in (into / "shop").iterdir()} == {"__init__.py", "menu.json"}
+
+
+def test_hashes_of_a_project_stay_complete(tmp_path: Path) -> None:
+    """pip refuses requirements without hashes beside those with, so botocore is not added to them."""
+    folder = project(tmp_path)
+    digest = hashlib.sha256((tmp_path / "yeast-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    text = f"--no-index\n--find-links {tmp_path}\nyeast==1.0 --hash=sha256:{digest}\n"
+    (folder / "requirements.txt").write_text(text)
+    into = tmp_path / "built"
+    assert build(into, Package(project=folder, bytecode=False)).services is None
+    assert (into / "yeast.py").exists()
+
+
+def test_project_without_requirements_is_refused(tmp_path: Path) -> None:
+    """The function would not even have dispatcher; the error says what to write."""
+    folder = project(tmp_path)
+    (folder / "requirements.txt").unlink()
+    with pytest.raises(ImproperlyConfigured, match=r"requirements.txt': write one that names serverless-dispatcher"):
+        build(tmp_path / "built", Package(project=folder))
+    with pytest.raises(ImproperlyConfigured, match="'no/such' does not exist"):
+        build(tmp_path / "built", Package(project="no/such"))
+
+
+def test_package_without_its_app_is_refused(tmp_path: Path) -> None:
+    """What is missing, dispatcher or the app's module, is named with the way to have it in."""
+    with pytest.raises(ImproperlyConfigured, match=r"no module 'dispatcher': let requirements.txt name serverless-"):
+        check_app(tmp_path, "shop.tasks:app")
+    (tmp_path / "dispatcher").mkdir()
+    with pytest.raises(ImproperlyConfigured, match=r"no module 'shop': .* infra\['code'\] says which directory"):
+        check_app(tmp_path, "shop.tasks:app")
+    (tmp_path / "shop.py").write_text("")
+    check_app(tmp_path, "shop.tasks:app")
+
+
+def test_wheels_that_are_missing_are_named_with_a_way_out(tmp_path: Path) -> None:
+    """What has no wheel for the function's platform is in pip's words; then comes how to make one."""
+    folder = project(tmp_path)
+    (tmp_path / "yeast-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(ImproperlyConfigured, match=r"(?s)cannot be fetched:\n.*yeast.*`pip wheel NAME -w wheels/`"):
+        build(tmp_path / "built", Package(project=folder))
 
 
 # -- bytecode

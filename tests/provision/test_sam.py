@@ -13,6 +13,7 @@ from dispatcher.cli.root import run
 from dispatcher.exceptions import DispatcherError
 from dispatcher.provision import Plan, plan, sam, yaml_text
 from dispatcher.provision.check import check_template, compared, report, unfolded
+from dispatcher.provision.marks import HandEdited
 from dispatcher.provision.reading import UnreadableTemplate, parse
 from dispatcher.provision.resources import template
 from tests.provision.apps.press import app as press
@@ -142,7 +143,7 @@ def test_resource_moved_out_of_the_marks_is_somebody_s_own(small: Plan) -> None:
 def test_edit_between_the_marks_is_not_lost(small: Plan) -> None:
     """A change by hand is noticed by its checksum and named with the way out; --force gives it up."""
     text = sam.render(small).replace("MemorySize: 512", "MemorySize: 513", 1)
-    with pytest.raises(sam.HandEdited, match=r"Resources, lines \d+ to \d+: somebody changed .* --force"):
+    with pytest.raises(HandEdited, match=r"Resources, lines \d+ to \d+: somebody changed .* --force"):
         sam.render(small, text)
     assert "MemorySize: 513" not in sam.render(small, text, force=True)
 
@@ -155,8 +156,11 @@ def test_command_writes_checks_and_refuses(
     command = ["-A", "tests.provision.apps.press:app", "infra", "sam"]
     assert run(command) == 0
     assert run([*command, "--check"]) == 0
-    written, _note, same = capsys.readouterr().err.splitlines()
-    assert (written, same) == ("template.yaml written", "template.yaml is up to date")
+    assert capsys.readouterr().err.splitlines() == [
+        "template.yaml written",
+        "infra/sam/press/Makefile written",
+        "template.yaml is up to date",
+    ]
     path = tmp_path / "template.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("Timeout: 285", "Timeout: 20"), encoding="utf-8")
     assert run(command) == 1

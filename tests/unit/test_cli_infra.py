@@ -35,13 +35,61 @@ def test_check_compares_with_one_thing(cli: Cli) -> None:
     assert (said.code, said.err) == (2, "error: name one to compare with, --template FILE or --stack NAME, not both\n")
 
 
-def test_template_without_bytecode_is_noted(cli: Cli) -> None:
-    """Whoever gets a template whose functions start slowly hears how they start quickly, unless they do."""
-    note = '`sam build` packs sources without bytecode; cold starts are three times as quick with infra = {"build": '
+MAKEFILE = Path("infra/sam/clitest/Makefile")
+
+
+def test_template_comes_with_its_makefile(cli: Cli) -> None:
+    """It is written beside the template, and is up to date from then on; --check misses it, and shows what is stale."""
+    said = cli("infra", "sam", "-o", "deploy/template.yaml")
+    beside = "deploy" / MAKEFILE
+    assert (said.code, said.err) == (0, f"deploy/template.yaml written\n{beside} written\n")
+    assert cli("infra", "sam", "-o", "deploy/template.yaml", "--check").code == 0
+    beside.unlink()
+    said = cli("infra", "sam", "-o", "deploy/template.yaml", "--check")
+    assert said.code == 1
+    assert "+build-DefaultFunction build-MailFunction build-LostFunction:" in said.out.splitlines()
+    assert f"{beside} is not up to date; run" in said.err
+    assert not beside.exists()
+
+
+def test_template_that_is_printed_names_the_makefile_that_it_needs(cli: Cli) -> None:
+    """Nothing is written, and nobody hears of a missing Makefile from `sam build` first."""
+    said = cli("infra", "sam", "-o", "-")
+    assert f"built by {MAKEFILE}, which `infra sam -o FILE` writes beside FILE" in said.err
+    assert not MAKEFILE.exists()
+
+
+@pytest.mark.parametrize("build", ["makefile", "sam"])
+def test_other_ways_to_build_write_no_makefile(cli: Cli, build: str) -> None:
+    """A Makefile of somebody's, and the way of `sam build` itself, need none of ours."""
+    name = cli.module(f"from dispatcher import Dispatcher\napp = Dispatcher('shop', infra={{'build': '{build}'}})\n")
+    said = cli.bare("-A", name, "infra", "sam")
+    assert (said.code, said.err) == (0, "template.yaml written\n")
+
+
+def test_makefile_of_somebody_is_left_alone(cli: Cli) -> None:
+    """It is refused by its name, with the two ways out."""
+    MAKEFILE.parent.mkdir(parents=True)
+    MAKEFILE.write_text("all:\n")
     said = cli("infra", "sam")
-    assert said.code == 0
-    assert note in said.err
-    assert note not in cli("infra", "sam").err
-    quick = cli.module("from dispatcher import Dispatcher\napp = Dispatcher(infra={'build': 'makefile'})\n")
-    said = cli.bare("-A", quick, "infra", "sam", "-o", "quick.yaml")
-    assert (said.code, said.err) == (0, "quick.yaml written\n")
+    assert said.code == 1
+    assert said.err.startswith(f"error: {MAKEFILE}: there is a Makefile that `dispatcher infra sam` has not written;")
+    assert 'infra = {"build": "makefile"}' in said.err
+    assert MAKEFILE.read_text() == "all:\n"
+    assert not Path("template.yaml").exists()
+
+
+def test_check_finds_functions_that_no_makefile_builds(cli: Cli) -> None:
+    """`infra check` names the Makefile that is missing, and the target that is."""
+    assert cli("infra", "sam").code == 0
+    assert cli("infra", "check", "--template", "template.yaml").code == 0
+    text = MAKEFILE.read_text()
+    MAKEFILE.write_text(text.replace("build-LostFunction", ""))
+    said = cli("infra", "check", "--template", "template.yaml")
+    assert said.code == 1
+    assert said.out == (
+        f"LostFunction (Metadata): BuildMethod is makefile, but {MAKEFILE} has no target build-LostFunction\n"
+    )
+    MAKEFILE.unlink()
+    said = cli("infra", "check", "--template", "template.yaml")
+    assert f"DefaultFunction (Metadata): BuildMethod is makefile, but there is no {MAKEFILE}\n" in said.out

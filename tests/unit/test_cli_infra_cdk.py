@@ -19,7 +19,7 @@ def test_an_app_is_written_once(cli: Cli) -> None:
     text = Path("infra/app.py").read_text(encoding="utf-8")
     compile(text, "infra/app.py", "exec")
     assert f'app="{cli.name}",' in text
-    assert f'code=Package([ROOT / "{cli.name}.py"], ROOT / "requirements.txt"),' in text
+    assert 'code=Package(project=ROOT, requirements=ROOT / "requirements.txt"),' in text
     assert "resolve().parents[1]" in text
     again = cli("infra", "cdk")
     assert (again.code, again.err) == (2, again.err)
@@ -47,7 +47,7 @@ def test_the_paths_are_those_of_the_project(cli: Cli, tmp_path: Path) -> None:
     text = Path("deploy/cdk/app.py").read_text(encoding="utf-8")
     assert "resolve().parents[2]" in text
     assert 'str(ROOT / "src")' in text
-    assert 'Package([ROOT / "src" / "bakery"]' in text
+    assert 'Package(project=ROOT / "src",' in text
 
 
 def test_what_is_outside_of_the_project_is_refused(cli: Cli, tmp_path: Path) -> None:
