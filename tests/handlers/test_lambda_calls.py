@@ -70,3 +70,26 @@ def test_calls_of_chains(lab: Lab) -> None:
     # Sent by the group 2, by first steps 2, by second steps, which links follow as well, 4; the third ones come beside
     # the links, so that a batch has five error callbacks: 4.
     assert counted == {**calls, "SendMessageBatch": 12, "ReceiveMessage": 11}
+
+
+@pytest.mark.parametrize("wish", [{"countdown": 100_000.0}, {"args": (2,)}], ids=["renewed", "other arguments"])
+def test_calls_of_retries_that_are_sent_anew(lab: Lab, wish: dict[str, Any]) -> None:
+    """Those of a batch that cannot wait in their deliveries are sent by one call."""
+
+    def again(self: Any, value: int) -> None:
+        raise self.retry(**{"countdown": 60.0, **wish})
+
+    task = lab.task(again, name="lab.again", bind=True)
+    lab.worker.start()
+    environment = lab.worker._environment
+    assert environment is not None
+    environment._executor.flush_after = 3600.0
+    environment._executor.env.durations["lab.again"] = 0.0
+    lab.app.send_many([task.s(number) for number in range(10)])
+    before = lab.aws.calls()
+    event = lab.take()
+    assert not checked(lab.worker(event, Context()), event)
+    counted = {name.partition(".")[2]: count for name, count in (lab.aws.calls() - before).items()}
+    counted.pop("GetQueueAttributes", None)  # asked once in the life of an environment
+    assert counted == dict.fromkeys(("ReceiveMessage", "BatchGetItem", "SendMessageBatch", "BatchExecuteStatement"), 1)
+    assert lab.depth() == {"visible": 0, "in_flight": 10, "delayed": 10}
