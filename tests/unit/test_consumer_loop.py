@@ -81,6 +81,15 @@ def test_runs_are_recorded_and_settled(setup: Setup) -> None:
     until(lambda: setup.broker.counts("default") == (0, 0, 0, 0))
 
 
+def test_large_messages_come_a_few_at_a_time(setup: Setup) -> None:
+    """However quick their runs are, a consumer asks for no more than the prefetch or a million characters."""
+    sizes: list[int] = []
+    results = [setup.quick.delay("x" * 300_000) for _ in range(30)]
+    setup.start(prefetch=4, on_runs=lambda runs: sizes.append(len(runs)))
+    assert {len(result.get(timeout=30)) for result in results} == {300_000}
+    assert max(sizes) <= 4
+
+
 @pytest.mark.parametrize("operation", ["receive", "settle"])
 def test_a_broker_away_for_a_while(setup: Setup, operation: str) -> None:
     """Calls that fail are waited out, and the loop goes on."""
