@@ -32,6 +32,7 @@ from dispatcher._version import __version__
 from dispatcher.aws_bounds import OutOfTime, in_time
 from dispatcher.aws_data import SERVICES, PinnedLoader, small_session
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
+from dispatcher.aws_shortcuts import Parsers, shorten
 from dispatcher.config import inside_lambda
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 
@@ -144,7 +145,7 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
     if settings.role is not None:
         session = _assume(settings.role, arguments, config)
     try:
-        return session.create_client(service, **arguments)
+        return shorten(session.create_client(service, **arguments))
     except (NoRegionError, PartialCredentialsError, TypeError, ValueError) as error:
         hint = _hint(error)
         raise ImproperlyConfigured(
@@ -162,6 +163,7 @@ def _pinned(session: Any, config: Mapping[str, Any]) -> Any:
     """Return a session with our loader of botocore's data, unless its configuration asks for what that has not."""
     if not any(config.get(name) or session.get_config_variable(name) for name in (*_VARIANTS, "data_path")):
         session.register_component("data_loader", _loader)
+    session.register_component("response_parser_factory", Parsers())
     return session
 
 

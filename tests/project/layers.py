@@ -43,6 +43,7 @@ LAYERS = {
     # 4: adapters and what reads them
     "aws": 4,
     "aws_data": 4,
+    "aws_shortcuts": 4,
     "aws_bounds": 4,
     "aws_options": 4,
     "redis_settings": 4,
@@ -107,7 +108,7 @@ STRANGERS = {
 # Single imports that break a rule above for a reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-AWS_ADAPTERS = ("aws", "aws_data", "brokers.sqs", "backends.dynamodb", "payloads", "provision")
+AWS_ADAPTERS = ("aws", "aws_data", "aws_shortcuts", "brokers.sqs", "backends.dynamodb", "payloads", "provision")
 
 # Which modules may import what is not in the standard library, and the parts of it that cost or bind.
 RESTRICTED = {
