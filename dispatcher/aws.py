@@ -29,7 +29,7 @@ from botocore.exceptions import (
 )
 
 from dispatcher._version import __version__
-from dispatcher.aws_bounds import OutOfTime, in_time
+from dispatcher.aws_bounds import AMPLE, OutOfTime, in_time, longest_try, stop_trying
 from dispatcher.aws_data import SERVICES, PinnedLoader, small_session
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
 from dispatcher.aws_shortcuts import Parsers, shorten
@@ -145,7 +145,7 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
     if settings.role is not None:
         session = _assume(settings.role, arguments, config)
     try:
-        return shorten(session.create_client(service, **arguments))
+        client = shorten(session.create_client(service, **arguments))
     except (NoRegionError, PartialCredentialsError, TypeError, ValueError) as error:
         hint = _hint(error)
         raise ImproperlyConfigured(
@@ -153,6 +153,8 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
         ) from error
     except BotoCoreError as error:
         raise ImproperlyConfigured(f"no {service} client can be made: {error}") from error
+    stop_trying(client)
+    return client
 
 
 def _make_session(config: Mapping[str, Any]) -> Any:
@@ -304,8 +306,11 @@ def call(client: Any, operation: str, target: str, **parameters: Any) -> Any:
 
     Raises `ServiceError` naming service, operation, target (a queue, a table) and remedy.
     """
+    service = client.meta.service_model.service_name
+    # What S3 stores may take long to send.
+    ample = AMPLE if service == "s3" else longest_try(client)
     try:
-        return in_time(client.meta.service_model.service_name, lambda: getattr(client, operation)(**parameters))
+        return in_time(service, lambda: getattr(client, operation)(**parameters), ample)
     except ClientError as error:
         details = error.response.get("Error", {})
         code = str(details.get("Code", ""))

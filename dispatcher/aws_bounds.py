@@ -20,7 +20,10 @@ _Result = TypeVar("_Result")
 #: Threads for the calls of a process, those made side by side included, and others that were given up.
 _MAX_THREADS: Final = 32
 #: More seconds than a call ever takes by its client's own timeouts and retries.
-_AMPLE: Final = 300.0
+AMPLE: Final = 300.0
+#: The longest that botocore pauses before another try, and that the system looks for a name, in seconds.
+_PAUSE: Final = 20.0
+_LOOKUP: Final = 10.0
 
 
 class OutOfTime(Exception):
@@ -62,13 +65,34 @@ def time_left(service: str) -> float:
     return math.inf if left is None else left()
 
 
-def in_time(service: str, function: Callable[[], _Result]) -> _Result:
+def stop_trying(client: Any) -> None:
+    """Have a client of botocore's repeat a call only while there is time for another try."""
+    longest = longest_try(client)
+
+    def is_late(**_: Any) -> bool | None:
+        return None if time_left(client.meta.service_model.service_name) > longest else False
+
+    client.meta.events.register_first(f"needs-retry.{client.meta.service_model.service_id.hyphenize()}", is_late)
+
+
+def longest_try(client: Any) -> float:
+    """Return more seconds than a pause and one try of a small request take by the client's own timeouts.
+
+    A name may have several addresses, each of which is tried.
+    """
+    config = client.meta.config
+    # Both may be set to None, for ever.
+    return float(_PAUSE + _LOOKUP + 4 * (config.connect_timeout or AMPLE) + 2 * (config.read_timeout or AMPLE))
+
+
+def in_time(service: str, function: Callable[[], _Result], ample: float = AMPLE) -> _Result:
     """Call a function within the time left for a service; raises `OutOfTime`.
 
-    A call that is given up goes on in its thread, and may still take effect.
+    A call that is given up goes on in its thread, and may still take effect. ``ample`` is more than the function takes
+    in any case, in seconds: with more left, it is called as it is, since a thread takes as much CPU as half a call.
     """
     left = time_left(service)
-    if left > _AMPLE:
+    if left > ample:
         return function()
     if left <= 0:
         raise OutOfTime(left)

@@ -11,7 +11,7 @@ from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta, Seal
 from dispatcher.brokers.base import Delivery
 from dispatcher.clock import Clock
-from dispatcher.exceptions import DecodeError, MessageTooLarge
+from dispatcher.exceptions import DecodeError, EncodeError, MessageTooLarge
 from dispatcher.message import Message, UnsupportedMessage, decode, encode
 from dispatcher.security import Signer
 from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, json_decode, json_encode, unpack_bytes
@@ -120,6 +120,22 @@ class Wire:
         if signer is None or self._serializer in DEFAULT_ACCEPT_CONTENT:
             return None
         return lambda packed: {**packed, "sig": signer.seal_result(task_id, _sealed_part(packed))}
+
+    def write_result(self, value: Any, rest: str, backend: ResultBackend) -> str | None:
+        """Encode what a record keeps besides its columns where that is a result in JSON and the ``rest``, encoded.
+
+        Returns `None` for a result that cannot be encoded, is too large, or is kept in another way: `write_meta` says.
+        """
+        if self._serializer != "json" or self._compression is not None or self._conf.payload_bucket is not None:
+            return None
+        try:
+            head = json_encode({"result": value})
+        except EncodeError:
+            return None
+        limit = backend.max_data
+        if limit is not None and len(head) + len(rest) - 1 > limit:
+            return None
+        return f"{head[:-1]},{rest[1:]}"
 
     def write_meta(self, meta: ResultMeta, backend: ResultBackend, what: str, task_id: str) -> str:
         """Encode what a record keeps besides its columns; what is too large for one goes to the payload store.

@@ -267,10 +267,7 @@ def _outcome_write(env: Environment, run: Run, now: float, texts: dict[str, str]
     write.final = True
     if run.successor is not None:
         write.token = handover.naming(write.token, run.successor)
-    plain = _is_plain(env, run)
-    write.data = texts.get(message.task) or _final_data(env, run, now) if plain else _final_data(env, run, now)
-    if plain and run.outcome is outcome:
-        texts[message.task] = write.data
+    write.data = (_plain_data(env, run, now, texts) if _is_plain(env, run) else None) or _final_data(env, run, now)
     if run.outcome is not outcome:  # the result could not be stored: the outcome became a failure
         write.status = states.FAILURE
     elif outcome.kind is Kind.IGNORED and run.state_written is not None:
@@ -349,14 +346,32 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
 
 
 def _is_plain(env: Environment, run: Run) -> bool:
-    """Say whether there is nothing to keep of a run but that it succeeded: no result, no relatives."""
+    """Say whether there is nothing to keep of a run but that it succeeded, and its result: it has no relatives."""
+    outcome, message, context = run.outcome, run.message, run.context
+    if outcome is None or message is None or outcome.kind is not Kind.SUCCESS or env.app.conf.result_extended:
+        return False
+    if not run.bare and (
+        message.parent_id or message.root_id or message.group or message.header or is_passed_on(message)
+    ):
+        return False
+    return context is None or not (context.__dict__.get("children") or run.added)
+
+
+def _plain_data(env: Environment, run: Run, now: float, texts: dict[str, str]) -> str | None:
+    """Encode what is kept of a plain success: the text that is the same for all of its task, and its result.
+
+    Returns `None` where that is not all there is to do.
+    """
     outcome, message = run.outcome, run.message
-    if outcome is None or message is None or outcome.kind is not Kind.SUCCESS:
-        return False
-    if message.parent_id or message.root_id or message.group or message.header or is_passed_on(message):
-        return False
-    children = run.context.__dict__.get("children") if run.context is not None else None
-    return (outcome.value is None or ignores_result(run)) and not children and not env.app.conf.result_extended
+    assert outcome is not None and message is not None
+    if not env.keeps_results:
+        return None
+    text = texts.get(message.task)
+    if text is None:
+        text = texts[message.task] = _meta_of(env, run, now).encode()
+    if outcome.value is None or ignores_result(run):
+        return text
+    return env.app.wire.write_result(outcome.value, text, env.backend)
 
 
 def is_passed_on(message: Message) -> bool:

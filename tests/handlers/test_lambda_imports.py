@@ -34,7 +34,7 @@ print("imported:" + json.dumps([sorted(started - before), sorted(set(sys.modules
 
 #: Our modules by what the first batches need them for; one that is new here makes every cold start longer.
 NEEDED = {
-    "": "_version aws aws_bounds aws_data aws_options call_options clock exceptions "
+    "": "_version aws aws_bounds aws_data aws_options aws_shortcuts call_options clock exceptions "
     "loading packing publishing quotas signals state states",
     "config": "celery_keys checks core environment names options structures types values words",
     "serialization": "codecs compression jsontext packing remote values",

@@ -9,10 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from dispatcher import aws_bounds
-from dispatcher.aws_bounds import OutOfTime, in_time
+from dispatcher import aws, aws_bounds
+from dispatcher.aws_bounds import OutOfTime, in_time, longest_try
+from dispatcher.aws_options import ClientSettings, Credentials
 from dispatcher.lambda_runtime.deadline import call_bounds
+from tests.unit.aws_wire import Refused, Wire
 
+SETTINGS = ClientSettings(
+    region="eu-west-1",
+    credentials=Credentials("AKIDEXAMPLE", "secret"),
+    config=(("retries", {"mode": "standard", "total_max_attempts": 2}), ("connect_timeout", 1), ("read_timeout", 3)),
+)
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
 
 
@@ -71,3 +78,41 @@ def test_records_leave_the_queue_time_before_the_end() -> None:
     assert left["dynamodb"] == pytest.approx(98.4, abs=0.3)
     assert left["sqs"] == pytest.approx(left["dynamodb"] + 0.5, abs=0.05)
     assert call_bounds(None, 2.0) == {}
+
+
+@pytest.fixture
+def dynamodb() -> Iterator[Wire]:
+    """Answers for a client whose timeouts are those in a function."""
+    wire = Wire(aws.client("dynamodb", SETTINGS))
+    yield wire
+    wire.close()
+    aws.release("dynamodb", SETTINGS)
+
+
+def test_a_client_that_gives_up_in_time_needs_no_thread(dynamodb: Wire) -> None:
+    """A function of a minute's timeout makes its calls as they are until there is little left."""
+    threads: list[int] = []
+    dynamodb.on("ListTables", lambda _: threads.append(threading.get_ident()) or {})  # type: ignore[func-returns-value]
+    client = aws.client("dynamodb", SETTINGS)
+    assert longest_try(client) < 45
+    for left in (45.0, 5.0):
+        aws_bounds.bound({"dynamodb": lambda left=left: left})  # type: ignore[misc]
+        aws.call(client, "list_tables", "tables")
+    assert threads[0] == threading.get_ident() != threads[1]
+
+
+@pytest.mark.parametrize(("left", "tries"), [(math.inf, 2), (45.0, 2), (20.0, 1)])
+def test_no_try_begins_that_may_end_too_late(dynamodb: Wire, left: float, tries: int) -> None:
+    """A call that fails is repeated while there is time for a pause and another try."""
+    dynamodb.script("ListTables", Refused("InternalServerError", status=500))
+    aws_bounds.bound({"dynamodb": lambda: left})
+    with pytest.raises(aws.ServiceError, match="InternalServerError"):
+        aws.call(aws.client("dynamodb", SETTINGS), "list_tables", "tables")
+    assert len(dynamodb.calls) == tries
+
+
+def test_timeouts_that_never_end_are_not_relied_on() -> None:
+    """A client without timeouts of its own is bound by a thread."""
+    settings = SETTINGS._replace(config=(("read_timeout", None),))
+    assert longest_try(aws.client("dynamodb", settings)) > aws_bounds.AMPLE
+    aws.release("dynamodb", settings)

@@ -7,11 +7,13 @@ import pytest
 
 from dispatcher.backends.base import Write
 from dispatcher.backends.memory import MemoryBackend
+from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import Reject
 from dispatcher.execution.custom_states import state_write
 from dispatcher.execution.run import Kind
 from dispatcher.request import Context
+from dispatcher.serialization.values import MAX_DEPTH
 from tests.unit.bench import Bench
 
 KEY = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eA=="
@@ -242,3 +244,38 @@ def test_successes_of_one_batch_say_what_is_their_own() -> None:
     assert (data[kept.id]["result"], data[wanted.id]["result"], "result" in data[none.id]) == ([1], 4, False)
     assert (data[linked.id]["links"], "links" in data[plain.id]) == (1, False)
     assert "children" in data[linked.id]
+
+
+@pytest.mark.parametrize("value", [{"$": 1, "a": {}}, {}, [], "ü\u2028", 0, 1.5, {"b": b"x", "date": [True, None]}])
+def test_text_of_a_result_is_that_of_its_meta(value: Any) -> None:
+    """However a record's text was put together, it is what encoding the whole at once gives."""
+    bench = Bench()
+    result = bench.app.task(name="told")(lambda: value).delay()
+    bench.step()
+    data = bench.record(result.id).data
+    assert result.get() == value
+    assert ResultMeta.decode(data, frozenset({"json"}), 10_000).encode() == data
+
+
+@pytest.mark.parametrize("compression", ["zlib", None])
+def test_results_are_packed_as_is_configured(compression: str | None) -> None:
+    """A compressed result is no plain JSON."""
+    bench = Bench(result_compression=compression)
+    result = bench.app.task(name="told")(lambda: "x" * 1000).delay()
+    bench.step()
+    assert ("packed" in json.loads(bench.record(result.id).data)) is (compression is not None)
+    assert result.get() == "x" * 1000
+
+
+def test_result_too_deep_for_its_record_fails() -> None:
+    """What could be read as a value, but not inside a record, is refused when it is written."""
+    bench = Bench()
+    nested: list[Any] = []
+    for _ in range(MAX_DEPTH - 1):
+        nested = [nested]
+    deep, fits = (
+        bench.app.task(name=str(id(value)))(lambda value=value: value).delay() for value in (nested, nested[0])
+    )
+    bench.step()
+    assert (deep.state, fits.state) == ("FAILURE", "SUCCESS")
+    assert "nested deeper" in str(deep.result)
