@@ -410,6 +410,10 @@ class Dispatcher(Workflows, Changes, Periodic):
         """Encode a record's data, or store them where they are too large for it; ``what`` names them for people."""
         return self.wire.write_meta(meta, backend, what, task_id)
 
+    def write_result(self, value: Any, rest: str, backend: ResultBackend) -> str | None:
+        """Encode a record's data of a result and the ``rest``; `None` where it takes `write_meta`."""
+        return self.wire.write_result(value, rest, backend)
+
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode what a record keeps besides its columns."""
         return self.wire.read_meta(record)

@@ -60,6 +60,10 @@ class ExecutorApp(Protocol):
         """
         ...
 
+    def write_result(self, value: Any, rest: str, backend: ResultBackend) -> str | None:
+        """Encode a record's data of a result in JSON and the ``rest``, encoded; `None` where it takes `write_meta`."""
+        ...
+
     def read_meta(self, record: TaskRecord) -> ResultMeta:
         """Decode a record's data."""
         ...

@@ -371,7 +371,7 @@ def _plain_data(env: Environment, run: Run, now: float, texts: dict[str, str]) -
         text = texts[message.task] = _meta_of(env, run, now).encode()
     if outcome.value is None or ignores_result(run):
         return text
-    return env.app.wire.write_result(outcome.value, text, env.backend)
+    return env.app.write_result(outcome.value, text, env.backend)
 
 
 def is_passed_on(message: Message) -> bool:
