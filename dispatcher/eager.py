@@ -123,6 +123,11 @@ class EagerApp:
         data: str = self._app.write_meta(meta, backend, what, task_id)
         return data
 
+    def write_result(self, value: Any, rest: str, backend: ResultBackend) -> str | None:
+        """Encode a record's data of a result."""
+        data: str | None = self._app.write_result(value, rest, backend)
+        return data
+
     def read_meta(self, record: Any) -> Any:
         """Decode a record."""
         return self._app.read_meta(record)
