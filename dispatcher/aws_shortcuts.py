@@ -44,8 +44,10 @@ def shorten(client: Any) -> Any:
     if type(serializer) is not JSONSerializer:
         return client  # another protocol, or parameters are to be validated
     serializer.serialize_to_request = _Serializer(serializer.serialize_to_request)
-    if type(resolver) is EndpointRulesetResolver and resolver._param_definitions.keys() <= _ENDPOINT_PARAMETERS:
-        account = resolver._builtins.get(EndpointResolverBuiltins.ACCOUNT_ID)
+    parameters, builtins = getattr(resolver, "_param_definitions", {}), getattr(resolver, "_builtins", None)
+    known = type(resolver) is EndpointRulesetResolver and type(builtins) is dict
+    if known and parameters.keys() <= _ENDPOINT_PARAMETERS:
+        account = builtins.get(getattr(EndpointResolverBuiltins, "ACCOUNT_ID", None))
         resolver.construct_endpoint = _Endpoints(resolver.construct_endpoint, account)
     if AUTH_TYPE_MAPS.get("v4") is SigV4Auth:
         AUTH_TYPE_MAPS[SIGNATURE_VERSION] = Signer

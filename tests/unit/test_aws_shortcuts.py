@@ -207,6 +207,19 @@ def test_addresses_follow_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["_serializer", "_ruleset_resolver"])
+def test_a_botocore_that_is_different_goes_its_own_way(name: str) -> None:
+    """A client without the parts that are looked for is left as it is, and works."""
+    client = plain("dynamodb")
+    part = getattr(client, name)
+    setattr(client, name, None)
+    aws_shortcuts.shorten(client)
+    setattr(client, name, part)
+    requests = answer(client, b"{}")
+    client.get_item(**CALLS[2][2])
+    assert len(requests) == 1
+
+
 def test_the_usual_way_where_parameters_are_checked() -> None:
     """Whoever asks botocore to check parameters has it do so."""
     settings = SETTINGS._replace(config=(("parameter_validation", True),))
