@@ -44,7 +44,8 @@ def shorten(client: Any) -> Any:
     if type(serializer) is not JSONSerializer:
         return client  # another protocol, or parameters are to be validated
     serializer.serialize_to_request = _Serializer(serializer.serialize_to_request)
-    parameters, builtins = getattr(resolver, "_param_definitions", {}), getattr(resolver, "_builtins", None)
+    parameters: Any = getattr(resolver, "_param_definitions", {})
+    builtins: Any = getattr(resolver, "_builtins", None)
     known = type(resolver) is EndpointRulesetResolver and type(builtins) is dict
     if known and parameters.keys() <= _ENDPOINT_PARAMETERS:
         account = builtins.get(getattr(EndpointResolverBuiltins, "ACCOUNT_ID", None))
