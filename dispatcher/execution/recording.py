@@ -267,7 +267,7 @@ def _outcome_write(env: Environment, run: Run, now: float, texts: dict[str, str]
     write.final = True
     if run.successor is not None:
         write.token = handover.naming(write.token, run.successor)
-    write.data = (_plain_data(env, run, now, texts) if _is_plain(env, run) else None) or _final_data(env, run, now)
+    write.data = _plain_data(env, run, now, texts) or _final_data(env, run, now)
     if run.outcome is not outcome:  # the result could not be stored: the outcome became a failure
         write.status = states.FAILURE
     elif outcome.kind is Kind.IGNORED and run.state_written is not None:
@@ -345,26 +345,18 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     return data
 
 
-def _is_plain(env: Environment, run: Run) -> bool:
-    """Say whether there is nothing to keep of a run but that it succeeded, and its result: it has no relatives."""
-    outcome, message, context = run.outcome, run.message, run.context
-    if outcome is None or message is None or outcome.kind is not Kind.SUCCESS or env.app.conf.result_extended:
-        return False
-    if not run.bare and (
-        message.parent_id or message.root_id or message.group or message.header or is_passed_on(message)
-    ):
-        return False
-    return context is None or not (context.__dict__.get("children") or run.added)
-
-
 def _plain_data(env: Environment, run: Run, now: float, texts: dict[str, str]) -> str | None:
-    """Encode what is kept of a plain success: the text that is the same for all of its task, and its result.
+    """Encode what is kept of a success without relatives: the text that all of its task share, and its result.
 
-    Returns `None` where that is not all there is to do.
+    Returns `None` where there is more to keep, or more to do for it.
     """
-    outcome, message = run.outcome, run.message
+    outcome, message, context = run.outcome, run.message, run.context
     assert outcome is not None and message is not None
-    if not env.keeps_results:
+    if outcome.kind is not Kind.SUCCESS or env.app.conf.result_extended or not env.keeps_results:
+        return None
+    if not run.bare and (message.parent_id or message.root_id or message.group or message.header):
+        return None
+    if is_passed_on(message) or (context is not None and (context.__dict__.get("children") or run.added)):
         return None
     text = texts.get(message.task)
     if text is None:
