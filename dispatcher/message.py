@@ -18,6 +18,7 @@ WIRE_VERSION: Final = 1
 MAX_ID_LENGTH: Final = 255
 #: The result backend keeps the locks of unique tasks among the records of tasks: no id begins like theirs.
 LOCK_PREFIX: Final = "LOCK#"
+_PREFIX: Final = len(LOCK_PREFIX)
 
 
 class _NoKeys(dict[str, Any]):
@@ -155,11 +156,6 @@ class Message:
         return self.replace(args=(HeaderResults(results), *self.args))
 
     @property
-    def bare(self) -> bool:
-        """Whether it says what to call and nothing that a step around the run must heed."""
-        return self.__dict__.keys() <= _BARE
-
-    @property
     def own_args(self) -> tuple[Any, ...]:
         """The arguments that travel with the message: without the results of a header."""
         return own_args(self.args)
@@ -191,12 +187,14 @@ class Message:
         return self.root_id or self.id
 
 
-#: What is called, where the call comes from, and what is for people or for the transport.
-_BARE: Final = frozenset({
+#: What is called, where the call comes from, and what is for people or for the transport: a message of nothing else has
+#: nothing that a step around the run must heed.
+BARE: Final = frozenset({
     "id", "task", "args", "kwargs", "root_id", "parent_id", "depth", "origin", "reply_to", "shadow", "priority",
 })  # fmt: skip
 
 #: Sets the fields of a message that was just made, without the look-up that ``object.__setattr__`` makes.
+_new: Final = object.__new__
 _set_fields: Final[Callable[[Message, dict[str, Any]], None]] = vars(Message)["__dict__"].__set__
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -254,7 +252,7 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
     `InvalidMessage` for anything else that is not a message. Unknown fields are ignored.
     """
     try:
-        fields = json_decode(body, max_bytes=max_bytes) if max_bytes is not None else json_decode(body)
+        fields = json_decode(body) if max_bytes is None else json_decode(body, max_bytes=max_bytes)
     except DecodeError as error:
         raise InvalidMessage(str(error)) from error
     if type(fields) is not dict:
@@ -262,17 +260,24 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
     version, task_id = fields.pop("v", None), fields.get("id")
     if type(task_id) is not str or not 0 < len(task_id) <= MAX_ID_LENGTH:
         raise InvalidMessage(f"'id' must be a text of 1 to {MAX_ID_LENGTH} characters, not {_kind(task_id)}")
-    if task_id.startswith(LOCK_PREFIX):
+    if task_id[:_PREFIX] == LOCK_PREFIX:
         raise InvalidMessage(f"'id' must not begin with {LOCK_PREFIX!r}")
     if version is not WIRE_VERSION or "critical" in fields:
         _check_version(version, fields, task_id)
     if "task" not in fields:
         raise InvalidMessage("'task' is missing", task_id)
     for name, value in fields.items():
-        if type(value) is not str or not value or name not in _TEXTS:
-            _check_fields(fields, task_id)
-            break
-    return Message.make(fields)
+        if type(value) is str:
+            if value and name in _TEXTS:
+                continue
+        elif type(value) is list and name == "args":
+            fields[name] = tuple(value)
+            continue
+        _check_fields(fields, task_id)
+        break
+    message = _new(Message)
+    _set_fields(message, fields)
+    return message
 
 
 def _check_fields(fields: dict[str, Any], task_id: str) -> None:
@@ -281,7 +286,8 @@ def _check_fields(fields: dict[str, Any], task_id: str) -> None:
         if name not in _CHECKS:
             del fields[name]
             continue
-        _check(name, value, task_id)
+        if name != "args" or type(value) is not tuple:  # else it was a list
+            _check(name, value, task_id)
         if type(value) is list:
             fields[name] = tuple(value)
     if "payload" in fields and not fields.keys().isdisjoint(("args", "kwargs", "packed")):

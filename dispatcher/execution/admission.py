@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dispatcher import signals, states
@@ -23,9 +23,9 @@ from dispatcher.exceptions import (
 )
 from dispatcher.execution import handover, leasing
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
+from dispatcher.execution.run import SUCCESS, Kind, Outcome, Run, format_traceback
 from dispatcher.execution.workflow import results_of_header
-from dispatcher.message import Message, UnsupportedMessage
+from dispatcher.message import BARE, Message, UnsupportedMessage
 from dispatcher.task import Task
 
 logger = logging.getLogger("dispatcher.worker")
@@ -56,11 +56,16 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
             continue
         run.task = task
         if run.fired is None:
-            run.bare = bare = message.bare
+            run.bare = bare = BARE.issuperset(message.__dict__)
             run.lean = task._lean and run.delivery.receive_count <= 1 and (bare or not _is_followed(message))
-        run.retries = run.attempt = 0 if run.bare else message.retries
-        if run.bare or not is_fetched(run):  # else they are checked when they are there
-            _check_arguments(run, task._check_call, message)
+        if not run.bare:
+            run.retries = run.attempt = message.retries
+        check = task._check_call
+        if check is not None and (run.bare or not is_fetched(run)):  # else they are checked when they are there
+            try:
+                check(*message.args, **message.kwargs)
+            except TypeError as error:
+                _refuse_arguments(run, error)
 
 
 def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
@@ -92,12 +97,8 @@ def _built_in(tasks: Mapping[str, Task[Any, Any]], name: str) -> Task[Any, Any] 
         return None
 
 
-def _check_arguments(run: Run, check: Callable[..., Any] | None, message: Message) -> None:
-    try:
-        if check is not None:
-            check(*message.args, **message.kwargs)
-    except TypeError as error:
-        run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
+def _refuse_arguments(run: Run, error: TypeError) -> None:
+    run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
 
 
 def load(env: Environment, run: Run) -> bool:
@@ -121,7 +122,10 @@ def load(env: Environment, run: Run) -> bool:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:
         assert run.task is not None
-        _check_arguments(run, run.task._check_call, run.message)
+        try:
+            run.task.check_arguments(run.message.args, run.message.kwargs)
+        except TypeError as error:
+            _refuse_arguments(run, error)
         if run.outcome is None and run.lock is None:
             leasing.name(env, run)
     return run.outcome is None
@@ -176,10 +180,10 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
     A lean task on its first delivery needs no record.
     """
     open_runs = [run for run in runs if run.outcome is None or run.outcome.kind is Kind.FAILURE]
-    buried = [run for run in runs if run.message is not None and run.outcome is not None
-              and run.outcome.kind is Kind.UNREADABLE]  # fmt: skip
-    asked = [run for run in open_runs if not run.lean] + buried
-    if asked:
+    asked = [run for run in open_runs if not run.lean]
+    buried = [] if len(open_runs) == len(runs) else [run for run in runs if _is_buried(run)]
+    if asked or buried:
+        asked += buried
         read_records(env, asked)
         for run in buried:
             catch_up(run)
@@ -190,7 +194,8 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
         if outcome is not None and outcome.kind is Kind.HANDED_BACK:
             continue
         decided = None if run.bare and run.lean else decide_by_record(env, run, now)
-        task_id = run.message.id if run.message is not None else run.id
+        assert run.message is not None
+        task_id = run.message.id
         if decided is not None:
             run.outcome = decided
         elif outcome is None and task_id in seen:
@@ -199,6 +204,10 @@ def admit(env: Environment, runs: Sequence[Run]) -> None:
             run.ours = False
         seen.add(task_id)
         run.plain = run.bare and run.record is None and begins_at_once(run)
+
+
+def _is_buried(run: Run) -> bool:
+    return run.message is not None and run.outcome is not None and run.outcome.kind is Kind.UNREADABLE
 
 
 def read_records(env: Environment, runs: Sequence[Run]) -> bool:
@@ -259,9 +268,13 @@ def is_fetched(run: Run) -> bool:
 
 
 def begins_at_once(run: Run) -> bool:
-    """Say whether nothing has to be fetched, taken or recorded before a run's code starts."""
+    """Say whether nothing has to be fetched, taken or recorded before a run's code starts, or waited for."""
     task = run.task
-    if task is None or task.track_started or task.acks_late is False:
+    if task is None or task.acks_late is False:
+        return False
+    if run.lean and run.bare:
+        return True  # such a task shows no start, has no rate and no key, and this is its first delivery
+    if task.track_started or task._rate is not None:
         return False
     if run.lock is not None or run.delivery.receive_count > 1:
         return False
@@ -271,7 +284,7 @@ def begins_at_once(run: Run) -> bool:
 def is_light(run: Run) -> bool:
     """Say whether a run is over but for its message: a lean success, with nothing to record and nothing to follow."""
     outcome = run.outcome
-    if outcome is None or outcome.kind is not Kind.SUCCESS or not run.lean:
+    if outcome is None or outcome.kind is not SUCCESS or not run.lean:
         return False
     return run.context is None or run.state_written is None
 

@@ -13,7 +13,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
@@ -71,7 +71,8 @@ class Executor:
         todo = groups.in_turn([run for run in runs if run.outcome is None])
         try:
             rest = self._run_coroutines(todo, pending) if self.concurrency > 1 else todo
-            self._run_in_turn(rest, pending, groups, keep, starts=len(rest) == len(todo))
+            turns = self._turns(rest, pending, groups, keep, starts=len(rest) == len(todo))
+            invocation.perform(self.env, turns)
             self.finish(pending)
         except ShutdownNow:
             self._hand_back(runs)
@@ -83,6 +84,11 @@ class Executor:
     def prepare(self, deliveries: Sequence[Delivery]) -> list[Run]:
         """Steps 1 and 2, decode and admit: what needs no run, or must wait, has its outcome afterwards."""
         runs = self._admitted(deliveries)
+        for run in runs:
+            if not run.plain or run.outcome is not None:
+                break
+        else:
+            return runs
         throttling.throttle(self.env, runs)
         for run in runs:
             if run.outcome is not None and run.outcome.kind is Kind.FAILURE:
@@ -93,13 +99,13 @@ class Executor:
         """Steps 3 to 5 for one run: start it, run it, decide; coroutine functions run in this executor's event loop."""
         if not self._begin(run):
             return
-        task = run.task
-        assert task is not None
-        if task._is_async:
+        assert run.task is not None
+        if run.task._is_async:
+            invocation.start(self.env, run)
             self._run_coroutine(run)
         else:
-            invocation.perform(self.env, run)
-        self.env.note_duration(task.name, run.duration)
+            invocation.perform(self.env, (run,))
+        self.env.note_duration(run.task.name, run.duration)
 
     async def execute_async(self, run: Run) -> None:
         """Steps 3 to 5 for one coroutine run, in the running event loop."""
@@ -108,6 +114,7 @@ class Executor:
         begun = self._begin(run) if admission.begins_at_once(run) else await asyncio.to_thread(self._begin, run)
         if not begun:
             return
+        invocation.start(self.env, run)
         await invocation.perform_async(self.env, run)
         if run.task is not None:
             self.env.note_duration(run.task.name, run.duration)
@@ -238,7 +245,6 @@ class Executor:
         env = self.env
         if env.watch is not None:
             env.watch.started(run)
-        invocation.start(env, run)
         return True
 
     def _begin_with_calls(self, run: Run) -> bool:
@@ -250,7 +256,7 @@ class Executor:
             return False
         return recording.record_start(self.env, run)
 
-    def _run_in_turn(
+    def _turns(
         self,
         todo: Sequence[Run],
         pending: list[Run],
@@ -258,48 +264,54 @@ class Executor:
         keep: Callable[[Run], bool] | None,
         *,
         starts: bool,
-    ) -> None:
-        """Run plain functions, and coroutines one at a time; ``starts`` says that nothing of the batch has run yet."""
-        env, ordered, oldest = self.env, bool(groups), time.monotonic()
-        for position, run in enumerate(todo):
+    ) -> Iterator[Run]:
+        """Yield the runs of plain functions that are to be performed, in turn; coroutines run here, one at a time.
+
+        ``starts`` says that nothing of the batch has run yet.
+        """
+        env, ordered, first, oldest = self.env, bool(groups), starts, time.monotonic()
+        watch, durations, time_left, now = env.watch, env.durations, env.time_left, oldest
+        for run in todo:
             if keep is not None and not keep(run):
+                first = False
                 continue
             if ordered and groups.await_settling(run, pending):
-                self.finish(pending)
-                pending.clear()
-            assert run.task is not None
-            expected = env.durations.get(run.task.name)
-            first = starts and position == 0
-            if not (first or self._fits(run, expected)) or (ordered and groups.hold_up(run)):
+                self._flush(pending)
+            task = run.task
+            assert task is not None
+            expected = durations.get(task.name)
+            fits = first or time_left is None or time_left() > (_unknown(run) if expected is None else expected)
+            first = False
+            if not fits or (ordered and groups.hold_up(run)):
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 pending.append(run)
                 continue
             if not pending:
+                oldest = now
+            elif (
+                expected is None
+                or expected > self.flush_after
+                or now - oldest > self.flush_after
+                or (not run.plain and _is_risky(run, pending))
+            ):  # it may take long, or take the process with it
+                self._flush(pending)
                 oldest = time.monotonic()
-            elif self._must_flush(run, pending, expected, oldest):
-                self.finish(pending)
-                pending.clear()
-                oldest = time.monotonic()
-            self.execute(run)
+            if run.plain and not task._is_async:
+                if watch is not None:
+                    watch.started(run)
+                yield run
+                env.note_duration(task.name, run.duration)
+                now = run.begun + run.duration
+            else:
+                self.execute(run)
+                now = time.monotonic()
             pending.append(run)
-            if env.watch is not None and not env.watch.ended(run):
-                self.finish(pending)
-                pending.clear()
+            if watch is not None and not watch.ended(run):
+                self._flush(pending)
 
-    def _must_flush(self, run: Run, pending: Sequence[Run], expected: float | None, oldest: float) -> bool:
-        """Say whether outcomes must be written before the next run: it may take long, or take the process with it."""
-        if expected is None or expected > self.flush_after or time.monotonic() - oldest > self.flush_after:
-            return True
-        if run.plain:
-            return False
-        return admission.suspect(run) or admission.is_fetched(run) or leasing.in_the_way(run, pending)
-
-    def _fits(self, run: Run, expected: float | None) -> bool:
-        """Say whether a run that takes about as long as is expected ends before the place it runs in does."""
-        if self.env.time_left is None:
-            return True
-        needed = expected if expected is not None else invocation.limits_of(run)[0] or 0.0
-        return self.env.time_left() > needed
+    def _flush(self, pending: list[Run]) -> None:
+        self.finish(pending)
+        pending.clear()
 
     def _run_coroutines(self, todo: Sequence[Run], pending: list[Run]) -> list[Run]:
         """Run the coroutine tasks of a batch together; return the rest.
@@ -325,7 +337,9 @@ class Executor:
         async def one(run: Run) -> None:
             async with slots:
                 assert run.task is not None
-                if run is not runs[0] and not self._fits(run, self.env.durations.get(run.task.name)):
+                time_left, expected = self.env.time_left, self.env.durations.get(run.task.name)
+                needed = _unknown(run) if expected is None else expected
+                if run is not runs[0] and time_left is not None and time_left() <= needed:
                     run.outcome = Outcome(Kind.HANDED_BACK)
                     return
                 await self.execute_async(run)
@@ -347,6 +361,16 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 run.ours = False  # it may have been given back already
         self.finish(unsettled)
+
+
+def _unknown(run: Run) -> float:
+    """Return the seconds that a run must be given whose task has not run here yet."""
+    return invocation.limits_of(run)[0] or 0.0
+
+
+def _is_risky(run: Run, pending: Sequence[Run]) -> bool:
+    """Say whether outcomes must be written before a run that is not plain: it may take the process with it."""
+    return admission.suspect(run) or admission.is_fetched(run) or leasing.in_the_way(run, pending)
 
 
 def _may_overrule(run: Run) -> bool:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import time
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from types import CoroutineType
 from typing import Any
@@ -23,7 +24,16 @@ from dispatcher.exceptions import (
 )
 from dispatcher.execution.concealing import conceal, log_error, marks_of
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.run import ERRBACK_HEADER, ExceptionInfo, Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.execution.run import (
+    ERRBACK_HEADER,
+    SUCCESS,
+    ExceptionInfo,
+    Kind,
+    Outcome,
+    Run,
+    ShutdownNow,
+    format_traceback,
+)
 from dispatcher.execution.watch import Watched
 from dispatcher.message import Message
 from dispatcher.request import Context
@@ -77,44 +87,61 @@ def _warn_unkept(env: Environment, task: Task[Any, Any], soft: float | None, har
         logger.warning("a %s of %s is not kept here: %s, or the prefork pool", option, task.name, why)
 
 
-def perform(env: Environment, run: Run) -> None:
-    """Steps 4 and 5: run a plain function to its outcome; never raises but for a cold shutdown."""
-    task, message, keeper = run.task, run.message, env.limits
-    assert task is not None and message is not None
-    run.parent = frames.get()
-    token = frames.set(run)
-    run.begun = begun = time.monotonic()
-    fired = False
-    try:
+def perform(env: Environment, runs: Iterable[Run]) -> None:
+    """Steps 3 to 5 for plain functions, one after another: start each, run it to its outcome, tell of it.
+
+    ``runs`` is asked for the next when one is decided, outside of its frame. Never raises but for a cold shutdown, and
+    what ``runs`` raises.
+    """
+    keeper, monotonic, parent = env.limits, time.monotonic, frames.get()
+    for run in runs:
+        task, message = run.task, run.message
+        assert task is not None and message is not None
+        if task._has_own_call or signals.task_received.receivers:
+            start(env, run)
+        run.place, run.parent = env, parent
+        token = frames.set(run)
+        run.begun = begun = monotonic()
+        fired = False
         try:
-            if task._hooks or signals.task_prerun.receivers:
-                _announce_start(message, task)
-            soft, hard = (task.soft_time_limit, task.time_limit) if run.bare else limits_of(run)
-            soft = (math.inf if soft is None else soft) if keeper.keeps_end else _cut(env, soft)
-            limited = soft is not None or hard is not None
-            if limited:
-                if not keeper.keeps_hard:
-                    _warn_unkept(env, task, soft, hard)
-                keeper.start(soft, hard, run)
             try:
-                function = task if task._has_own_call else task.run
-                args = message.args if run.bare else call_arguments(message)
-                value = function(*args, **message.kwargs)
-                if type(value) is CoroutineType:  # of a plain function around a coroutine function
-                    value = run_to_end(value)
-            finally:
-                if limited:
-                    fired = keeper.stop()
-        except ShutdownNow:
-            raise
-        except BaseException as error:  # noqa: BLE001 - SystemExit of a task is the task's failure, not the worker's end
-            run.outcome = decide_error(env, run, error, fired)
-        else:
-            run.outcome = RETURNED if value is None and run.context is None else decide_value(env, run, value)
-        run.duration = time.monotonic() - begun
-        tell(env, run)
-    finally:
-        frames.reset(token)
+                limited = _arm(env, run, task, message)
+                try:
+                    function = task if task._has_own_call else task.run
+                    value = function(*(message.args if run.bare else call_arguments(message)), **message.kwargs)
+                    if type(value) is CoroutineType:  # of a plain function around a coroutine function
+                        value = run_to_end(value)
+                finally:
+                    if limited:
+                        fired = keeper.stop()
+            except ShutdownNow:
+                raise
+            except BaseException as error:  # noqa: BLE001 - SystemExit of a task is its failure, not the worker's end
+                run.outcome = decide_error(env, run, error, fired)
+            else:
+                run.outcome = RETURNED if value is None and run.context is None else decide_value(env, run, value)
+            run.duration = monotonic() - begun
+            tell(env, run)
+        finally:
+            frames.reset(token)
+
+
+def _arm(env: Environment, run: Run, task: Task[Any, Any], message: Message) -> bool:
+    """Tell that a run's code begins, and have its limits kept from here on; say whether it has any."""
+    if task._hooks or signals.task_prerun.receivers:
+        _announce_start(message, task)
+    keeper = env.limits
+    soft, hard = (task.soft_time_limit, task.time_limit) if run.bare else limits_of(run)
+    if not keeper.keeps_end:
+        soft = _cut(env, soft)
+    elif soft is None:
+        soft = math.inf
+    if soft is None and hard is None:
+        return False
+    if not keeper.keeps_hard:
+        _warn_unkept(env, task, soft, hard)
+    keeper.start(soft, hard, run)
+    return True
 
 
 def run_to_end(coroutine: Any) -> Any:
@@ -285,8 +312,9 @@ def tell(env: Environment, run: Run) -> None:
     """
     task, outcome = run.task, run.outcome
     assert task is not None and outcome is not None
-    listened = task._hooks or signals.task_postrun.receivers or _TOLD[outcome.kind].receivers
-    if not listened and outcome.kind is Kind.SUCCESS and not logger.isEnabledFor(logging.INFO):
+    kind = outcome.kind
+    listened = task._hooks or signals.task_postrun.receivers or _TOLD[kind].receivers
+    if not listened and kind is SUCCESS and not logger.isEnabledFor(logging.INFO):
         return  # nobody wants to know
     if listened:
         try:
@@ -294,7 +322,7 @@ def tell(env: Environment, run: Run) -> None:
         except ShutdownNow:
             raise
         except BaseException as error:  # noqa: BLE001 - a hook's failure must not become the task's, nor leave the worker
-            if isinstance(error, Retry) and outcome.kind is Kind.FAILURE:
+            if isinstance(error, Retry) and kind is Kind.FAILURE:
                 run.outcome = outcome = _retry_outcome(env, error)
             else:
                 _tell_of_hook(run, task, outcome, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from dispatcher.execution.admission import suspect
-from dispatcher.execution.run import Kind, Run
+from dispatcher.execution.run import SUCCESS, Run
 
 
 class Groups:
@@ -62,4 +62,4 @@ def _is_done(run: Run) -> bool:
     """Say whether a run's message is out of the queue for good, or nothing can keep it there."""
     if run.settlement is not None:
         return run.settlement.action != "release"
-    return run.outcome is not None and run.outcome.kind is Kind.SUCCESS and run.lean
+    return run.outcome is not None and run.outcome.kind is SUCCESS and run.lean

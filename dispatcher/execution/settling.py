@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from dispatcher import states
 from dispatcher.backends.meta import ResultMeta
@@ -18,7 +19,7 @@ from dispatcher.execution.errbacks import errback_call
 from dispatcher.execution.launching import PartsMissing
 from dispatcher.execution.recording import goes_back
 from dispatcher.execution.renewal import longest_wait
-from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
+from dispatcher.execution.run import SUCCESS, Kind, Outcome, Run, ShutdownNow, format_traceback
 from dispatcher.message import Message
 from dispatcher.quotas import LAMBDA_MAX_TIMEOUT
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispatcher.worker")
 #: SQS attributes are texts that count towards the message; a traceback is for people, its end says most.
 _MAX_TRACEBACK = 8_000
+
+#: Makes a settlement of all of its fields, in a third of the time that its constructor takes.
+_settlement: Final[Callable[[tuple[Any, ...]], Settlement]] = functools.partial(tuple.__new__, Settlement)
 
 
 def continue_(env: Environment, runs: Sequence[Run]) -> None:
@@ -155,8 +159,8 @@ def settle(env: Environment, runs: Iterable[Run]) -> None:
             continue
         if run.uncontinued is not None:
             settlement = _uncontinued(run)
-        elif run.sent_on or (run.outcome is not None and run.outcome.kind is Kind.SUCCESS):
-            settlement = Settlement(run.delivery, "ack")
+        elif run.sent_on or (run.outcome is not None and run.outcome.kind is SUCCESS):
+            settlement = _settlement((run.delivery, "ack", 0.0, None, None))
         else:
             settlement = settlement_of(env, run)
         run.settlement = settlement

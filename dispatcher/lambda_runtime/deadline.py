@@ -44,8 +44,10 @@ def end_of_tasks(seconds: float | None, margins: Iterable[float]) -> float:
     """
     if seconds is None:
         return math.inf
-    kept_free = [min(wanted, MAX_MARGIN * seconds) for wanted in margins]
-    return time.monotonic() + seconds - sum(kept_free)
+    ends, most = time.monotonic() + seconds, MAX_MARGIN * seconds
+    for wanted in margins:
+        ends -= min(wanted, most)
+    return ends
 
 
 def until(ends: float) -> Callable[[], float]:

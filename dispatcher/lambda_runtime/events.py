@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from dispatcher.brokers.base import Delivery
@@ -39,36 +40,37 @@ def delivery_of(record: Record, queue: str, now: float) -> Delivery:
 
     What the record lacks, or has in a wrong form, is as if the broker kept no such figure.
     """
-    system = record.get("attributes")
-    if not isinstance(system, dict):
-        system = {}
     count: int
     sent: float | None
     first: float | None
     try:
         # As AWS sends them: whole numbers as texts.
-        count = int(system["ApproximateReceiveCount"])
-        sent, first = int(system["SentTimestamp"]) / 1000, int(system["ApproximateFirstReceiveTimestamp"]) / 1000
-        right = 0 < count < _ABSURD and 0 <= sent < _ABSURD and 0 <= first < _ABSURD
+        body, receipt, system, extras = _members(record)
+        received, sent_at, first_at = _times(system)
+        count, sent, first = int(received), int(sent_at) / 1000, int(first_at) / 1000
+        right = 0 < count < _ABSURD and 0 <= sent < _ABSURD and 0 <= first < _ABSURD and type(body) is str
     except (KeyError, ValueError, TypeError, OverflowError):
         right = False
     if not right:
+        body, receipt, extras = record.get("body"), record.get("receiptHandle"), record.get("messageAttributes")
+        body = body if isinstance(body, str) else ""
+        system = record.get("attributes")
+        if not isinstance(system, dict):
+            system = {}
         count, sent, first = _figures(system)
     # A message received for the first time is invisible since then: a batching window lies in between.
     more: dict[str, Any] = {"received_at": first if count == 1 and first is not None and first < now else now}
-    if record.get("messageAttributes"):
-        more["message_attributes"] = message_attributes_of(record["messageAttributes"])
-    body, group = record.get("body"), system.get("MessageGroupId")
-    return Delivery(
-        queue,
-        body if isinstance(body, str) else "",
-        record.get("receiptHandle") or "",
-        count,
-        record["messageId"],
-        sent,
-        group if isinstance(group, str) and group else None,
-        more,
-    )
+    if extras:
+        more["message_attributes"] = message_attributes_of(extras)
+    group = system.get("MessageGroupId")
+    if group is not None and (not isinstance(group, str) or not group):
+        group = None
+    return Delivery(queue, body, receipt or "", count, record["messageId"], sent, group, more)
+
+
+#: What each record of an event has, and each record's attributes.
+_members: Final = itemgetter("body", "receiptHandle", "attributes", "messageAttributes")
+_times: Final = itemgetter("ApproximateReceiveCount", "SentTimestamp", "ApproximateFirstReceiveTimestamp")
 
 
 def _figures(system: Mapping[str, Any]) -> tuple[int, float | None, float | None]:
@@ -82,7 +84,15 @@ def _figures(system: Mapping[str, Any]) -> tuple[int, float | None, float | None
 
 def deliveries_of(records: Sequence[Record], queue_of: Callable[[str], str], now: float) -> list[Delivery]:
     """Return the messages of a batch as deliveries, in their order."""
-    return [delivery_of(record, queue_of(str(record.get("eventSourceARN", ""))), now) for record in records]
+    deliveries: list[Delivery] = []
+    source: Any = records  # which is no ARN
+    queue = ""
+    for record in records:
+        arn = record.get("eventSourceARN", "")
+        if arn is not source and arn != source:  # mostly all come from one queue
+            source, queue = arn, queue_of(str(arn))
+        deliveries.append(delivery_of(record, queue, now))
+    return deliveries
 
 
 def message_attributes_of(attributes: Any) -> dict[str, str | bytes]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Final, NamedTuple
 
 from dispatcher import states
-from dispatcher.execution.run import Kind, Run
+from dispatcher.execution.run import SUCCESS, Kind, Run
 
 #: Values of one metric in one line; a larger batch leaves the rest of its samples out.
 MAX_VALUES: Final = 100
@@ -56,7 +57,7 @@ def tally(runs: Iterable[Run], now: float) -> Tally:
         if run.duration:
             durations.append(run.duration * 1000)
         kind = outcome.kind if outcome is not None else Kind.HANDED_BACK
-        if kind is Kind.SUCCESS:
+        if kind is SUCCESS:
             succeeded += 1
         elif kind in _FAILURES:
             failed += 1
@@ -80,7 +81,7 @@ class Metrics:
     def __init__(self, namespace: str, service: str) -> None:
         self._namespace = json.dumps(namespace)
         self._service = json.dumps(service)
-        self._directives: dict[tuple[str, ...], str] = {}
+        self._forms: dict[tuple[str, ...], str] = {}
         self._queues: dict[str, str] = {}
 
     def write(self, queue: str, runs: Sequence[Run], now: float) -> None:
@@ -91,41 +92,31 @@ class Metrics:
     def line(self, queue: str, size: int, counts: Tally, now: float) -> str:
         """Return the line of a batch.
 
-        A count of nothing is left out, as each byte is billed, and a metric without values must not be named. The line
-        is put together by hand, since most of it is the same for each batch.
+        A count of nothing is left out, as each byte is billed, and a metric without values must not be named. Most of
+        the line is the same for each batch.
         """
-        values = {
-            "BatchSize": size,
-            "TasksStarted": counts.started,
-            "TasksSucceeded": counts.succeeded,
-            "TasksFailed": counts.failed,
-            "TasksRetried": counts.retried,
-            "TasksHandedBack": counts.handed_back,
-            "TasksDeferred": counts.deferred,
-            "TaskDuration": _written("%.3f", counts.durations[:MAX_VALUES]),
-            "QueueLatency": _written("%.1f", counts.latencies[:MAX_VALUES]),
-        }
+        values = (  # in the order of `UNITS`
+            size, counts.started, counts.succeeded, counts.failed, counts.retried, counts.handed_back, counts.deferred,
+            _written("%.3f", counts.durations[:MAX_VALUES]), _written("%.1f", counts.latencies[:MAX_VALUES]),
+        )  # fmt: skip
         if queue not in self._queues:
             self._queues[queue] = json.dumps(queue)
-        there = {name: value for name, value in values.items() if value}
-        members = ",".join(
-            [f'"{name}":{value}' if type(value) is int else f'"{name}":[{value}]' for name, value in there.items()]
-        )
-        return (
-            f'{{"_aws":{{"Timestamp":{int(now * 1000)},{self._directive(tuple(there))}}},'
-            f'"service":{self._service},"queue":{self._queues[queue]},{members}}}\n'
-        )
+        there = tuple(filter(None, values))
+        form = self._forms.get(names := tuple(compress(UNITS, values)))
+        if form is None:
+            form = self._forms[names] = self._form(names)
+        return form % (now * 1000, self._queues[queue], *there)
 
-    def _directive(self, names: tuple[str, ...]) -> str:
-        """Return what tells CloudWatch which members are metrics."""
-        known = self._directives.get(names)
-        if known is None:
-            metrics = [{"Name": name, "Unit": UNITS[name]} for name in names]
-            known = self._directives[names] = (
-                f'"CloudWatchMetrics":[{{"Namespace":{self._namespace},"Dimensions":[["service","queue"]],'
-                f'"Metrics":{json.dumps(metrics, separators=(",", ":"))}}}]'
-            )
-        return known
+    def _form(self, names: tuple[str, ...]) -> str:
+        """Return the line of batches that have these metrics, with places for time, queue and values."""
+        metrics = [{"Name": name, "Unit": UNITS[name]} for name in names]
+        directive = (
+            f'"CloudWatchMetrics":[{{"Namespace":{self._namespace},"Dimensions":[["service","queue"]],'
+            f'"Metrics":{json.dumps(metrics, separators=(",", ":"))}}}]'
+        ).replace("%", "%%")
+        members = ",".join([f'"{name}":' + ("%d" if UNITS[name] is _COUNT else "[%s]") for name in names])
+        service = self._service.replace("%", "%%")
+        return f'{{"_aws":{{"Timestamp":%d,{directive}}},"service":{service},"queue":%s,{members}}}\n'
 
 
 def _written(form: str, values: list[float]) -> str:

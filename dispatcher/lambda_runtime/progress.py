@@ -141,20 +141,19 @@ class Progress:
         index = self._index.get(run.delivery)
         if index is None:
             return
-        task, stage = run.task, RUNNING
+        task = run.task
         assert task is not None
         limit = task.time_limit if run.bare else limits_of(run)[1]
-        if limit is not None:
-            due = time.monotonic() + limit
-            if task._is_async:  # it is cancelled at its limit, which mostly ends it
-                due += HARD_GRACE
-            self._hard[index], self._limit[index] = due, limit
-            stage |= LIMITED
-            if due < self._header[_WAKES_AT]:
-                self._stages[index] = stage
-                self.wake()
-                return
-        self._stages[index] = stage
+        if limit is None:
+            self._stages[index] = RUNNING
+            return
+        due = time.monotonic() + limit
+        if task._is_async:  # it is cancelled at its limit, which mostly ends it
+            due += HARD_GRACE
+        self._hard[index], self._limit[index] = due, limit
+        self._stages[index] = RUNNING | LIMITED
+        if due < self._header[_WAKES_AT]:
+            self.wake()
 
     def ended(self, run: Run) -> bool:
         """Note that a run is decided; return false where its outcome cannot be kept here."""
@@ -212,9 +211,11 @@ class Progress:
     def look_again_at(self, now: float) -> float:
         """Return when to look whether something is overdue, unless woken before; note it for the runtime."""
         header = self._header
-        at = math.inf
+        if now < header[_RUNNING_UNTIL]:
+            at = header[_RUNNING_UNTIL]  # of a batch that is over too: the next one ends later, and wakes nobody then
+        else:
+            at = now + _LOOK_AGAIN if header[_UNDER_WAY] else math.inf
         if header[_UNDER_WAY]:
-            at = header[_RUNNING_UNTIL] if now < header[_RUNNING_UNTIL] else now + _LOOK_AGAIN
             at = min([at, *(self._hard[index] for index in self._running() if self._stages[index] & LIMITED)])
         header[_WAKES_AT] = at
         return at

@@ -106,11 +106,13 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
     integers beyond `MAX_DIGITS`, NaN, infinite numbers, lone surrogates, invalid UTF-8, unknown or malformed typed
     values.
     """
-    if len(text) > max_bytes:
-        raise DecodeError(f"the JSON text is {len(text)} bytes long; the limit is {max_bytes}")
+    length = len(text)
+    if length > max_bytes:
+        raise DecodeError(f"the JSON text is {length} bytes long; the limit is {max_bytes}")
     if not isinstance(text, str):
         text = utf8(text)
-    if len(text) <= _SHORT and "\\" not in text and text.isascii():
+        length = len(text)
+    if length <= _SHORT and "\\" not in text and text.isascii():
         scan = _TAGGED if '"$"' in text else _PLAIN
     else:
         scan = _checked(text)
@@ -126,7 +128,7 @@ def json_decode(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) ->
         raise DecodeError("the JSON text is nested too deeply for what is left of the stack") from None
     except ValueError as error:
         raise DecodeError(f"not JSON: {shorten(error)}") from error
-    if end != len(text) and text[end:].strip(_WHITESPACE):
+    if end != length and text[end:].strip(_WHITESPACE):
         raise DecodeError(f"not JSON: more text after the value, at character {end}")
     return value
 
