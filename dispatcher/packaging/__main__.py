@@ -26,7 +26,8 @@ def main() -> int:
     except ImproperlyConfigured as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stderr.write(f"{_told(contents)}\n")
+    # On stdout, which `sam build` shows of a Makefile; it shows stderr only where that fails.
+    sys.stdout.write(f"{_told(contents)}\n")
     return 0
 
 

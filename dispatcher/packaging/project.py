@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from dispatcher.exceptions import ImproperlyConfigured
+from dispatcher.packaging.services import NOTE
 
-#: Directories that tools make in a project; hidden files, caches and virtual environments are left out as well.
+#: Directories that tools make in a project. Hidden files, caches, virtual environments, and packages that were built
+#: before, as by `sam build --build-dir out`, are left out as well.
 _TOOLS: Final = frozenset({"__pycache__", "cdk.out", "node_modules"})
 #: Lambda's own botocore has no bytecode and the models of all services, and changes under a deployed function.
 _ADDED: Final = ("botocore",)
@@ -40,6 +42,7 @@ def left_out_of(folder: str | Path, names: Collection[str]) -> set[str]:
         or name in _TOOLS
         or name.endswith((".pyc", ".egg-info"))
         or Path(folder, name, "pyvenv.cfg").exists()
+        or Path(folder, name, "botocore", "data", NOTE).exists()
     }
 
 

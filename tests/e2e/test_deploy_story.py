@@ -71,7 +71,7 @@ def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mappi
     written = run(project, "-A", "tasks", "infra", "sam")
     assert written.returncode == 0, written.stderr
     stack = unique_name("shop")
-    _sam(aws, project, "build")
+    assert "botocore's models: dynamodb, s3, scheduler, sqs, sts (named in the code)" in _sam(aws, project, "build")
     for name in ("DefaultFunction", "LostFunction"):
         built = project / ".aws-sam" / "build" / name
         models = {path.name for path in (built / "botocore" / "data").iterdir() if path.is_dir()}
@@ -87,13 +87,15 @@ def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mappi
     return {**found, "stack": stack, "project": str(project)}
 
 
-def _sam(aws: AwsEndpoint, project: Path, *command: str) -> None:
+def _sam(aws: AwsEndpoint, project: Path, *command: str) -> str:
+    """Run the SAM CLI and return what it said."""
     variables = {**os.environ, **aws.env(), "SAM_CLI_TELEMETRY": "0", "PYTHON": sys.executable}
     done = subprocess.run(
         [str(TOOLS / "sam"), *command], cwd=project, env=variables, capture_output=True, text=True, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{aws.log()}"
+    return done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -117,6 +117,10 @@ def test_project_is_packed_as_it_is_with_botocore(tmp_path: Path) -> None:
         "tasks.py", "shop", "yeast.py", "yeast-1.0.dist-info", "botocore", "botocore-1.0.dist-info", "requirements.txt",
     }  # fmt: skip
     assert {path.name for path in (into / "shop").iterdir()} == {"__init__.py", "menu.json"}
+    # What was built here is not packed once more.
+    again = tmp_path / "again"
+    build(again, Package(project=folder, bytecode=False))
+    assert not list((again / "dist").iterdir())
 
 
 def test_hashes_of_a_project_stay_complete(tmp_path: Path) -> None:
