@@ -68,6 +68,8 @@ def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, fu
         _log("interrupted: the row under way is lost, the ones before are kept")
         interrupted = True
     print(report.render(results), flush=True)
+    if not full:
+        _log("small sizes and few rounds say roughly how fast; what the bars are judged by takes --full")
     if full and results:
         report.update_readme()
     if interrupted:
