@@ -94,6 +94,7 @@ class DynamoDB:
         self.meta = SimpleNamespace(
             endpoint_url="https://dynamodb.us-east-1.amazonaws.com",
             service_model=SimpleNamespace(service_name="dynamodb"),
+            config=SimpleNamespace(connect_timeout=1, read_timeout=3),
         )
         self.items: dict[str, Item] = {}
         #: Key -> the bytes of its item

@@ -197,6 +197,7 @@ class SQS:
         self.meta = SimpleNamespace(
             endpoint_url=_ADDRESS, region_name=REGION, partition="aws",
             service_model=SimpleNamespace(service_name="sqs"),
+            config=SimpleNamespace(connect_timeout=1, read_timeout=3),
         )  # fmt: skip
         self._timeline = timeline
         self._by_url = {queue.url: queue for queue in self.queues.values()}

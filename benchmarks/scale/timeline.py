@@ -101,7 +101,7 @@ def virtual_world(timeline: Timeline, client: Callable[..., Any], seed: int) -> 
         (aws, "client"): client,
         (aws, "together"): timeline.together,
         # Nothing blocks here, so nothing has to be given up.
-        (aws, "in_time"): lambda service, function: function(),
+        (aws, "in_time"): lambda service, function, ample=0.0: function(),
     }
     patches = [mock.patch.object(place, name, value) for (place, name), value in replaced.items()]
     try:
