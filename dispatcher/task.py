@@ -24,6 +24,7 @@ from dispatcher.task_options import (
     HOOKS,
     NOT_YET,
     SEND_OPTIONS,
+    SETTLED,
     Absent,
     TaskOwner,
     call_checker,
@@ -111,6 +112,7 @@ class Task(Signatures, Generic[P, R]):
     _is_async: bool = False
     _hooks: frozenset[str] = frozenset()
     _has_own_call: bool = False
+    _settled: bool = False
     retry_policy: RetryPolicy
 
     MaxRetriesExceededError = MaxRetriesExceededError
@@ -161,6 +163,24 @@ class Task(Signatures, Generic[P, R]):
         # A run that waits for its slot finds it in its record, and others are answered with a unique task's outcome.
         kept = self.track_started or self._rate is not None or self._uniqueness is not None
         self._lean = bool(self.ignore_result) and self.revocable is False and not kept
+
+        self._settled = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; an option that is set after the app was finalized holds from the next call or run on.
+
+        Raises what `settle_options` does; the options are as they were then.
+        """
+        before = dict(self.__dict__) if self._settled and name in SETTLED else None
+        object.__setattr__(self, name, value)
+        if before is not None:
+            self._settled = False
+            try:
+                self.settle_options()
+            except BaseException:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                raise
 
     def _find_hooks(self) -> frozenset[str]:
         own = type(self)

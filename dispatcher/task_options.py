@@ -83,6 +83,12 @@ FROM_CONFIG: Mapping[str, str] = {
 HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
 #: Options of the task that go into each message it sends, unless the call overrides them.
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
+#: Whatever something is derived from when options are settled.
+SETTLED = frozenset({
+    *FROM_CONFIG, *HOOKS, *SEND_OPTIONS, "autoretry_for", "default_retry_delay", "dont_autoretry_for", "max_retries",
+    "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "sensitive", "throws", "typing", "unique",
+    "unique_for", "unique_scope",
+})  # fmt: skip
 #: Celery's methods that are not here, with what to do instead.
 NOT_YET = {
     "add_around": "override __call__ in a base class",

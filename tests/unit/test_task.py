@@ -279,3 +279,44 @@ def test_errors_are_kept_though_results_are_ignored() -> None:
         bench.work()
         with pytest.raises(ZeroDivisionError):
             bench.result(result.id).get()
+
+
+def test_options_set_after_the_app_was_finalized_hold() -> None:
+    """They are settled anew, with what follows from them: a lean task that tracks its starts has a record."""
+    bench = Bench()
+    told: list[Any] = []
+
+    @bench.app.task(name="press", ignore_result=True, revocable=False)
+    def press() -> None:
+        raise OSError("jammed")
+
+    @bench.app.task(name="lean", ignore_result=True, revocable=False)
+    def lean() -> None: ...
+
+    bench.app.finalize()
+    lean.track_started = True
+    press.max_retries, press.default_retry_delay, press.autoretry_for = 1, 0, (OSError,)
+    press.on_failure = lambda exc, *rest: told.append(exc)  # type: ignore[method-assign]
+    tracked, failed = lean.delay(), press.delay()
+    bench.work()
+    assert tracked.state == "SUCCESS"
+    assert (failed.state, failed.retries) == ("FAILURE", 1)
+    assert [str(exc) for exc in told] == ["jammed"]
+    lean.track_started = None
+    assert (lean.track_started, lean._lean) == (False, True)
+
+
+def test_an_option_that_cannot_be_meant_is_refused_whenever_it_is_set() -> None:
+    """After the app was finalized as before; the task stays as it was."""
+    app = Bench().app
+
+    @app.task(name="press", rate_limit="1/s", rate_limit_scope="global")
+    def press() -> None: ...
+
+    app.finalize()
+    with pytest.raises(ImproperlyConfigured, match="rate_limit"):
+        press.rate_limit = "often"
+    assert press.rate_limit == "1/s"
+    before = press._rate
+    press.rate_limit = "2/s"
+    assert None is not before != press._rate
