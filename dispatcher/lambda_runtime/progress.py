@@ -211,11 +211,9 @@ class Progress:
     def look_again_at(self, now: float) -> float:
         """Return when to look whether something is overdue, unless woken before; note it for the runtime."""
         header = self._header
-        if now < header[_RUNNING_UNTIL]:
-            at = header[_RUNNING_UNTIL]  # of a batch that is over too: the next one ends later, and wakes nobody then
-        else:
-            at = now + _LOOK_AGAIN if header[_UNDER_WAY] else math.inf
+        at = math.inf
         if header[_UNDER_WAY]:
+            at = header[_RUNNING_UNTIL] if now < header[_RUNNING_UNTIL] else now + _LOOK_AGAIN
             at = min([at, *(self._hard[index] for index in self._running() if self._stages[index] & LIMITED)])
         header[_WAKES_AT] = at
         return at

@@ -148,7 +148,7 @@ def test_nothing_is_overdue_once_the_batch_is_answered() -> None:
     assert batch.progress.overdue(LATER)
     batch.progress.end()
     assert not batch.progress.overdue(LATER)
-    assert batch.progress.look_again_at(LATER) == math.inf
+    assert batch.progress.look_again_at(0.0) == math.inf
 
 
 def test_what_is_overdue_when() -> None:
@@ -188,18 +188,6 @@ def test_guard_is_woken_only_for_what_comes_before_it_looks() -> None:
     batch.start(1)
     assert batch.woken == 2
     batch.progress.begin([], 60.0, 2.0)
-    assert batch.woken == 2
-
-
-def test_warm_batches_do_not_wake_the_guard() -> None:
-    """A guard that looks when nothing is under way sleeps until the end of the last batch: the next one ends later."""
-    batch = Batch({})
-    for _ in range(3):
-        batch.progress.end()
-        assert time.monotonic() + 50 < batch.progress.look_again_at(time.monotonic()) < math.inf
-        batch.progress.begin([], 60.0, 2.0)
-    assert batch.woken == 1
-    batch.progress.begin([], 30.0, 2.0)
     assert batch.woken == 2
 
 
