@@ -405,6 +405,48 @@ def test_deadline_starts_the_first_and_hands_back_what_does_not_fit() -> None:
     assert [run.settlement.delay for run in runs[1:] if run.settlement] == [0.0, 0.0]
 
 
+def test_what_follows_a_message_that_is_not_ours_any_more_is_not_the_first() -> None:
+    """A batch whose first message was lost starts another only if it is expected to end in time."""
+    bench = Bench()
+    ran: list[str] = []
+    bench.app.task(name="note")(ran.append)
+    for name in ("a", "b"):
+        bench.app.send_task("note", (name,))
+    runs = bench.executor(time_left=lambda: 0.0).process(
+        bench.receive(), lambda run: run.message is None or run.message.args != ("a",)
+    )
+    assert ran == []
+    assert [run.outcome and run.outcome.kind for run in runs] == [None, Kind.HANDED_BACK]
+
+
+def test_runs_of_a_batch_do_not_see_each_other() -> None:
+    """Each run of a batch is current in its own code only, whoever is told of it and whatever becomes of it."""
+    bench = Bench()
+    seen: list[str | None] = []
+
+    def current() -> str | None:
+        frame = state.current_frame()
+        return None if frame is None else frame.request.id
+
+    class Told:
+        def started(self, run: Run) -> None:
+            seen.append(current())
+
+        def ended(self, run: Run) -> bool:
+            seen.append(current())
+            return True
+
+    def work(fails: bool) -> None:
+        seen.append(current())
+        if fails:
+            raise ValueError
+
+    bench.app.task(name="work", ignore_result=True, revocable=False)(work)
+    ids = [bench.app.send_task("work", (fails,)).id for fails in (False, True, False)]
+    bench.step(watch=Told())
+    assert seen == [each for task_id in ids for each in (None, task_id, None)]
+
+
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
 
 
