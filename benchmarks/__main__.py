@@ -44,7 +44,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds (default: 1; with --full as --list shows)")
     parser.add_argument("--only", help="contenders to measure, separated by commas (default: all of the row)")
     parser.add_argument("--list", action="store_true", help="list the rows, their rounds and what they took, and end")
-    parser.add_argument("--report", action="store_true", help="rewrite README and plots from the kept figures and end")
+    parser.add_argument(
+        "--report", action="store_true", help="rewrite both READMEs and plots from the kept figures and end"
+    )
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")

@@ -101,6 +101,6 @@ def _commit() -> str:
         return done.stdout.strip()
 
     # What a full run itself rewrites, row by row, is no change of the code.
-    written = (":!benchmarks/results", ":!benchmarks/plots", ":!benchmarks/README.md")
+    written = (":!benchmarks/results", ":!benchmarks/plots", ":!benchmarks/README.md", ":!README.md")
     changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", *written) else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any, Final
 
-from benchmarks import record, report
+from benchmarks import record, report, summary
 from benchmarks.bench import FULL, QUICK, Bench, MeasurementError
 from benchmarks.redis_server import redis_server
 from benchmarks.rows import ROWS
@@ -41,8 +41,9 @@ def show_rows() -> int:
 
 
 def rewrite_report() -> int:
-    """Make the README's section anew from the kept results."""
+    """Make the sections of both READMEs anew from the kept results."""
     report.update_readme()
+    summary.update_readme()
     return 0
 
 
@@ -71,7 +72,7 @@ def measure(names: Sequence[str], rounds: int | None, only: Sequence[str], *, fu
     if not full:
         _log("small sizes and few rounds say roughly how fast; what the bars are judged by takes --full")
     if full and results:
-        report.update_readme()
+        rewrite_report()
     if interrupted:
         return INTERRUPTED
     return 1 if any(result.errors for result in results) else 0

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import summary
+from benchmarks.record import RESULTS, stored
 from tests.project.conftest import Servers
 from tests.project.imports import REPOSITORY
 from tests.project.pages import PYTHON, SHELL, Session, blocks_of
@@ -45,6 +47,11 @@ def test_first_screen_shows_the_point() -> None:
     code = [line for line in example.text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     assert len(code) <= 15
     assert example.line < FIRST_SCREEN
+
+
+def test_figures_are_those_kept() -> None:
+    """The section on speed is what `python -m benchmarks --report` writes there from the kept results."""
+    assert summary.render(stored(RESULTS)) in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("word", ["make demo", "make test", "serverless-dispatcher", "docs/guarantees.md"])

@@ -13,7 +13,7 @@ from statistics import median
 import pytest
 import redis
 
-from benchmarks import environment, plots, report, session
+from benchmarks import environment, plots, report, session, summary
 from benchmarks.backlogs import Backlogs
 from benchmarks.bench import QUICK, Bench, MeasurementError, Producer
 from benchmarks.peers.base import WARM_UP
@@ -141,6 +141,23 @@ class TestReport:
         page.write_text("nothing")
         with pytest.raises(ValueError, match="lacks"):
             report.replace_section(page, "new")
+
+
+class TestSummary:
+    def test_every_figure_has_a_row(self) -> None:
+        """Whatever the text names takes part in the row that it is taken from; without results there are dashes."""
+        measured = [_result(name, **{each: [1.0] for each in row.contenders}) for name, row in ROWS.items()]
+        assert "–" not in summary.render(measured)
+        assert "| – ms | Celery –, Huey –, RQ – |" in summary.render([])
+
+    def test_peers_stand_in_order_with_the_best_among_them(self) -> None:
+        """A peer that became the best one is shown, though the text does not name it."""
+        text = summary.render(
+            [_result("drain", dispatcher=[50.0], huey=[10.0], celery=[20.0], arq=[30.0], bare=[60.0])]
+        )
+        assert "| 50 | arq 30, Celery 20, Huey 10, Dramatiq –, Taskiq –; a bare XREADGROUP loop 60 |" in text
+        text = summary.render([_result("memory", dispatcher=[50.0], huey=[10.0], celery=[20.0], arq=[30.0])])
+        assert "| 50 MiB | Huey 10, Celery 20, Dramatiq –, SAQ – |" in text
 
 
 class TestPlots:
