@@ -31,7 +31,7 @@ _SCRATCH = pytest.StashKey[str]()
 _REAPER = pytest.StashKey[Any]()
 _LEAKED = pytest.StashKey[list[str]]()
 
-_NEED_ENVIRONMENTS = frozenset({"aws_endpoint", "aws_endpoint_chaos", "lambda_python", "local_cache"})
+_NEED_ENVIRONMENTS = frozenset({"aws_endpoint", "aws_endpoint_chaos", "aws_iam", "lambda_python", "local_cache"})
 
 # Part of Python's own multiprocessing; they end with the process that owns them.
 _ALLOWED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -82,6 +82,12 @@ def aws_endpoint() -> Iterator[AwsEndpoint]:
 def aws_endpoint_chaos() -> Iterator[AwsEndpoint]:
     """The same with duplicates and disorder on standard queues."""
     yield from _endpoint(duplicates=0.3, shuffle=True)
+
+
+@pytest.fixture(scope="module")
+def aws_iam() -> Iterator[AwsEndpoint]:
+    """One that enforces IAM, of the module's own."""
+    yield from _endpoint(auth=True)
 
 
 def _endpoint(**options: Any) -> Iterator[AwsEndpoint]:

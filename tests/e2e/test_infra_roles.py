@@ -11,9 +11,8 @@ from dispatcher.loading import find_app
 from dispatcher.provision import plan
 from dispatcher.provision.apply import apply
 from tests.e2e.lambda_stack import EMULATOR_ONLY
-from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint, unique_name
-from tests.emulation.environments import ROOT, EnvironmentUnavailable
+from tests.emulation.environments import ROOT
 
 TIMEOUT = 60.0
 APP = """
@@ -48,29 +47,18 @@ def later():
 
 
 @pytest.fixture(scope="module")
-def aws_endpoint() -> Iterator[AwsEndpoint]:
-    """An endpoint that enforces IAM."""
-    try:
-        endpoint = AwsEndpoint(auth=True).start()
-    except EnvironmentUnavailable as error:
-        unavailable(f"no environment for the AWS emulator: {error}")
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture(scope="module")
-def planner(aws_endpoint: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
+def planner(aws_iam: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
     """A producer for the app of `APP`, deployed."""
     folder = tmp_path_factory.mktemp("package")
     (folder / "planner.py").write_text(APP, encoding="utf-8")
     (folder / "dispatcher").symlink_to(ROOT / "dispatcher")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        for name, value in aws_endpoint.env().items():
+        for name, value in aws_iam.env().items():
             patch.setenv(name, value)
         made, stack = plan(find_app("planner:app"), spec="planner:app"), unique_name("planner")
-        outputs = apply(made, endpoint=aws_endpoint.env()["AWS_ENDPOINT_URL"], stack=stack, code=folder)
-        _adapt(aws_endpoint, stack)
+        outputs = apply(made, endpoint=aws_iam.env()["AWS_ENDPOINT_URL"], stack=stack, code=folder)
+        _adapt(aws_iam, stack)
         patch.setenv("DISPATCHER_BROKER_URL", outputs["BrokerUrl"])
         patch.setenv("DISPATCHER_TABLE", outputs["Table"])
         with Dispatcher("planner", set_as_current=False) as app:
@@ -92,23 +80,21 @@ def _adapt(endpoint: AwsEndpoint, stack: str) -> None:
         iam.put_role_policy(RoleName=role, PolicyName="emulator", PolicyDocument=text)
 
 
-def test_tasks_change_schedules_where_the_queue_says_so(planner: Dispatcher, aws_endpoint: AwsEndpoint) -> None:
+def test_tasks_change_schedules_where_the_queue_says_so(planner: Dispatcher, aws_iam: AwsEndpoint) -> None:
     """One of another queue is denied it."""
     assert planner.send_task("planner.put", ("night",), queue="office").get(timeout=TIMEOUT) == ["night"]
-    (schedule,) = aws_endpoint.client("scheduler").list_schedules(NamePrefix="beat-")["Schedules"]
+    (schedule,) = aws_iam.client("scheduler").list_schedules(NamePrefix="beat-")["Schedules"]
     assert schedule["State"] == "DISABLED"
     with pytest.raises(OperationalError, match="AccessDenied"):
         planner.send_task("planner.sneak", ("day",)).get(timeout=TIMEOUT)
     assert planner.send_task("planner.delete", ("night",), queue="office").get(timeout=TIMEOUT) is True
-    assert not aws_endpoint.client("scheduler").list_schedules(NamePrefix="beat-")["Schedules"]
+    assert not aws_iam.client("scheduler").list_schedules(NamePrefix="beat-")["Schedules"]
 
 
-def test_long_delays_that_tasks_ask_for_fall_back_to_the_lost_queue(
-    planner: Dispatcher, aws_endpoint: AwsEndpoint
-) -> None:
+def test_long_delays_that_tasks_ask_for_fall_back_to_the_lost_queue(planner: Dispatcher, aws_iam: AwsEndpoint) -> None:
     """The role suffices to make the schedule, and to name the queue of what it cannot deliver."""
     planner.send_task("planner.later").get(timeout=TIMEOUT)
-    scheduler = aws_endpoint.client("scheduler")
+    scheduler = aws_iam.client("scheduler")
     (schedule,) = scheduler.list_schedules(NamePrefix="task-")["Schedules"]
     target = scheduler.get_schedule(Name=schedule["Name"], GroupName=schedule["GroupName"])["Target"]
     assert target["DeadLetterConfig"]["Arn"].endswith("-default-lost")

@@ -12,9 +12,7 @@ from dispatcher.brokers.base import Outgoing
 from dispatcher.exceptions import WorkerLostError
 from dispatcher.execution.settling import derived_id
 from tests.e2e import lambda_stack
-from tests.emulation.availability import unavailable
 from tests.emulation.endpoint import AwsEndpoint
-from tests.emulation.environments import EnvironmentUnavailable
 
 TIMEOUT = 120.0
 #: The first test waits for the build and the deployment as well.
@@ -22,26 +20,15 @@ pytestmark = pytest.mark.timeout(4 * lambda_stack.PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def aws() -> Iterator[AwsEndpoint]:
-    """An endpoint that enforces IAM."""
-    try:
-        endpoint = AwsEndpoint(auth=True).start()
-    except EnvironmentUnavailable as error:
-        unavailable(f"no environment for the AWS emulator: {error}")
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture(scope="module")
-def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def outputs(aws_iam: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the deployed stack gives out."""
-    return lambda_stack.deploy(aws, lambda_stack.build(tmp_path_factory.mktemp("built")))
+    return lambda_stack.deploy(aws_iam, lambda_stack.build(tmp_path_factory.mktemp("built")))
 
 
 @pytest.fixture
-def shop(aws: AwsEndpoint, outputs: dict[str, str]) -> Iterator[Dispatcher]:
+def shop(aws_iam: AwsEndpoint, outputs: dict[str, str]) -> Iterator[Dispatcher]:
     """A producer for the stack."""
-    with lambda_stack.producer("shop", aws, outputs) as app:
+    with lambda_stack.producer("shop", aws_iam, outputs) as app:
         yield app
 
 
@@ -57,15 +44,15 @@ def test_role_suffices_for_retries(shop: Dispatcher) -> None:
     assert shop.send_task("shop.charge", (1,)).get(timeout=TIMEOUT) == "order 1 charged at try 2"
 
 
-def test_role_suffices_for_dead_letters(aws: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
+def test_role_suffices_for_dead_letters(aws_iam: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
     """A failure's copy reaches the dead-letter queue."""
     with pytest.raises(Exception, match="no funds"):
         shop.send_task("shop.decline", (1,)).get(timeout=TIMEOUT)
-    answer = aws.client("sqs").receive_message(QueueUrl=outputs["DefaultDeadQueueUrl"], WaitTimeSeconds=20)
+    answer = aws_iam.client("sqs").receive_message(QueueUrl=outputs["DefaultDeadQueueUrl"], WaitTimeSeconds=20)
     assert len(answer["Messages"]) == 1
 
 
-def test_role_suffices_for_lost_messages(aws: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
+def test_role_suffices_for_lost_messages(aws_iam: AwsEndpoint, outputs: dict[str, str], shop: Dispatcher) -> None:
     """What SQS gave up is sent home or fails, with its error callback and a dead letter, as its record says."""
     sent: list[Outgoing] = []
     task_id, lost_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -77,7 +64,7 @@ def test_role_suffices_for_lost_messages(aws: AwsEndpoint, outputs: dict[str, st
     start = Write(lost_id, "PENDING", 0, 0, 0, final=False, token="x", starts=1, started_at=1.0, expires_at=2e9)
     assert shop.backend.write([start]) == [None]
     for message in sent:  # as SQS moves them
-        aws.client("sqs").send_message(QueueUrl=outputs["DefaultLostQueueUrl"], MessageBody=message.body)
+        aws_iam.client("sqs").send_message(QueueUrl=outputs["DefaultLostQueueUrl"], MessageBody=message.body)
     assert result.get(timeout=TIMEOUT) == 42
     with pytest.raises(WorkerLostError, match=r"never ended"):
         lost.get(timeout=TIMEOUT)
@@ -86,7 +73,7 @@ def test_role_suffices_for_lost_messages(aws: AwsEndpoint, outputs: dict[str, st
     found: list[str] = []
     deadline = time.monotonic() + TIMEOUT
     while lost_id not in found and time.monotonic() < deadline:
-        answer = aws.client("sqs").receive_message(
+        answer = aws_iam.client("sqs").receive_message(
             QueueUrl=outputs["DefaultDeadQueueUrl"], MessageAttributeNames=["All"], MaxNumberOfMessages=10,
             VisibilityTimeout=0, WaitTimeSeconds=1,
         )  # fmt: skip
@@ -105,13 +92,13 @@ def test_role_suffices_for_unique_tasks(shop: Dispatcher) -> None:
     assert [result.get(timeout=TIMEOUT) for result in results] == ["lamp ordered"] * 3
 
 
-def test_no_call_was_denied(aws: AwsEndpoint, outputs: dict[str, str]) -> None:
+def test_no_call_was_denied(aws_iam: AwsEndpoint, outputs: dict[str, str]) -> None:
     """The log of the tests above speaks of no denied call, not even of one that was made up for."""
-    groups = aws.client("logs").describe_log_groups()["logGroups"]
+    groups = aws_iam.client("logs").describe_log_groups()["logGroups"]
     lines = [
         event["message"]
         for group in groups
-        for event in aws.client("logs").filter_log_events(logGroupName=group["logGroupName"])["events"]
+        for event in aws_iam.client("logs").filter_log_events(logGroupName=group["logGroupName"])["events"]
     ]
     assert any("BatchSize" in line for line in lines)
     assert not [line for line in lines if "AccessDenied" in line]

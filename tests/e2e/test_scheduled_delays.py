@@ -11,10 +11,8 @@ from dispatcher import Dispatcher
 from dispatcher.brokers import sqs_delays
 from dispatcher.brokers.sqs_delays import name_of
 from dispatcher.exceptions import OperationalError
-from tests.emulation.availability import unavailable
 from tests.emulation.deployment import Deployment, deploy
 from tests.emulation.endpoint import AwsEndpoint
-from tests.emulation.environments import EnvironmentUnavailable
 
 TIMEOUT = 60.0
 ROLE = "arn:aws:iam::000000000000:role/later"
@@ -92,20 +90,15 @@ def test_a_revoked_task_ends_long_before_it_is_due(shop: Dispatcher, deployment:
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[AwsEndpoint]:
+def guarded(aws_iam: AwsEndpoint) -> AwsEndpoint:
     """An endpoint that asks for permissions, with the queues and a role for schedules."""
-    try:
-        endpoint = AwsEndpoint(auth=True).start()
-    except EnvironmentUnavailable as error:
-        unavailable(f"no environment for the AWS emulator: {error}")
     for name in ("default", "default-lost", "default-dead"):
-        endpoint.client("sqs").create_queue(QueueName=name)
+        aws_iam.client("sqs").create_queue(QueueName=name)
     for name, who in (("later", {"Service": "scheduler.amazonaws.com"}), ("producer", {"AWS": "*"})):
         trust = {"Effect": "Allow", "Principal": who, "Action": "sts:AssumeRole"}
         policy = {"Version": "2012-10-17", "Statement": [trust]}
-        endpoint.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(policy))
-    yield endpoint
-    endpoint.close()
+        aws_iam.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(policy))
+    return aws_iam
 
 
 def test_the_documented_permissions_suffice(guarded: AwsEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
