@@ -17,8 +17,8 @@ from dispatcher.schedules import crontab
 from tests.fault.simulated_aws import DAY, MakeAws, SimulatedAws
 
 HOUR, YEAR = 3600.0, 365 * DAY
-#: ``DISPATCHER_TEST_STORM`` multiplies the random delays.
-STORM = int(os.environ.get("DISPATCHER_TEST_STORM", "1"))
+#: ``DISPATCHER_TEST_TIMES`` multiplies the random delays.
+TIMES = int(os.environ.get("DISPATCHER_TEST_TIMES", "1"))
 KEY = "k:" + "A" * 43 + "="
 
 
@@ -54,7 +54,7 @@ def test_any_delay_runs_once_at_its_second(make_aws: MakeAws, scheduler: bool) -
     note, ran = journal(aws)
     rng = random.Random(5)
     delays = [1.0, 119.5, 900.0, 900.5, HOUR, YEAR if scheduler else 3 * DAY]
-    delays += [round(10 ** rng.uniform(0, 7.49 if scheduler else 5), 2) for _ in range(4 * STORM)]
+    delays += [round(10 ** rng.uniform(0, 7.49 if scheduler else 5), 2) for _ in range(4 * TIMES)]
     begin = aws.clock.time()
     for delay in delays:
         note.apply_async((delay, begin + delay), countdown=delay)

@@ -13,8 +13,8 @@ from dispatcher.message import decode
 from tests.fault.simulated_aws import DAY, MakeAws, SimulatedAws
 
 HOUR = 3600.0
-#: ``DISPATCHER_TEST_STORM`` multiplies the attempts of endless retries.
-STORM = int(os.environ.get("DISPATCHER_TEST_STORM", "1"))
+#: ``DISPATCHER_TEST_TIMES`` multiplies the attempts of endless retries.
+TIMES = int(os.environ.get("DISPATCHER_TEST_TIMES", "1"))
 
 
 class Journal:
@@ -167,10 +167,10 @@ def test_batches_that_are_delivered_twice(make_aws: MakeAws) -> None:
     )
 
 
-@pytest.mark.timeout(120 * STORM)
+@pytest.mark.timeout(120 * TIMES)
 def test_retries_without_end(make_aws: MakeAws) -> None:
     """``max_retries=None``: five times more attempts than the queue gives receipts, none lost, none given up."""
-    aws, attempts = make_aws(receives=16), 80 * STORM
+    aws, attempts = make_aws(receives=16), 80 * TIMES
     journal = Journal(aws)
     followed: list[int] = []
 

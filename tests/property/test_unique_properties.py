@@ -27,8 +27,8 @@ from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.heartbeat import LEASE
 
-#: Worlds for each scope; more with the variable.
-WORLDS = int(os.environ.get("DISPATCHER_TEST_STORM", "0")) or 60
+#: Worlds for each scope; ``DISPATCHER_TEST_TIMES`` multiplies them.
+WORLDS = 60 * int(os.environ.get("DISPATCHER_TEST_TIMES", "1"))
 KEYS = 2
 UNIQUE_FOR = 7 * 86_400.0
 _DEEPEST = 3
