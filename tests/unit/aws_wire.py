@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
+from dispatcher import aws
+from dispatcher.aws_options import ClientSettings, Credentials
+
 Answer = dict[str, Any]
+
+#: Options of SQS brokers that know every queue's URL.
+SQS_OPTIONS: dict[str, Any] = {
+    "region": "eu-west-3",
+    "access_key_id": "AKID",
+    "secret_access_key": "secret",
+    "queue_urls": lambda queue: f"https://sqs.eu-west-3.amazonaws.com/1/{queue}",
+}
+SQS_BATCHES = ("SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch")
 
 
 class Call(NamedTuple):
@@ -88,6 +101,16 @@ class Wire:
         except Refused as refused:
             status, body = refused.status, refused.body
         return AWSResponse(request.url, status, {"x-amzn-requestid": "1"}, _Raw(json.dumps(body).encode()))
+
+
+@contextlib.contextmanager
+def sqs_wire(accepted: Iterable[str] = ()) -> Iterator[Wire]:
+    """Answers for the client of brokers with `SQS_OPTIONS`; batches of these operations succeed."""
+    wire = Wire(aws.client("sqs", ClientSettings("eu-west-3", credentials=Credentials("AKID", "secret"))))
+    for operation in accepted:
+        wire.on(operation, accept_batch)
+    yield wire
+    wire.close()
 
 
 def accept_batch(parameters: dict[str, Any]) -> Answer:

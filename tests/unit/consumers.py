@@ -122,3 +122,37 @@ class Background:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+class Scene:
+    """An app in memory, what holds its tasks back, and what a test runs in threads, which ends with it."""
+
+    def __init__(self) -> None:
+        self.app = memory_app()
+        self.go = threading.Event()
+        self._running: list[tuple[Any, Background]] = []
+
+    @property
+    def broker(self) -> FaultyBroker:
+        """The app's broker."""
+        assert isinstance(self.app.broker, FaultyBroker)
+        return self.app.broker
+
+    @property
+    def backend(self) -> FaultyBackend:
+        """The app's backend."""
+        assert isinstance(self.app.backend, FaultyBackend)
+        return self.app.backend
+
+    def run(self, consumer: Any) -> tuple[Any, Background]:
+        """Run a loop or a pool in a thread."""
+        background = Background(consumer.run)
+        self._running.append((consumer, background))
+        return consumer, background
+
+    def close(self) -> None:
+        """Let all tasks go, and end what runs."""
+        self.go.set()
+        for consumer, background in self._running:
+            consumer.stop()
+            background._thread.join(PATIENCE)

@@ -8,23 +8,21 @@ from typing import Any
 
 import pytest
 
-from dispatcher import Dispatcher, states
+from dispatcher import states
 from dispatcher.backends.base import Write
 from dispatcher.brokers.base import Delivery, Outgoing
 from dispatcher.exceptions import ImproperlyConfigured, NotRegistered, OperationalError
 from dispatcher.execution.run import ShutdownNow
-from tests.unit.consumers import Background, FaultyBackend, FaultyBroker, make_loop, memory_app, until
+from tests.unit.consumers import Background, Scene, make_loop, memory_app, until
 
 
-class Setup:
+class Setup(Scene):
     """An app with a task that waits to be let go, its parts, and loops that end with the test."""
 
     def __init__(self) -> None:
-        self.app: Dispatcher = memory_app()
+        super().__init__()
         self.ran: list[Any] = []
         self.started = threading.Event()
-        self.go = threading.Event()
-        self._loops: list[tuple[Any, Background]] = []
 
         @self.app.task(name="quick")
         def quick(value: Any) -> Any:
@@ -40,29 +38,9 @@ class Setup:
 
         self.quick, self.slow = quick, slow
 
-    @property
-    def broker(self) -> FaultyBroker:
-        assert isinstance(self.app.broker, FaultyBroker)
-        return self.app.broker
-
-    @property
-    def backend(self) -> FaultyBackend:
-        assert isinstance(self.app.backend, FaultyBackend)
-        return self.app.backend
-
     def start(self, **options: Any) -> tuple[Any, Background]:
         """Run a loop in a thread."""
-        loop = make_loop(self.app, **options)
-        background = Background(loop.run)
-        self._loops.append((loop, background))
-        return loop, background
-
-    def close(self) -> None:
-        """End every loop."""
-        self.go.set()
-        for loop, background in self._loops:
-            loop.stop()
-            background._thread.join(30)
+        return self.run(make_loop(self.app, **options))
 
 
 @pytest.fixture

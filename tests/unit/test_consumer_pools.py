@@ -9,21 +9,19 @@ from typing import Any
 
 import pytest
 
-from dispatcher import Dispatcher, states
+from dispatcher import states
 from dispatcher.consumer.pools import AsyncioPool, SoloPool, ThreadPool
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 from dispatcher.execution.run import ShutdownNow
-from tests.unit.consumers import Background, FaultyBackend, FaultyBroker, make_loop, memory_app, until
+from tests.unit.consumers import Background, Scene, make_loop, until
 
 
-class Setup:
+class Setup(Scene):
     """An app with tasks that wait to be let go, and pools that end with the test."""
 
     def __init__(self) -> None:
-        self.app: Dispatcher = memory_app()
+        super().__init__()
         self.started: list[Any] = []
-        self.go = threading.Event()
-        self._pools: list[tuple[Any, Background]] = []
 
         @self.app.task(name="quick")
         def quick(value: Any) -> Any:
@@ -43,16 +41,6 @@ class Setup:
 
         self.quick, self.plain, self.coroutine = quick, plain, coroutine
 
-    @property
-    def broker(self) -> FaultyBroker:
-        assert isinstance(self.app.broker, FaultyBroker)
-        return self.app.broker
-
-    @property
-    def backend(self) -> FaultyBackend:
-        assert isinstance(self.app.backend, FaultyBackend)
-        return self.app.backend
-
     def make(self, kind: Any, concurrency: int) -> Any:
         """Make a pool."""
 
@@ -63,17 +51,7 @@ class Setup:
 
     def start(self, kind: Any, concurrency: int) -> tuple[Any, Background]:
         """Run a pool in a thread."""
-        pool = self.make(kind, concurrency)
-        background = Background(pool.run)
-        self._pools.append((pool, background))
-        return pool, background
-
-    def close(self) -> None:
-        """End every pool."""
-        self.go.set()
-        for pool, background in self._pools:
-            pool.stop()
-            background._thread.join(30)
+        return self.run(self.make(kind, concurrency))
 
 
 @pytest.fixture

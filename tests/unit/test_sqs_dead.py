@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 
-from dispatcher import aws
-from dispatcher.aws_options import ClientSettings, Credentials
 from dispatcher.brokers.base import DeadLetter
 from dispatcher.brokers.sqs import SQSBroker
 from dispatcher.clock import ManualClock
 from dispatcher.exceptions import DispatcherWarning, OperationalError, SendError
-from tests.unit.aws_wire import Refused, Wire, accept_batch, fail_entries
+from tests.unit.aws_wire import SQS_BATCHES, SQS_OPTIONS, Refused, Wire, fail_entries, sqs_wire
 
-OPTIONS: dict[str, Any] = {
-    "region": "eu-west-3",
-    "access_key_id": "AKID",
-    "secret_access_key": "secret",
-    "queue_urls": lambda queue: f"https://sqs.eu-west-3.amazonaws.com/1/{queue}",
-}
-BATCHES = ("SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch")
 NOTHING: dict[str, Any] = {"Messages": []}
 
 
@@ -35,19 +26,16 @@ def clock() -> ManualClock:
 @pytest.fixture
 def broker(clock: ManualClock) -> SQSBroker:
     """A broker that knows every queue's URL."""
-    return SQSBroker("sqs://", OPTIONS, clock)
+    return SQSBroker("sqs://", SQS_OPTIONS, clock)
 
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """Answers for the broker's client: three letters, and every batch succeeds."""
-    wire = Wire(aws.client("sqs", ClientSettings("eu-west-3", credentials=Credentials("AKID", "secret"))))
-    for operation in BATCHES:
-        wire.on(operation, accept_batch)
-    wire.script("GetQueueAttributes", {"Attributes": {"ApproximateNumberOfMessages": "3"}})
-    wire.script("ReceiveMessage", letters(1, 2, 3), NOTHING)
-    yield wire
-    wire.close()
+    with sqs_wire(SQS_BATCHES) as wire:
+        wire.script("GetQueueAttributes", {"Attributes": {"ApproximateNumberOfMessages": "3"}})
+        wire.script("ReceiveMessage", letters(1, 2, 3), NOTHING)
+        yield wire
 
 
 def letters(*numbers: int, at: float = 900.0) -> dict[str, Any]:

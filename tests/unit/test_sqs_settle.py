@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 
-from dispatcher import aws
-from dispatcher.aws_options import ClientSettings, Credentials
 from dispatcher.brokers.base import Delivery, Settlement
 from dispatcher.brokers.sqs import SQSBroker
 from dispatcher.clock import ManualClock
 from dispatcher.exceptions import OperationalError
-from tests.unit.aws_wire import Refused, Wire, accept_batch, fail_entries
-
-OPTIONS: dict[str, Any] = {
-    "region": "eu-west-3",
-    "access_key_id": "AKID",
-    "secret_access_key": "secret",
-    "queue_urls": lambda queue: f"https://sqs.eu-west-3.amazonaws.com/1/{queue}",
-}
-BATCHES = ("SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch")
+from tests.unit.aws_wire import SQS_BATCHES, SQS_OPTIONS, Refused, Wire, accept_batch, fail_entries, sqs_wire
 
 
 @pytest.fixture
@@ -34,17 +24,14 @@ def clock() -> ManualClock:
 @pytest.fixture
 def broker(clock: ManualClock) -> SQSBroker:
     """A broker that knows every queue's URL."""
-    return SQSBroker("sqs://", OPTIONS, clock)
+    return SQSBroker("sqs://", SQS_OPTIONS, clock)
 
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """Answers for the broker's client: everything succeeds."""
-    wire = Wire(aws.client("sqs", ClientSettings("eu-west-3", credentials=Credentials("AKID", "secret"))))
-    for operation in BATCHES:
-        wire.on(operation, accept_batch)
-    yield wire
-    wire.close()
+    with sqs_wire(SQS_BATCHES) as wire:
+        yield wire
 
 
 def deliveries(count: int, clock: ManualClock, queue: str = "q", **fields: Any) -> list[Delivery]:
@@ -78,7 +65,7 @@ def test_acks_and_releases_go_ten_at_a_time(broker: SQSBroker, wire: Wire, clock
 )
 def test_a_lost_lease_is_no_error(broker: SQSBroker, wire: Wire, clock: ManualClock, action: Any, code: str) -> None:
     """Someone else has the message now."""
-    for operation in BATCHES:
+    for operation in SQS_BATCHES:
         wire.script(operation, fail_entries(code, 0, sender_fault=True))
     broker.settle([Settlement(d, action) for d in deliveries(2, clock)])
     assert len(wire.calls) == 1
