@@ -97,10 +97,13 @@ def test_each_step_sends_once(worlds: Callable[[], Batches]) -> None:
     """However many runs of a batch something follows, it is sent by one call; so are retries with other arguments."""
     _, fuse = _clean(worlds)
     steps = [name.removeprefix("after ") for name in fuse.names if name.startswith("after ")]
-    batches = steps.count("settle")
+    batches = steps.count("read")
     # The retry has two rounds in batches of its own, since its countdown moves the clock, and a link at last.
     assert steps.count("send") <= batches + 2
-    assert steps[: steps.index("settle")] == ["read", "send", "write", "mark_joined", "send", "close_join"]
+    first = steps[: steps.index("read", 1)]
+    assert first[-1] == "settle"  # SQLite settles once before: with the records, what nothing follows
+    others = [step for step in first if step != "settle"]
+    assert others == ["read", "send", "write", "mark_joined", "send", "close_join"]
 
 
 @pytest.mark.parametrize("kills", [True, False], ids=["killed", "out-of-reach"])

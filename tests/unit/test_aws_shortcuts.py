@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+import botocore
 import botocore.session
 import pytest
 from botocore.auth import SigV4Auth
@@ -59,6 +60,8 @@ def no_ambient_aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    # Powertools, once any test has imported it, has its name added to what plain sessions say of themselves.
+    monkeypatch.setattr(botocore, "_INITIALIZERS", [])
 
 
 @pytest.fixture
