@@ -19,9 +19,8 @@ from benchmarks.rows.row import BAR_ROUNDS, Row, Sample
 QUICK_RESULTS: Final = record.RESULTS / "quick"
 #: Rounds after which a peer that is at least so many times worse than the best one is measured no more; the latter is
 #: that of a row past its budget as well.
-ROUNDS_OF_ALL: Final = 3
-FAR_BEHIND: Final = 2.0
-BEHIND: Final = 1.1
+ROUNDS_OF_ALL, FAR_BEHIND = 3, 2.0
+ROUNDS_OF_NEAR, BEHIND = 5, 1.1
 #: A contender that fails so often in a row is not tried again: each failure may take a whole timeout.
 ATTEMPTS: Final = 2
 INTERRUPTED: Final = 130
@@ -107,7 +106,7 @@ def _still_measured(
     medians = {name: median(column) for name, column in values.items() if column}
     done = max(map(len, samples.values()))
     behind: set[str] = set()
-    if done >= BAR_ROUNDS or (late and done > 1):
+    if done >= ROUNDS_OF_NEAR or (late and done > 1):
         behind = row.far_behind(medians, BEHIND)
     elif done == ROUNDS_OF_ALL:
         behind = row.far_behind(medians, FAR_BEHIND)

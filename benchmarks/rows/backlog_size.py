@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.rows.drain import drain
-from benchmarks.rows.row import MORE_ROUNDS, OURS, Bar, Row, Sample
+from benchmarks.rows.row import OURS, Bar, Row, Sample
 
 SMALL: Final = "of_10000"
 #: Contender -> the backlog; ours is as long as the scale says.
@@ -38,6 +38,5 @@ ROW = Row(
     bars=(Bar(0.9, SMALL),),
     measure=measure,
     budget=120.0,
-    bar_rounds=MORE_ROUNDS,
     describe=describe,
 )

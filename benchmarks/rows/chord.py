@@ -59,5 +59,5 @@ ROW = Row(
     contenders=(OURS, "celery", "huey"),
     bars=(Bar(1, BEST_PEER),),
     measure=measure,
-    budget=130.0,
+    budget=150.0,
 )

@@ -59,7 +59,7 @@ ROW = Row(
     contenders=(OURS, *SIZES),
     bars=(Bar(1.1, SMALL),),
     measure=measure,
-    budget=45.0,
+    budget=30.0,
     describe=describe,
     exact=True,
 )

@@ -73,7 +73,7 @@ ROW = Row(
     contenders=tuple(_ABOUT),
     bars=(Bar(1.1, all_of_them=True),),
     measure=measure,
-    budget=420.0,
+    budget=300.0,
     describe=describe,
     exact=True,
 )

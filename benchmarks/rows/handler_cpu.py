@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.bench import Bench
-from benchmarks.rows.row import LAMBDA_VARIABLES, MORE_ROUNDS, OURS, Bar, Row, Sample
+from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
 
 
 def measure(bench: Bench, handler: str, variables: Mapping[str, str] = LAMBDA_VARIABLES) -> Sample:
@@ -34,6 +34,5 @@ ROW = Row(
     bars=(Bar(5, "powertools"),),
     measure=measure,
     budget=20.0,
-    bar_rounds=MORE_ROUNDS,
     describe=describe,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.environment import ROOT
-from benchmarks.rows.row import LAMBDA_VARIABLES, MORE_ROUNDS, OURS, Bar, Row, Sample
+from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
 
 SCRIPT = "benchmarks/startup.py"
 SETTINGS = {
@@ -68,6 +68,5 @@ ROW = Row(
     bars=(Bar(1.0, "botocore"),),
     measure=measure,
     budget=90.0,
-    bar_rounds=MORE_ROUNDS,
     describe=describe,
 )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.rows import handler_cpu
-from benchmarks.rows.row import LAMBDA_VARIABLES, MORE_ROUNDS, OURS, Bar, Row, Sample
+from benchmarks.rows.row import LAMBDA_VARIABLES, OURS, Bar, Row, Sample
 
 #: Contender -> module of `benchmarks.handlers`.
 _MODULES: Final = {
@@ -43,7 +43,6 @@ ROW = Row(
     contenders=tuple(_MODULES),
     bars=(Bar(1.5, "one_call"),),
     measure=measure,
-    budget=75.0,
-    bar_rounds=MORE_ROUNDS,
+    budget=90.0,
     describe=describe,
 )

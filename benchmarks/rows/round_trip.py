@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 
 from benchmarks.bench import Bench
-from benchmarks.rows.row import BEST_PEER, MOST_ROUNDS, OURS, REDIS_PEERS, Bar, Row, Sample
+from benchmarks.rows.row import BEST_PEER, OURS, REDIS_PEERS, Bar, Row, Sample
 
 
 def measure(bench: Bench, peer: str) -> Sample:
@@ -37,5 +37,4 @@ ROW = Row(
     bars=(Bar(0.5, BEST_PEER),),
     measure=measure,
     budget=90.0,
-    bar_rounds=MOST_ROUNDS,
 )

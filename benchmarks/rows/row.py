@@ -12,13 +12,8 @@ from benchmarks.turns import InTurns
 
 OURS: Final = "dispatcher"
 BARE: Final = "bare"
-#: Rounds of a row with a bar, if it says no other number, and the least that a bar is judged by where something is
-#: timed.
-BAR_ROUNDS: Final = 5
-#: Rounds of a row with a bar whose figures scatter.
-MORE_ROUNDS: Final = 9
-#: Rounds of one where they scatter more than that, and a measurement takes a second.
-MOST_ROUNDS: Final = 15
+#: Rounds of every row that is timed and has a bar, and the least that such a bar is judged by.
+BAR_ROUNDS: Final = 9
 #: A bar against whichever peer's median is best.
 BEST_PEER: Final = "best peer"
 #: Libraries on Redis in the order of the tables, and those and their pools where workers take part.
@@ -97,14 +92,12 @@ class Row:
     #: Seconds that a full run of the row should take. Past them a row starts no further round, but for the first
     #: `BAR_ROUNDS` of those that its bars are about.
     budget: float = 60.0
-    #: Rounds where there are bars: fixed by how figures scatter, never by what they are.
-    bar_rounds: int = BAR_ROUNDS
 
     def rounds(self, *, full: bool) -> int:
-        """Return how often everybody is measured unless told otherwise: a ratio that a bar asks for needs five."""
+        """Return how often everybody is measured unless told otherwise: as often in every timed row with a bar."""
         if self.exact or not full:
             return 1
-        return self.bar_rounds if self.bars else 3
+        return BAR_ROUNDS if self.bars else 3
 
     def outcomes(self, bench: Bench, contenders: Sequence[str]) -> Iterator[tuple[str, Sample | Exception]]:
         """Measure contenders once each, in this order or in turns; yield what each came to, or why it failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.bench import Bench
-from benchmarks.rows.row import BARE, BEST_PEER, MOST_ROUNDS, OURS, REDIS_PRODUCERS, Bar, Row
+from benchmarks.rows.row import BARE, BEST_PEER, OURS, REDIS_PRODUCERS, Bar, Row
 from benchmarks.turns import TURNS, InTurns
 
 ROW = Row(
@@ -20,5 +20,4 @@ ROW = Row(
     bars=(Bar(1.2, BEST_PEER),),
     measure=InTurns(Bench.producer),
     budget=100.0,
-    bar_rounds=MOST_ROUNDS,
 )

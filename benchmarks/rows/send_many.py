@@ -6,7 +6,7 @@ from statistics import median
 
 from benchmarks.bench import Bench
 from benchmarks.peers.base import BULK
-from benchmarks.rows.row import BARE, MORE_ROUNDS, OURS, Bar, Row, Sample
+from benchmarks.rows.row import BARE, OURS, Bar, Row, Sample
 
 
 def measure(bench: Bench, peer: str) -> Sample:
@@ -30,5 +30,4 @@ ROW = Row(
     bars=(Bar(0.6, BARE),),
     measure=measure,
     budget=30.0,
-    bar_rounds=MORE_ROUNDS,
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks.bench import Bench, Producer
 from benchmarks.rows.drain import drained
 from benchmarks.rows.round_trip import latency
-from benchmarks.rows.row import MORE_ROUNDS, MOST_ROUNDS, OURS, Bar, Row, Sample
+from benchmarks.rows.row import OURS, Bar, Row, Sample
 from benchmarks.statistics import Better
 from benchmarks.turns import InTurns
 
@@ -66,7 +66,7 @@ def _row(
     better: Better,
     method: str,
     measure: Callable[[Bench, str], Sample] | InTurns,
-    rounds: int = MOST_ROUNDS,
+    budget: float,
 ) -> Row:
     return Row(
         name=name,
@@ -78,8 +78,7 @@ def _row(
         bars=(Bar(1, "huey"),),
         measure=measure,
         describe=_describe,
-        budget=90.0,
-        bar_rounds=rounds,
+        budget=budget,
     )
 
 
@@ -92,6 +91,7 @@ SEND: Final = _row(
     "is synced with every commit (synchronous=FULL) of both but our leases; `dispatcher_normal` is our default, which "
     "does not.",
     InTurns(_producer),
+    budget=40.0,
 )
 DRAIN: Final = _row(
     "sqlite-drain",
@@ -100,7 +100,7 @@ DRAIN: Final = _row(
     "higher",
     "As on Redis, where the side effect is counted here too. The disk is synced as above.",
     _drain,
-    rounds=MORE_ROUNDS,
+    budget=140.0,
 )
 ROUND_TRIP: Final = _row(
     "sqlite-round-trip",
@@ -110,4 +110,5 @@ ROUND_TRIP: Final = _row(
     "As on Redis, with two worker processes. Nobody can be woken through a file, so all of them look again and again. "
     "The disk is synced as above.",
     _round_trip,
+    budget=50.0,
 )

@@ -64,6 +64,6 @@ ROW = Row(
     contenders=tuple(_PEERS),
     bars=(),
     measure=measure,
-    budget=45.0,
+    budget=30.0,
     describe=describe,
 )

@@ -96,15 +96,15 @@ class TestReport:
 
     def test_a_bar_is_passed_by_its_bound(self) -> None:
         """A ratio of medians above the bar, with a bound below it, does not pass."""
-        sure = _result("drain", dispatcher=[50.0] * 5, huey=[10.0] * 5, celery=[1.0] * 5, bare=[60.0] * 5)
+        sure = _result("drain", dispatcher=[50.0] * 9, huey=[10.0] * 9, celery=[1.0] * 5, bare=[60.0] * 9)
         assert "| 50 tasks/s | huey: 10 | 5.00 | 5.00 | yes |" in report.render([sure])
-        unsure = _result("drain", dispatcher=[30.0, 30.0, 50.0, 50.0, 50.0], huey=[10.0] * 5)
+        unsure = _result("drain", dispatcher=[30.0] * 4 + [50.0] * 5, huey=[10.0] * 9)
         assert "| 50 tasks/s | huey: 10 | 5.00 | 3.00 | **no** |" in report.render([unsure])
         assert "bare: not measured" in report.render([unsure])
 
     def test_few_rounds_pass_no_bar(self) -> None:
-        """What was timed fewer than five times is not judged, whatever it says; what was counted, is."""
-        few = _result("drain", dispatcher=[50.0] * 4, huey=[10.0] * 5)
+        """What was timed fewer than nine times is not judged, whatever it says; what was counted, is."""
+        few = _result("drain", dispatcher=[50.0] * 8, huey=[10.0] * 9)
         assert "| 5.00 | 5.00 | too few rounds |" in report.render([few])
         assert "| 83 bytes | – | – | – | yes |" in report.render([_result("body", dispatcher=[83.0])])
 
@@ -333,28 +333,28 @@ class TestSession:
         for factor in (0.1, 10.0):
             row = Row(
                 "row", "A row", "s", "lower", "", tuple(seconds), (Bar(factor, BEST_PEER),),
-                lambda _, name: Sample(seconds[name]), _describe, bar_rounds=8,
+                lambda _, name: Sample(seconds[name]), _describe,
             )  # fmt: skip
             result = session._measure_row(bench, row, row.contenders, row.rounds(full=True))
             assert {name: len(result.samples[name]) for name in seconds} == {
-                OURS: 8, f"{OURS}_other": 8, "best": 8, "near": 8, "behind": 5,
+                OURS: 9, f"{OURS}_other": 9, "best": 9, "near": 9, "behind": 5,
             }  # fmt: skip
             assert report.best_peer(result, row) == "best"
 
-    def test_late_rows_with_bars_end_after_five_rounds(self, bench: Bench) -> None:
+    def test_late_rows_with_bars_end_after_nine_rounds(self, bench: Bench) -> None:
         """A budget ends the rounds beyond those that a bar asks for, and those of rows without a bar."""
-        for bars, expected in (((Bar(1, "peer"),), 5), ((), 1)):
+        for bars, expected in (((Bar(1, "peer"),), 9), ((), 1)):
             row = Row(
                 "row", "A row", "s", "lower", "", (OURS, "peer"), bars, lambda _, name: Sample(1.0), _describe,
-                budget=0.0, bar_rounds=8,
+                budget=0.0,
             )  # fmt: skip
-            result = session._measure_row(bench, row, row.contenders, row.rounds(full=True))
+            result = session._measure_row(bench, row, row.contenders, 12)
             assert len(result.samples[OURS]) == expected
 
-    def test_rows_with_bars_have_five_rounds(self) -> None:
-        """Every ratio that must pass a bar stands on five rounds of a full run; what is only counted, on one."""
+    def test_rows_with_bars_have_nine_rounds(self) -> None:
+        """Every timed row with a bar has the same number of rounds in a full run; what is only counted, one."""
         for row in ROWS.values():
-            assert row.rounds(full=True) >= (1 if row.exact else 5 if row.bars else 3)
+            assert row.rounds(full=True) == (1 if row.exact else 9 if row.bars else 3)
             assert row.rounds(full=False) == 1
 
 
