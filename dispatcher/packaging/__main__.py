@@ -39,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("sources", nargs="*", type=Path, metavar="source", help="a module or package of the app")
     parser.add_argument(
         "--project", type=Path, metavar="DIRECTORY",
-        help="pack all that is in it but hidden files, environments and caches, the wheels of its requirements.txt, "
-        "and botocore",
+        help="pack all that is in it but hidden files, environments, wheels and caches, the wheels of its "
+        "requirements.txt, and botocore",
     )  # fmt: skip
     parser.add_argument("--app", metavar="MODULE:NAME", help="fail where the package lacks this app, or dispatcher")
     parser.add_argument("-r", "--requirements", type=Path, help="what the sources import, as for pip")
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _told(contents: Contents) -> str:
     said = "compiled" if contents.bytecode else "not compiled"
     if contents.services is None:
-        return f"{said}; there is no botocore in the package"
+        return f"{said}; there is no botocore in the package, and Lambda's own has no bytecode"
     kept, reason = contents.services
     return f"{said}; botocore's models: {'all' if kept is None else ', '.join(sorted(kept))} ({reason})"
 

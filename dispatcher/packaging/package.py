@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,11 @@ from dispatcher.packaging.services import Kept, trim
 #: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
 _PLATFORMS: Final = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 MACHINES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
+#: Beside a project's requirements: Lambda's own botocore has no bytecode and the models of all services, and changes
+#: under a deployed function.
+_ADDED: Final = ("botocore",)
+#: What pip's errors about requirements without hashes, beside others with, speak of.
+_HASHES: Final = "--require-hashes"
 
 
 class Contents(NamedTuple):
@@ -32,8 +38,9 @@ class Contents(NamedTuple):
 class Package:
     """The modules and packages of an app by their paths, and the ``requirements`` file of what they import.
 
+    Of directories, hidden files, environments, wheels and what tools make are left out, as are packages built before.
     ``project`` is a directory of which everything is packed, as `sam build` does, with the wheels of its
-    ``requirements.txt``, and with botocore if these bring none.
+    ``requirements.txt``, and with botocore if these bring none and have no hashes, which it would need as well.
     Wheels are fetched with pip for the function's platform, whatever this machine is. A botocore among them keeps the
     models of the services that dispatcher uses and the code names; ``services`` names them instead, or is ``"all"``.
     Modules are compiled by the interpreter ``python``, by default one of the runtime's version on the PATH;
@@ -51,58 +58,92 @@ class Package:
         """Write the package into a directory that is empty or is made.
 
         Raises `ImproperlyConfigured`: with pip's words where there are no wheels, for a source or a service that is not
-        there, where no interpreter of the runtime's version is, and for a directory with something in it.
+        there, for files that cannot be copied, where no interpreter of the runtime's version is, and for a directory
+        with something in it.
         """
         if architecture not in MACHINES:
             raise ImproperlyConfigured(f"functions run on {' or '.join(MACHINES)}, not on {architecture!r}")
         version = runtime.removeprefix("python")
+        try:
+            sources = self._gather(into, version, MACHINES[architecture])
+        except OSError as error:
+            # `shutil.copytree` goes on, and raises all that it could not copy as a list of source, target and reason.
+            several = isinstance(error, shutil.Error) and isinstance(error.args[0], list)
+            said = error.args[0][0][2] if several else error
+            raise ImproperlyConfigured(f"the package's files cannot be copied: {said}") from error
+        kept = trim(into, sources, self.services)
+        if self.bytecode:
+            write_bytecode(into, version, self.python)
+        return Contents(kept, self.bytecode)
+
+    def _gather(self, into: Path, version: str, machine: str) -> set[str]:
+        """Put wheels and sources into a directory; return the names that the sources have there."""
         into.mkdir(parents=True, exist_ok=True)
         if any(into.iterdir()):
             # pip leaves a library alone that is there already: with what the build before has kept of it.
             raise ImproperlyConfigured(f"{str(into)!r} is not empty; remove what was built there before")
         sources, requirements = [Path(source) for source in self.sources], self.requirements
-        added: Sequence[str] = ()
         if self.project is not None:
             sources += project.contents(Path(self.project), into)
             requirements = requirements or project.requirements(Path(self.project))
-            added = project.added_to(Path(requirements))
         if requirements is not None:
-            _install(requirements, added, into, version, MACHINES[architecture])
+            _install(requirements, () if self.project is None else _ADDED, into, version, machine)
+        names = set()
         for source in sources:
             if not source.exists():
                 raise ImproperlyConfigured(f"the package's source {str(source)!r} does not exist")
+            # A link is imported by its own name, not by that of what it leads to.
+            name = Path(os.path.abspath(source)).name
             if source.is_dir():
-                copied = into / source.resolve().name
-                shutil.copytree(source, copied, ignore=project.left_out_of, dirs_exist_ok=True)
+                shutil.copytree(source, into / name, ignore=project.left_out_of, dirs_exist_ok=True)
             else:
-                shutil.copy2(source, into)
-        kept = trim(into, {source.resolve().name for source in sources}, self.services)
-        if self.bytecode:
-            write_bytecode(into, version, self.python)
-        return Contents(kept, self.bytecode)
+                shutil.copy2(source, into / name)
+            names.add(name)
+        return names
 
 
 def _install(requirements: str | Path, added: Sequence[str], into: Path, version: str, machine: str) -> None:
+    """Put the wheels of a file of requirements, and of others, into a directory.
+
+    The others are left away where there are hashes: pip then wants them of all.
+    """
+    done = _pip(requirements, added, into, version, machine)
+    if done.returncode and added and _HASHES in done.stderr:
+        done = _pip(requirements, (), into, version, machine)
+    if done.returncode:
+        said = done.stderr.strip()
+        if "UnicodeDecodeError" in said:
+            said = said.splitlines()[-1]  # of a traceback
+        failed = f"the wheels of {str(requirements)!r} for python{version} on {machine} cannot be fetched:"
+        raise ImproperlyConfigured("\n".join(filter(None, (failed, said, _hint(said)))))
+
+
+def _pip(
+    requirements: str | Path, added: Sequence[str], into: Path, version: str, machine: str
+) -> subprocess.CompletedProcess[str]:
     platforms = [part for platform in _PLATFORMS for part in ("--platform", f"{platform}_{machine}")]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
          "--only-binary=:all:", *platforms, "--implementation", "cp", "--python-version", version,
          "--target", str(into), "--requirement", str(requirements), *added],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, errors="replace", check=False,
     )  # fmt: skip
-    if done.returncode:
-        said = done.stderr.strip()
-        raise ImproperlyConfigured(
-            f"the wheels of {str(requirements)!r} for python{version} on {machine} cannot be fetched:\n{said}\n"
-            f"{_hint(said)}"
-        )
 
 
 def _hint(said: str) -> str:
-    """Return what to do about words of pip."""
+    """Return what to do about words of pip, if anything can be said."""
     if "No module named pip" in said:
         return f"{sys.executable} has no pip: `python -m ensurepip`, or `uv pip install pip`, adds it"
-    return (
-        "What has no wheel for that platform, but is Python alone: `pip wheel NAME -w wheels/` makes one, and the line "
-        "`--find-links wheels/` of the requirements finds it"
-    )
+    if "UnicodeDecodeError" in said:
+        return "The requirements are no text in UTF-8: save them as such"
+    if "No matching distribution found for serverless-dispatcher" in said:
+        return (
+            "If the index has no release of serverless-dispatcher, let the requirements name a clone: "
+            "`serverless-dispatcher @ file:///path/to/clone`"
+        )
+    if "No matching distribution found" in said:
+        return (
+            "What is there by that name, but has no wheel for that platform and is Python alone: "
+            "`pip wheel NAME -w wheels/` makes one, and the line `--find-links wheels/` of the requirements finds it"
+        )
+    return ""

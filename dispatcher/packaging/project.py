@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -10,11 +9,8 @@ from typing import Final
 from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.packaging.services import NOTE
 
-#: Directories that tools make in a project. Hidden files, caches, virtual environments, and packages that were built
-#: before, as by `sam build --build-dir out`, are left out as well.
+#: Directories that tools make in a project.
 _TOOLS: Final = frozenset({"__pycache__", "cdk.out", "node_modules"})
-#: Lambda's own botocore has no bytecode and the models of all services, and changes under a deployed function.
-_ADDED: Final = ("botocore",)
 
 
 def contents(project: Path, into: Path) -> list[Path]:
@@ -35,15 +31,22 @@ def contents(project: Path, into: Path) -> list[Path]:
 
 def left_out_of(folder: str | Path, names: Collection[str]) -> set[str]:
     """Return the names in a directory of sources that are no sources, as `shutil.copytree` asks for them."""
-    return {
-        name
-        for name in names
-        if name.startswith(".")
-        or name in _TOOLS
-        or name.endswith((".pyc", ".egg-info"))
-        or Path(folder, name, "pyvenv.cfg").exists()
-        or Path(folder, name, "botocore", "data", NOTE).exists()
-    }
+    return {name for name in names if name.startswith(".") or name in _TOOLS or _is_no_source(Path(folder, name))}
+
+
+def _is_no_source(path: Path) -> bool:
+    """Whether something is a cache, a wheel, an environment, a package that was built, or no file or directory."""
+    if path.is_file():
+        return path.suffix in {".pyc", ".whl"}
+    return (
+        not path.is_dir()  # a link to nothing, a socket
+        or path.suffix == ".egg-info"
+        or (path / "pyvenv.cfg").exists()
+        or (path / "conda-meta").is_dir()
+        or (path / "botocore" / "data" / NOTE).exists()
+        # What `sam build --build-dir out` makes, by itself too.
+        or ((path / "dispatcher").is_dir() and any(path.glob("*.dist-info")))
+    )
 
 
 def requirements(project: Path) -> Path:
@@ -55,12 +58,6 @@ def requirements(project: Path) -> Path:
             "or name another by --requirements"
         )
     return path
-
-
-def added_to(path: Path) -> tuple[str, ...]:
-    """Return what is installed beside a file of requirements: botocore, but not to hashes, which must have it."""
-    hashed = re.search(r"--hash[ =]", path.read_text(encoding="utf-8"))
-    return () if hashed else _ADDED
 
 
 def check_app(folder: Path, spec: str) -> None:

@@ -123,15 +123,80 @@ def test_project_is_packed_as_it_is_with_botocore(tmp_path: Path) -> None:
     assert not list((again / "dist").iterdir())
 
 
-def test_hashes_of_a_project_stay_complete(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_hashes_of_a_project_stay_complete(tmp_path: Path, behind: bool) -> None:
     """pip refuses requirements without hashes beside those with, so botocore is not added to them."""
     folder = project(tmp_path)
     digest = hashlib.sha256((tmp_path / "yeast-1.0-py3-none-any.whl").read_bytes()).hexdigest()
     text = f"--no-index\n--find-links {tmp_path}\nyeast==1.0 --hash=sha256:{digest}\n"
-    (folder / "requirements.txt").write_text(text)
+    (folder / "requirements.txt").write_text("-r base.txt\n" if behind else text)
+    (folder / "base.txt").write_text(text)
     into = tmp_path / "built"
     assert build(into, Package(project=folder, bytecode=False)).services is None
     assert (into / "yeast.py").exists()
+    (folder / "base.txt").write_text(text.replace(digest, "0" * 64))
+    (folder / "requirements.txt").write_text("-r base.txt\n")
+    with pytest.raises(ImproperlyConfigured, match="DO NOT MATCH") as refused:
+        build(tmp_path / "other", Package(project=folder))
+    assert "pip wheel" not in str(refused.value)
+
+
+def test_words_about_hashes_are_no_hashes(tmp_path: Path) -> None:
+    """A comment leaves no botocore out."""
+    folder = project(tmp_path)
+    with (folder / "requirements.txt").open("a") as file:
+        file.write("# pins with --hash come later\n")
+    assert build(tmp_path / "built", Package(project=folder, bytecode=False)).services is not None
+
+
+def test_requirements_are_read_in_pip_s_encodings(tmp_path: Path) -> None:
+    """UTF-16 with its mark, as PowerShell writes it; what is no text for pip is refused, and not with a traceback."""
+    folder = project(tmp_path)
+    text = (folder / "requirements.txt").read_text()
+    (folder / "requirements.txt").write_bytes(text.encode("utf-16"))
+    assert build(tmp_path / "built", Package(project=folder, bytecode=False)).services is not None
+    (folder / "requirements.txt").write_bytes(f"# f\xfcr\n{text}".encode("latin-1"))
+    with pytest.raises(ImproperlyConfigured, match=r"fetched:\nUnicodeDecodeError: .*\n.* save them as such$"):
+        build(tmp_path / "other", Package(project=folder, bytecode=False))
+
+
+def test_what_is_no_source_stays_behind(tmp_path: Path) -> None:
+    """Links to nothing, sockets and pipes, wheels, Conda's environments, and packages with or without their models."""
+    folder = project(tmp_path)
+    for place in (folder, folder / "shop"):
+        (place / "gone").symlink_to("nowhere")
+        os.mkfifo(place / "pipe")
+        wheel(place, "py3-none-any")
+        (place / "conda" / "conda-meta").mkdir(parents=True)
+        (place / "old" / "dispatcher").mkdir(parents=True)
+        (place / "old" / "msgpack-1.0.dist-info").mkdir()
+    into = tmp_path / "built"
+    build(into, Package(project=folder, bytecode=False))
+    names = {"gone", "pipe", "conda", "old", "yeast-1.0-py3-none-any.whl"}
+    assert names.isdisjoint(path.name for path in into.rglob("*"))
+
+
+def test_linked_directories_keep_the_name_of_the_link(tmp_path: Path) -> None:
+    """By that one they are imported, here and in the function; so is one that is named as `.`."""
+    (tmp_path / "shared_v2").mkdir()
+    (tmp_path / "shared_v2" / "__init__.py").write_text("")
+    folder = project(tmp_path)
+    (folder / "shared").symlink_to("../shared_v2")
+    build(tmp_path / "built", Package(project=folder, bytecode=False))
+    assert (tmp_path / "built" / "shared" / "__init__.py").exists()
+    assert not (tmp_path / "built" / "shared_v2").exists()
+    build(tmp_path / "named", Package([folder / "shop" / ".." / "shared"], bytecode=False))
+    assert [path.name for path in (tmp_path / "named").iterdir()] == ["shared"]
+
+
+def test_files_that_cannot_be_copied_are_named(tmp_path: Path) -> None:
+    """In one line with the reason."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImproperlyConfigured, match=r"^the package's files cannot be copied: .*pipe.* is a named pipe$"):
+        build(tmp_path / "built", Package([tmp_path / "pipe"]))
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ImproperlyConfigured, match=r"cannot be copied: .*File exists: .*taken"):
+        build(tmp_path / "taken", Package([]))
 
 
 def test_project_without_requirements_is_refused(tmp_path: Path) -> None:
@@ -161,6 +226,17 @@ def test_wheels_that_are_missing_are_named_with_a_way_out(tmp_path: Path) -> Non
     (tmp_path / "yeast-1.0-py3-none-any.whl").unlink()
     with pytest.raises(ImproperlyConfigured, match=r"(?s)cannot be fetched:\n.*yeast.*`pip wheel NAME -w wheels/`"):
         build(tmp_path / "built", Package(project=folder))
+
+
+def test_release_that_is_missing_is_not_taken_for_a_wheel_that_is(tmp_path: Path) -> None:
+    """A project that names dispatcher where there is no release of it hears how to name a clone."""
+    folder = project(tmp_path)
+    with (folder / "requirements.txt").open("a") as file:
+        file.write("serverless-dispatcher\n")
+    way = r"(?s)cannot be fetched:\n.*`serverless-dispatcher @ file:///path/to/clone`$"
+    with pytest.raises(ImproperlyConfigured, match=way) as refused:
+        build(tmp_path / "built", Package(project=folder))
+    assert "pip wheel" not in str(refused.value)
 
 
 # -- bytecode
