@@ -1,7 +1,9 @@
 """Shorter ways through botocore for the calls of services that speak JSON, DynamoDB and SQS: half the time of a call.
 
-Requests and answers are the same, byte for byte, and so are events, retries, credentials and errors, by which others
-(tracers, fakes) take part. Each shortcut looks whether botocore is as it expects, and is not taken where it is not.
+Requests and answers are the same, byte for byte, and so are retries, credentials, errors and events, by which others
+(tracers, fakes) take part; but ``before-endpoint-resolution`` is emitted once for each operation of a client (and each
+account), as its address is kept. Each shortcut looks whether botocore is as it expects, and is not taken where it is
+not.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import hmac
 import json
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,6 +26,13 @@ from botocore.serialize import JSONSerializer
 #: Types whose values are in JSON what they are in Python; bytes are told apart when there are some.
 _PLAIN_INPUT: Final = frozenset({"structure", "list", "map", "string", "boolean", "integer", "long", "blob"})
 _PLAIN_OUTPUT: Final = _PLAIN_INPUT | {"float", "double"}
+#: Names of binary members -> what is in every answer that has one, and is in few others: the name or its start, with
+#: letters as they are or escaped. Answers that may have other binary members are always walked through.
+_BINARY: Final[Mapping[frozenset[str], tuple[bytes, ...]]] = {
+    frozenset(): (),
+    frozenset({"B", "BS"}): (b'"B"', b'"BS"', rb'"B\u0053', rb"\u0042"),
+    frozenset({"BinaryValue", "BinaryListValues"}): (b'"Bi', rb'"B\u0069', rb"\u0042"),
+}
 #: What an address may depend on; parameters of a call only where they name a table by its ARN, which ours never do.
 _ENDPOINT_PARAMETERS: Final = frozenset(
     {
@@ -33,8 +42,6 @@ _ENDPOINT_PARAMETERS: Final = frozenset(
 )  # fmt: skip
 #: The name that botocore knows our signer by.
 SIGNATURE_VERSION: Final = "dispatcher-v4"
-
-_Shapes = weakref.WeakKeyDictionary[Any, bool]
 
 
 def shorten(client: Any) -> Any:
@@ -74,7 +81,7 @@ class _Serializer:
             head = self._heads[name]
         except KeyError:
             shape = operation_model.input_shape
-            plain = shape is not None and operation_model.endpoint is None and _is_plain(shape, _PLAIN_INPUT, set())
+            plain = shape is not None and operation_model.endpoint is None and _is_plain(shape, _PLAIN_INPUT)
             head = self._heads[name] = self._usual({}, operation_model) if plain else None
         if head is not None:
             try:
@@ -97,16 +104,17 @@ class Parsers(ResponseParserFactory):  # type: ignore[misc]
 class _Parser(JSONParser):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
-        self._plain = _Shapes()
+        #: shape of an answer -> what of it needs a walk, `None` where everything does
+        self._marks = weakref.WeakKeyDictionary[Any, tuple[bytes, ...] | None]()
 
     def _handle_json_body(self, raw_body: bytes, shape: Any) -> Any:
-        plain = self._plain.get(shape)
-        if plain is None:
-            plain = self._plain[shape] = not shape.metadata.get("exception") and _is_plain(shape, _PLAIN_OUTPUT, set())
-        # A null counts as absent, and binary values are in base 64.
-        if plain and not (b"null" in raw_body or b'"B":' in raw_body or b'"BS":' in raw_body):
+        try:
+            marks = self._marks[shape]
+        except KeyError:
+            marks = self._marks[shape] = _marks_of(shape)
+        if marks is not None and not any(map(raw_body.__contains__, marks)):
             try:
-                return json.loads(raw_body)
+                return json.loads(raw_body.decode())
             except ValueError:
                 pass
         return super()._handle_json_body(raw_body, shape)
@@ -115,21 +123,51 @@ class _Parser(JSONParser):  # type: ignore[misc]
 _PARSER: Final = _Parser()
 
 
-def _is_plain(shape: Any, types: frozenset[str], seen: set[str]) -> bool:
+def _marks_of(shape: Any) -> tuple[bytes, ...] | None:
+    """Return what an answer does not contain that is in JSON what it is in Python; `None` where nothing tells."""
+    if shape.metadata.get("exception") or not _is_plain(shape, _PLAIN_OUTPUT):
+        return None
+    binary = _BINARY.get(frozenset(_binary_members(shape)))
+    return None if binary is None else (b"null", *binary)  # a null counts as absent
+
+
+def _is_plain(shape: Any, types: frozenset[str]) -> bool:
     """Say whether a shape, and all in it, is written in JSON under its own name and of these types."""
-    if shape.type_name not in types or shape.serialization.get("eventstream"):
-        return False
-    if shape.name in seen:  # values of DynamoDB hold such values
-        return True
+    return all(
+        each.type_name in types
+        and not each.serialization.get("eventstream")
+        and all(member.serialization.get("name", name) == name for name, member in _members(each))
+        for each in _shapes(shape, set())
+    )
+
+
+def _binary_members(shape: Any) -> Iterator[str]:
+    """Yield the names of members, of all structures in a shape, that are bytes, or lists or maps of such."""
+    for each in _shapes(shape, set()):
+        for name, member in _members(each):
+            value = member
+            while value.type_name in ("list", "map"):
+                value = value.member if value.type_name == "list" else value.value
+            if value.type_name == "blob":
+                yield name
+
+
+def _shapes(shape: Any, seen: set[str]) -> Iterator[Any]:
+    """Yield a shape and all in it, each once: values of DynamoDB hold such values."""
+    if shape.name in seen:
+        return
     seen.add(shape.name)
+    yield shape
     if shape.type_name == "structure":
-        return all(
-            member.serialization.get("name", name) == name and _is_plain(member, types, seen)
-            for name, member in shape.members.items()
-        )
-    if shape.type_name == "map":
-        return _is_plain(shape.key, types, seen) and _is_plain(shape.value, types, seen)
-    return shape.type_name != "list" or _is_plain(shape.member, types, seen)
+        inner = list(shape.members.values())
+    else:
+        inner = [getattr(shape, name) for name in ("key", "value", "member") if hasattr(shape, name)]
+    for each in inner:
+        yield from _shapes(each, seen)
+
+
+def _members(shape: Any) -> Any:
+    return shape.members.items() if shape.type_name == "structure" else ()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

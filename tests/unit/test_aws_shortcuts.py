@@ -153,6 +153,9 @@ def test_shortcuts_are_taken(dynamodb: Any, monkeypatch: pytest.MonkeyPatch) -> 
         b'{"Responses": {"t": [{"a": {"S": "x \\"B\\": null"}, "n": {"N": "1.5"}, "l": {"L": [{"BOOL": true}]}}]}}',
         b'{"Responses": {"t": [{"a": {"B": "AP8="}, "b": {"BS": ["AA=="]}}]}, "UnprocessedKeys": {}}',
         b'{"Responses": {"t": [{"a":{"B":"AP8="}}]}}',
+        b'{"Responses": {"t": [{"a": {"B" : "AP8="}, "b": {"BS"\n:["AA=="]}}]}}',
+        b'{"Responses": {"t": [{"a": {"\\u0042": "AP8="}, "b": {"B\\u0053": ["AA=="]}, "c": {"\\u0042S": ["AA=="]}}]}}',
+        b'{"Responses": {"t": [{"a": {"L": [{"M": {"b": {"B": "AP8="}}}]}}]}}',
         b'{"Responses": null, "UnprocessedKeys": {}}',
         b'{"ConsumedCapacity": [{"TableName": "t", "CapacityUnits": 0.5}]}',
         b"{}",
@@ -166,6 +169,51 @@ def test_answers_are_those_of_botocore(dynamodb: Any, body: bytes) -> None:
     for client in (dynamodb, theirs):
         answer(client, body)
     assert dynamodb.batch_get_item(**CALLS[0][2]) == theirs.batch_get_item(**CALLS[0][2])
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        b'"StringValue": "\\u0042inary B", "DataType": "String"',
+        b'"BinaryValue": "AP8=", "DataType": "Binary"',
+        b'"BinaryValue" : "AP8="',
+        b'"\\u0042inaryValue": "AP8="',
+        b'"B\\u0069naryValue": "AP8="',
+        b'"Binary\\u0056alue": "AP8="',
+        b'"BinaryListValues": ["AP8="]',
+    ],
+)
+def test_messages_are_those_of_botocore(attribute: bytes) -> None:
+    """Binary attributes of messages are bytes, however their names are written."""
+    ours, theirs = aws.client("sqs", SETTINGS), plain("sqs")
+    for client in (ours, theirs):
+        answer(client, b'{"Messages": [{"Body": "{\\"B\\": 1}", "MessageAttributes": {"k": {%b}}}]}' % attribute)
+    asked = {"QueueUrl": "https://example.com/1/q"}
+    received = ours.receive_message(**asked), theirs.receive_message(**asked)
+    aws.release("sqs", SETTINGS)
+    assert received[0] == received[1]
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "body", "walks"),
+    [
+        ("dynamodb", "GetItem", rb'{"Item":{"b":{"S":"Bob \u00e9 \u0041 {\"B\": 1}"}}}', False),
+        ("dynamodb", "GetItem", b'{"Item":{"b":{"B":"AP8="}}}', True),
+        ("sqs", "ReceiveMessage", rb'{"Messages":[{"Body":"B\u00e9","Attributes":{"SenderId":"B"}}]}', False),
+        ("sqs", "ReceiveMessage", b'{"Messages":[{"MessageAttributes":{"k":{"BinaryValue":"AP8="}}}]}', True),
+        ("kms", "Decrypt", b'{"KeyId":"k","Plaintext":"AP8="}', True),
+    ],
+)  # fmt: skip
+def test_answers_are_walked_through_where_there_may_be_bytes(
+    monkeypatch: pytest.MonkeyPatch, service: str, operation: str, body: bytes, walks: bool
+) -> None:
+    """Names, texts and escapes that hide no binary member cost no walk."""
+    parser, walked = aws_shortcuts.Parsers().create_parser("json"), []
+    usual = type(parser)._parse_shape
+    monkeypatch.setattr(type(parser), "_parse_shape", lambda *given: walked.append(1) or usual(*given))
+    shape = botocore.session.Session().get_service_model(service).operation_model(operation).output_shape
+    parser.parse({"body": body, "headers": {}, "status_code": 200}, shape)
+    assert bool(walked) is walks
 
 
 def test_errors_are_those_of_botocore(dynamodb: Any) -> None:
