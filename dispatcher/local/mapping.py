@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ BACKOFF_SECONDS: Final = 1.0
 _RECEIVE_LIMIT: Final = 10
 _WAIT_SECONDS: Final = 2
 _LOOK_SECONDS: Final = 0.1
+
+logger = logging.getLogger("dispatcher.local")
 
 Message = Mapping[str, Any]
 
@@ -127,6 +130,15 @@ class EventSourceMapping:
 
     def _process(self, batch: Sequence[Message]) -> None:
         try:
+            self._hand_over(batch)
+        except (ServiceError, RuntimeError) as error:
+            if not self._stopping.is_set():
+                self._complain(str(error))
+        finally:
+            self._free.release()
+
+    def _hand_over(self, batch: Sequence[Message]) -> None:
+        try:
             records = [record_of(message, self.function.queue_arn, self._region) for message in batch]
             invocation = self.environments.invoke({"Records": records})
             known = {message["MessageId"] for message in batch}
@@ -137,11 +149,12 @@ class EventSourceMapping:
                     self._failed(invocation)
             else:
                 self._delete([message for message in batch if message["MessageId"] not in failed])
-        except (ServiceError, RuntimeError) as error:
-            if not self._stopping.is_set():
-                self._complain(str(error))
-        finally:
-            self._free.release()
+        except (ServiceError, RuntimeError):
+            raise
+        except Exception:  # nobody looks at what a thread of the pool raises
+            logger.exception("%s: a batch cannot be handed over; its messages go back", self.function.name)
+            self._rest_until = time.monotonic() + BACKOFF_SECONDS
+            self._give_back(batch)
 
     def _give_back(self, messages: Sequence[Message]) -> None:
         for some in aws.chunks(messages, _RECEIVE_LIMIT):

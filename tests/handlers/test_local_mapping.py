@@ -1,6 +1,7 @@
 """The event source mapping of `dispatcher local`, with the real runtime client, on an endpoint over HTTP."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,3 +181,34 @@ def test_paused_mapping_leaves_messages_alone(bench: Callable[..., Bench]) -> No
     mine.mapping.resume()
     mine.until(lambda: bool(mine.found("ended")), "it runs")
     mine.until(mine.is_empty, "it is deleted")
+
+
+def test_batch_that_cannot_be_handed_over_is_told_of(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is wrong with an answer of the endpoint, the log tells, and the messages go back at once."""
+    mine = bench()
+    answers: list[Any] = []
+
+    def spoil(parsed: Any, **_: Any) -> None:
+        answers.extend(parsed.get("Messages", ()))
+        if len(answers) == 1:
+            del answers[0]["Body"]
+
+    events = mine.sqs.meta.events
+    given_back: list[Any] = []
+    events.register("after-call.sqs.ReceiveMessage", spoil, unique_id="spoil")
+    events.register("after-call.sqs.ChangeMessageVisibilityBatch", lambda **_: given_back.append(1), unique_id="back")
+    try:
+        mine.send("once")
+        mine.mapping.start()
+        mine.until(lambda: bool(mine.found("ended")), "it comes again")
+    finally:
+        events.unregister("after-call.sqs.ReceiveMessage", unique_id="spoil")
+        events.unregister("after-call.sqs.ChangeMessageVisibilityBatch", unique_id="back")
+    (record,) = (each for each in caplog.records if each.name == "dispatcher.local")
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == "mapped: a batch cannot be handed over; its messages go back"
+    assert isinstance(record.exc_info, tuple)
+    assert record.exc_info[0] is KeyError
+    assert given_back == [1]
