@@ -39,7 +39,8 @@ class RedisBackend(RedisJoins):
         super().__init__(url, options, clock)
         self._settings = parse(url, self.options)
         self._connections = RedisConnections(self._settings, clock)
-        self.store = RecordStore(self._settings.server, *self._key("*").split("*"))
+        # The braces keep a record and what belongs to it together on one node of a cluster.
+        self.store = RecordStore(self._settings.server, f"{self._settings.key_prefix}task:{{", "}")
         #: how many connections were opened when a wait last saw its script answered
         self._looked = 0
 
@@ -48,8 +49,7 @@ class RedisBackend(RedisJoins):
         return f"Redis at {self._settings.address}"
 
     def _key(self, task_id: str) -> str:
-        # The braces keep a record and what belongs to it together on one node of a cluster.
-        return f"{self._settings.key_prefix}task:{{{task_id}}}"
+        return f"{self.store.before}{task_id}{self.store.after}"
 
     def _read(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         records = {}
@@ -71,8 +71,8 @@ class RedisBackend(RedisJoins):
         return self._conditional(scripts.WRITE_TOGETHER, writes)
 
     def _conditional(self, script: Script, writes: Sequence[Write]) -> list[TaskRecord | None]:
-        start = f"{self._settings.key_prefix}task:{{"
-        keys = [f"{start}{write.id}}}" for write in writes]
+        _, start, end = self.store
+        keys = [f"{start}{write.id}{end}" for write in writes]
         arguments: list[str] = []
         for write in writes:
             kind = "start" if write.only_start else "1" if write.final else "0"

@@ -169,6 +169,16 @@ def test_purging_takes_more_than_one_step(broker: RedisBroker) -> None:
     assert broker.counts("q") == (0, 0, 0, 0)
 
 
+def test_any_text_is_a_prefix(redis_server: RedisServer, raw: Any, options: dict[str, Any]) -> None:
+    """A prefix with a star and braces stands before a record's key as it is."""
+    options["global_keyprefix"] += "*{}"
+    backend = RedisBackend(redis_server.url, options)
+    backend.write([Write("task", "SUCCESS", 0, 0, 0, True, "run", time.time() + 600)])
+    assert raw.exists(options["global_keyprefix"] + "dispatcher:task:{task}") == 1
+    assert backend.read(["task"])["task"].status == "SUCCESS"
+    backend.close()
+
+
 def test_waiting_leaves_nothing(redis_server: RedisServer, raw: Any, options: dict[str, Any]) -> None:
     """The notes of those who wait are gone with the push, or go by themselves."""
     backend = RedisBackend(redis_server.url, options)
