@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 else:
     P = ParamSpec("P")
     R = TypeVar("R")
+
+#: Held while options are settled, so that an option that another thread sets meanwhile is settled after them.
+_SETTLING = threading.RLock()
 
 
 class Task(Signatures, Generic[P, R]):
@@ -137,6 +141,10 @@ class Task(Signatures, Generic[P, R]):
         Raises `ImproperlyConfigured` for an option of the wrong type, naming it, `UnsupportedOption` for one that
         cannot work.
         """
+        with _SETTLING:
+            self._settle_options()
+
+    def _settle_options(self) -> None:
         conf = self._owner.conf
         self._send_options = {name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None}
         for option, key in FROM_CONFIG.items():
@@ -171,16 +179,20 @@ class Task(Signatures, Generic[P, R]):
 
         Raises what `settle_options` does; the options are as they were then.
         """
-        before = dict(self.__dict__) if self._settled and name in SETTLED else None
-        object.__setattr__(self, name, value)
-        if before is not None:
-            self._settled = False
-            try:
-                self.settle_options()
-            except BaseException:
-                self.__dict__.clear()
-                self.__dict__.update(before)
-                raise
+        if name not in SETTLED:
+            object.__setattr__(self, name, value)
+            return
+        with _SETTLING:
+            if not self._settled:
+                object.__setattr__(self, name, value)
+                return
+            # Settled on a copy: whoever runs or sends the task meanwhile finds it as it was, or as it will be.
+            before = dict(self.__dict__)
+            copy = object.__new__(type(self))
+            copy.__dict__.update(before, _settled=False)
+            setattr(copy, name, value)
+            copy.settle_options()
+            self.__dict__.update({key: new for key, new in copy.__dict__.items() if before.get(key, before) is not new})
 
     def _find_hooks(self) -> frozenset[str]:
         own = type(self)

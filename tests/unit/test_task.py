@@ -320,3 +320,25 @@ def test_an_option_that_cannot_be_meant_is_refused_whenever_it_is_set() -> None:
     before = press._rate
     press.rate_limit = "2/s"
     assert None is not before != press._rate
+
+
+def test_an_option_that_is_set_late_changes_the_task_at_once_or_not_at_all() -> None:
+    """While it is settled the task is as it was; what else is set on it meanwhile stays, refused or not."""
+    app = Bench().app
+    seen: list[Any] = []
+
+    class Limit(float):
+        def __le__(self, other: float) -> bool:
+            task.note = self
+            seen.append((task.time_limit, task.ignore_result, task.retry_policy))
+            return super().__le__(other)
+
+    task: Any = app.task(name="press", ignore_result=False)(lambda: None)
+    app.finalize()
+    before = task.time_limit, task.ignore_result, task.retry_policy
+    with pytest.raises(ImproperlyConfigured, match="time_limit"):
+        task.time_limit = Limit(-1)
+    assert (task.note, task.time_limit) == (-1, before[0])
+    task.time_limit = Limit(5)
+    assert (task.note, task.time_limit) == (5, 5)
+    assert seen == [before, before]
