@@ -147,7 +147,7 @@ def test_a_body_that_is_no_message_brings_nothing(broker: RedisBroker) -> None:
     assert delivery.brought is None
 
 
-@pytest.mark.parametrize("elsewhere", ["memory", "database"])
+@pytest.mark.parametrize("elsewhere", ["memory", "database", "user"])
 def test_records_of_another_store_do_not_come(
     redis_server: RedisServer, options: dict[str, Any], elsewhere: str
 ) -> None:
@@ -156,6 +156,11 @@ def test_records_of_another_store_do_not_come(
     if elsewhere == "database":
         backend = RedisBackend(redis_server.url.rpartition("/")[0] + "/1", options)
         broker.bring_records(backend.store)
+    elif elsewhere == "user":
+        broker._connections.call("ACL", "SETUSER", "other", "on", ">secret", "~*", "&*", "+@all")
+        backend = RedisBackend(redis_server.url, {**options, "username": "other", "password": "secret"})
+        broker.bring_records(backend.store)
+        broker._connections.call("ACL", "DELUSER", "other")
     else:
         broker.bring_records(None)
     [delivery] = awaited(broker, new_id())
@@ -184,6 +189,21 @@ def test_a_run_that_is_over_is_decided_by_what_the_record_says_now(app: Dispatch
     run = executor.abandon(delivery, 1.0)
     assert run.outcome is not None
     assert run.outcome.kind is Kind.REPEATED
+
+
+def test_a_run_that_is_given_up_is_settled_by_what_the_record_says_now(app: Dispatcher) -> None:
+    """Nothing is written of it, so no condition would tell that what came with the message is old."""
+    app.task(name="t")(lambda: None)
+    app.finalize()
+    executor = ConsumerLoop(app, ["q"], NoLimits(), hostname="w").executor
+    [delivery] = awaited(app.broker, task_id := new_id())
+    assert delivery.brought == {task_id: None}
+    app.backend.write([final(task_id)])
+    run = executor.give_up(delivery)
+    assert run.outcome is not None
+    assert run.outcome.kind is Kind.REPEATED
+    assert run.record is not None
+    assert run.record.final
 
 
 def test_the_record_of_a_unique_task_is_read_after_its_lock(app: Dispatcher) -> None:

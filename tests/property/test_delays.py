@@ -128,6 +128,26 @@ def test_any_delay_runs_once_and_on_time(world: World) -> None:
     assert (counts.delayed, counts.ready, counts.in_flight) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("world", ["redis"], indirect=True)
+def test_the_server_keeps_when_a_delay_ends(world: World, redis_server: RedisServer) -> None:
+    """What it moves on by its own clock is due a delay after it was sent, to some milliseconds."""
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        for delay in (0.5, 1.0, 59.75, 901.0, 43_201.0, YEAR):
+            before = seconds_of(client)
+            world.note.apply_async((0.0,), countdown=delay)
+            after = seconds_of(client)
+            [key] = client.scan_iter(f"*{world.queue}*:delayed")
+            [(_, due)] = client.zrange(key, 0, -1, withscores=True)
+            assert before + delay - 0.002 <= due / 1000 <= after + delay + 0.002
+            client.delete(key)
+
+
+def seconds_of(client: "redis.Redis[str]") -> float:
+    """Return what the server's clock shows."""
+    seconds, micros = client.time()
+    return seconds + micros / 1e6
+
+
 def test_a_worker_whose_clock_is_behind_waits(world: World) -> None:
     """What the broker hands out is compared with the worker's clock once more: late by the difference, never early."""
     begin = world.clock.time()
