@@ -29,7 +29,7 @@ from botocore.exceptions import (
 )
 
 from dispatcher._version import __version__
-from dispatcher.aws_bounds import AMPLE, OutOfTime, in_time, longest_try, stop_trying
+from dispatcher.aws_bounds import AMPLE, OutOfTime, in_time, longest_call, stop_trying
 from dispatcher.aws_data import SERVICES, PinnedLoader, small_session
 from dispatcher.aws_options import LOCALSTACK, ClientSettings, Credentials, Role
 from dispatcher.aws_shortcuts import Parsers, shorten
@@ -153,7 +153,8 @@ def _make_client(process: _Process, service: str, settings: ClientSettings) -> A
         ) from error
     except BotoCoreError as error:
         raise ImproperlyConfigured(f"no {service} client can be made: {error}") from error
-    stop_trying(client)
+    if settings.role is None:  # a call may have to assume the role first, which takes as long as it takes
+        stop_trying(client)
     return client
 
 
@@ -308,7 +309,7 @@ def call(client: Any, operation: str, target: str, **parameters: Any) -> Any:
     """
     service = client.meta.service_model.service_name
     # What S3 stores may take long to send.
-    ample = AMPLE if service == "s3" else longest_try(client)
+    ample = AMPLE if service == "s3" else longest_call(client)
     try:
         return in_time(service, lambda: getattr(client, operation)(**parameters), ample)
     except ClientError as error:

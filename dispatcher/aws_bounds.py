@@ -1,6 +1,7 @@
 """How long calls of AWS services may take where the process may run for a known time only, as a Lambda function.
 
-A client's own timeouts and retries add up to a minute. They stay as they are, but nobody waits longer than is left.
+A client's own timeouts and retries add up to a minute. They stay as they are, and nobody waits longer than is left, save
+for an answer that trickles in, begun while much time was left: it is waited for until it is complete.
 """
 
 from __future__ import annotations
@@ -65,14 +66,38 @@ def time_left(service: str) -> float:
     return math.inf if left is None else left()
 
 
+class _Retries:
+    """Stands in for the method by which botocore's endpoints decide on another try, and pause before it.
+
+    A handler of ``needs-retry`` could not: up to botocore 1.43.0 its `False` means another try at once, and the usual
+    handler takes from the quota of retries whatever others say.
+    """
+
+    def __init__(self, usual: Callable[..., bool], service: str, longest: float) -> None:
+        self._usual = usual
+        self._service = service
+        self.longest = longest
+
+    def __call__(self, *arguments: Any, **more: Any) -> bool:
+        return time_left(self._service) > self.longest and self._usual(*arguments, **more)
+
+
 def stop_trying(client: Any) -> None:
-    """Have a client of botocore's repeat a call only while there is time for another try."""
-    longest = longest_try(client)
+    """Have a client of botocore's repeat a call only while there is time for another try, where botocore lets us."""
+    endpoint = getattr(client, "_endpoint", None)
+    usual = getattr(endpoint, "_needs_retry", None)
+    if endpoint is not None and callable(usual):
+        endpoint._needs_retry = _Retries(usual, client.meta.service_model.service_name, longest_try(client))
 
-    def is_late(**_: Any) -> bool | None:
-        return None if time_left(client.meta.service_model.service_name) > longest else False
 
-    client.meta.events.register_first(f"needs-retry.{client.meta.service_model.service_id.hyphenize()}", is_late)
+def longest_call(client: Any) -> float:
+    """Return more seconds than a call of a small request goes on for once there is little time left for it.
+
+    That is one try where `stop_trying` sees to it. A server that sends a few bytes now and then takes longer: timeouts
+    of a client end with the next byte.
+    """
+    retries = getattr(getattr(client, "_endpoint", None), "_needs_retry", None)
+    return retries.longest if isinstance(retries, _Retries) else AMPLE
 
 
 def longest_try(client: Any) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dispatcher import aws, aws_bounds
-from dispatcher.aws_bounds import OutOfTime, in_time, longest_try
+from dispatcher.aws_bounds import AMPLE, OutOfTime, in_time, longest_call, longest_try
 from dispatcher.aws_options import ClientSettings, Credentials
 from dispatcher.lambda_runtime.deadline import call_bounds
 from tests.unit.aws_wire import Refused, Wire
@@ -115,6 +115,35 @@ def test_no_try_begins_that_may_end_too_late(dynamodb: Wire, left: float, tries:
     with pytest.raises(aws.ServiceError, match="InternalServerError"):
         aws.call(aws.client("dynamodb", SETTINGS), "list_tables", "tables")
     assert len(dynamodb.calls) == tries
+
+
+def test_a_call_that_has_succeeded_late_is_made_once(dynamodb: Wire) -> None:
+    """Whatever a version of botocore makes of what handlers of its events say."""
+    dynamodb.on("ListTables", lambda _: {})
+    aws_bounds.bound({"dynamodb": lambda: 5.0})
+    aws.call(aws.client("dynamodb", SETTINGS), "list_tables", "tables")
+    assert len(dynamodb.calls) == 1
+
+
+def test_tries_that_are_not_made_take_no_quota(dynamodb: Wire) -> None:
+    """The client has its retries again once there is time for them."""
+    client = aws.client("dynamodb", SETTINGS)
+    dynamodb.script("ListTables", Refused("InternalServerError", status=500))
+    aws_bounds.bound({"dynamodb": lambda: 5.0})
+    for _ in range(100):  # a retry takes 5 of 500
+        with pytest.raises(aws.ServiceError):
+            aws.call(client, "list_tables", "tables")
+    aws_bounds.bound({})
+    with pytest.raises(aws.ServiceError):
+        aws.call(client, "list_tables", "tables")
+    assert len(dynamodb.calls) == 100 + 2
+
+
+def test_clients_that_are_not_kept_from_retries_are_bound_by_a_thread() -> None:
+    """As those would be whose botocore decides on them in another way."""
+    assert longest_call(aws.client("dynamodb", SETTINGS)) < 45
+    assert longest_call(object()) == AMPLE
+    aws.release("dynamodb", SETTINGS)
 
 
 def test_timeouts_that_never_end_are_not_relied_on() -> None:
