@@ -92,7 +92,7 @@ class SQSBroker(Broker):
         self._pause: float = checked.get("polling_interval", 0.0 if self._longest_wait else 1.0)
         self._queues = Queues(checked)
         self._calls = Calls(self._queues, clock)
-        self._budgets = Budgets(self._calls, checked)
+        self._budgets = Budgets(self._calls, checked, clock)
         self._scheduler: tuple[Any, Any] = (checked.get("scheduler_role"), checked.get("scheduler_group", "default"))
         self._skips: dict[tuple[str, ...], int] = {}
 

@@ -11,11 +11,15 @@ from dispatcher import aws
 from dispatcher.brokers.base import Delivery
 from dispatcher.brokers.sqs_batches import Calls
 from dispatcher.brokers.sqs_queues import LOST_MAX_RECEIVE_COUNT, MAX_RECEIVE_COUNT, is_lost
+from dispatcher.clock import Clock
 from dispatcher.exceptions import OperationalError
 from dispatcher.quotas import SQS_DEFAULT_RETENTION, SQS_MAX_RETENTION
 from dispatcher.security import home_queue
 
 logger = logging.getLogger("dispatcher.worker")
+
+#: Seconds until a queue that was out of reach is asked again: the messages of a batch wait for it once, not each.
+ASK_AGAIN: Final = 5.0
 
 _ASKED: Final = ["RedrivePolicy", "MessageRetentionPeriod"]
 
@@ -30,20 +34,27 @@ class Budget(NamedTuple):
 class Budgets:
     """The budgets of a broker's queues.
 
-    A queue is asked once, when a message is about to go back to it, unless both figures are options of the broker.
+    A queue is asked once, when a message is about to go back to it, unless both figures are options of the broker; one
+    that is out of reach is asked again later.
     """
 
-    def __init__(self, calls: Calls, options: Mapping[str, Any]) -> None:
+    def __init__(self, calls: Calls, options: Mapping[str, Any], clock: Clock) -> None:
         self._calls = calls
+        self._clock = clock
         self._receipts: int | None = int(options["max_receive_count"]) if "max_receive_count" in options else None
         self._seconds: float | None = options.get("message_retention")
         self._known: dict[str, Budget] = {}
+        #: queue -> what it is taken for, and until when by the monotonic clock
+        self._supposed: dict[str, tuple[Budget, float]] = {}
 
     def of(self, queue: str) -> Budget:
         """Return a queue's budget; what can be neither read nor is configured is as in the template."""
         known = self._known.get(queue)
         if known is not None:
             return known
+        held = self._supposed.get(queue)
+        if held is not None and self._clock.monotonic() < held[1]:
+            return held[0]
         lost = is_lost(queue)
         receipts, seconds = (None, None) if lost else (self._receipts, self._seconds)
         if receipts is not None and seconds is not None:
@@ -61,7 +72,8 @@ class Budgets:
                     "by the options max_receive_count and message_retention: %s", queue, *supposed, error,
                 )  # fmt: skip
                 if not isinstance(error, aws.ServiceError) or not error.code:
-                    return supposed  # out of reach: it may say so later
+                    self._supposed[queue] = supposed, self._clock.monotonic() + ASK_AGAIN
+                    return supposed
                 asked = supposed
             budget = Budget(receipts or asked.receipts, seconds or asked.seconds)
         self._known[queue] = budget

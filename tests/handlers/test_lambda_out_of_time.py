@@ -18,7 +18,7 @@ from tests.handlers.test_lambda_worker import until_visible
 from tests.unit.aws_wire import Refused, Wire
 
 #: Seconds of the invocations here, and the share that is the settle margin: wide, for a machine that has much to do.
-SECONDS, MARGIN = 2.5, 0.4
+SECONDS, MARGIN = 4.0, 0.4
 
 
 class Silence:

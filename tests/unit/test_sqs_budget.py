@@ -12,6 +12,7 @@ from dispatcher import aws
 from dispatcher.aws_options import ClientSettings, Credentials
 from dispatcher.brokers.base import Delivery
 from dispatcher.brokers.sqs import SQSBroker
+from dispatcher.brokers.sqs_budget import ASK_AGAIN
 from dispatcher.clock import ManualClock
 from tests.unit.aws_wire import Refused, Wire, accept_batch
 
@@ -83,14 +84,17 @@ def test_a_queue_that_nobody_may_ask(wire: Wire, clock: ManualClock, caplog: pyt
     assert "options max_receive_count and message_retention" in caplog.text
 
 
-def test_a_queue_out_of_reach_is_asked_again(wire: Wire, clock: ManualClock) -> None:
-    """What is supposed meanwhile is not kept."""
+def test_a_queue_out_of_reach_is_asked_again(wire: Wire, clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Some seconds later, not for each message of a batch; what is supposed meanwhile is not kept."""
     broker = SQSBroker("sqs://", {**OPTIONS, "endpoint_url": "http://127.0.0.1:9"}, clock)
     lonely = broker._queues.client("q")
     lonely.meta.config.retries["total_max_attempts"] = 1
-    assert broker.budget_spent(delivery(clock, receipts=50)) == 0.5
+    assert [broker.budget_spent(delivery(clock, receipts=count)) for count in (50, 100)] == [0.5, 1.0]
+    assert len(caplog.records) == 1
     own = Wire(lonely)
     own.script("GetQueueAttributes", {"Attributes": {"RedrivePolicy": '{"maxReceiveCount": 200}'}})
+    assert broker.budget_spent(delivery(clock, receipts=50)) == 0.5
+    clock.advance(ASK_AGAIN)
     assert broker.budget_spent(delivery(clock, receipts=50)) == 0.25
     own.close()
 
