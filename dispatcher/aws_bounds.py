@@ -1,7 +1,7 @@
 """How long calls of AWS services may take where the process may run for a known time only, as a Lambda function.
 
-A client's own timeouts and retries add up to a minute. They stay as they are, and nobody waits longer than is left, save
-for an answer that trickles in, begun while much time was left: it is waited for until it is complete.
+A client's own timeouts and retries add up to a minute. They stay as they are, and nobody waits longer than is left,
+save for an answer that trickles in, begun while much time was left: it is waited for until it is complete.
 """
 
 from __future__ import annotations
