@@ -148,11 +148,13 @@ def cdk(session: Session, stage: str | None, output: str) -> int:
     _write(path, text)
     if not session.quiet:
         click.echo(f"{output} written; `npx aws-cdk@2 deploy --app 'python {output}'` deploys it", err=True)
-        if not Path("requirements.txt").exists():
-            click.echo(
-                "requirements.txt is still to be written: serverless-dispatcher, and what the app imports", err=True
-            )
+        _ask_for_requirements(Path("requirements.txt"))
     return OK
+
+
+def _ask_for_requirements(path: Path) -> None:
+    if not path.exists():
+        click.echo(f"{path} is still to be written: serverless-dispatcher, and what the app imports", err=True)
 
 
 def _source(spec: str, here: Path) -> Path:
@@ -180,6 +182,8 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
     from dispatcher.provision.resources import template
     from dispatcher.provision.sam import render
 
+    if check and output == "-":
+        raise CommandError("--check compares with a file, and -o - prints; give one of them")
     made = planned(session, stage)
     build = (Path(output).parent if output != "-" else Path()) / makefile.folder(made) / "Makefile"
     if output == "-":
@@ -204,6 +208,12 @@ def sam(session: Session, stage: str | None, output: str, check: bool, force: bo
             click.echo(f"{each.path} {'written' if each.before is None else 'renewed'}", err=True)
     if not changed and not session.quiet:
         click.echo(f"{output} is up to date", err=True)
+    if not check and not session.quiet:
+        rules = files[1]
+        if rules.after is not None:
+            _ask_for_requirements(Path(output).parent / made.code / "requirements.txt")
+        elif rules.before is not None and makefile.is_ours(rules.before):
+            click.echo(f"no longer used: {build}", err=True)
     return OK
 
 

@@ -9,10 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from dispatcher.exceptions import DispatcherError
-from dispatcher.provision.marks import Region, marked
+from dispatcher.provision.marks import BEGIN, Region, marked
 from dispatcher.provision.plan import Plan
 from dispatcher.provision.template import Template
 
+#: Beside a Python's own words.
+_NO_MODULE: Final = (
+    "$(PYTHON) lacks serverless-dispatcher; name one that has it, and pip: PYTHON=.venv/bin/python sam build"
+)
 _HEAD: Final = """\
 # How `sam build` makes the functions' packages, by the template that names this file's directory; it runs in the
 # template's. `dispatcher infra sam` writes what is between the marks, from the app; everything else is yours.
@@ -41,16 +45,22 @@ def render(plan: Plan, made: Template, existing: str | None = None, *, force: bo
         return None
     if existing is None:
         return _HEAD + "".join(f"{line}\n" for line in marked(body))
-    document = existing.split("\n")
+    # Only "\n" ends a line here; a carriage return before it stays a part of the line.
+    document, ending = existing.split("\n"), "\r" if "\r\n" in existing else ""
     region = Region.find(document, 0, len(document))
     if region is None:
         raise DispatcherError(
             "there is a Makefile that `dispatcher infra sam` has not written; move it elsewhere, or let it build the "
-            'functions: infra = {"build": "makefile"}'
+            f'functions: move it to the directory {plan.code!r}, and set infra = {{"build": "makefile"}}'
         )
     if not force:
         region.check(document, "", "Move what should stay out of the marks")
-    return "\n".join(region.replaced(document, marked(body)))
+    return "\n".join(region.replaced(document, [line + ending for line in marked(body)]))
+
+
+def is_ours(text: str) -> bool:
+    """Whether there are marks of ours in a Makefile."""
+    return any(BEGIN.match(line) for line in text.split("\n"))
 
 
 def _rules(plan: Plan, made: Template) -> Iterator[str]:
@@ -65,6 +75,7 @@ def _rules(plan: Plan, made: Template) -> Iterator[str]:
         # A layer may have the app, or dispatcher.
         app = "" if layers else f" --app {shlex.quote(plan.app)}"
         yield f"{' '.join(targets)}:"
+        yield f'\t@$(PYTHON) -c "import dispatcher.packaging" || {{ echo "{_NO_MODULE}" >&2; exit 1; }}'
         yield f'\t$(PYTHON) -m dispatcher.packaging "$(ARTIFACTS_DIR)" --project {_quoted(plan.code)}{app} \\'
         yield f"\t\t--runtime {runtime} --architecture {architecture} $(PACKAGING)"
 

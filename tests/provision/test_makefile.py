@@ -1,5 +1,8 @@
 """The Makefile that builds the functions of a template: rules, what is somebody else's, and what no rule makes."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,36 @@ def test_a_rule_is_of_one_kind_of_package() -> None:
     assert """--project 'my src' --app shop.tasks:app \\\n\t\t--runtime python3.13 --architecture arm64 """ in text
     assert "\nbuild-VideoFunction:\n" in text
     assert "--project 'my src' \\\n\t\t--runtime python3.13 --architecture x86_64 " in text
+
+
+def test_directories_are_quoted_for_make_and_for_the_shell() -> None:
+    """A dollar is make's, unless it stands twice."""
+    assert "--project 'a$$b' --app" in rendered(planned(code="a$b"))
+
+
+def test_line_endings_stay() -> None:
+    """A Makefile with those of Windows is up to date, and what is renewed in it has them too."""
+    text = rendered(planned()).replace("\n", "\r\n")
+    assert rendered(planned(), text) == text
+    other = rendered(planned(runtime="python3.12"), text)
+    assert "python3.12" in other
+    assert other.count("\n") == other.count("\r\n")
+
+
+def test_python_without_dispatcher_is_named(tmp_path: Path) -> None:
+    """The build ends before it makes anything, and says how another Python is named."""
+    (tmp_path / "Makefile").write_text(rendered(planned()))
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    variables = {**os.environ, "PYTHON": str(python), "ARTIFACTS_DIR": str(tmp_path / "built")}
+    done = subprocess.run(
+        ["make", "build-DefaultFunction"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"{python} lacks serverless-dispatcher; name one that has it, and pip: PYTHON=" in done.stderr
+    assert not (tmp_path / "built").exists()
 
 
 def test_functions_name_the_directory_of_their_makefile() -> None:
@@ -90,3 +123,18 @@ def test_targets_are_found_in_a_makefile(tmp_path: Path, text: str, missing: boo
     (tmp_path / "code" / "Makefile").write_text(text)
     given = {"Resources": {"Own": {"Metadata": {"BuildMethod": "makefile"}, "Properties": {"CodeUri": "code/"}}}}
     assert bool(list(makefile.unbuildable(given, tmp_path))) == missing
+
+
+def test_makefile_is_looked_for_where_sam_build_does(tmp_path: Path) -> None:
+    """The metadata's directories win over the code's, and `ContextPath` over the other."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "Makefile").write_text("build-Own:\n")
+    for metadata, missing in (
+        ({"ContextPath": "rules"}, False),
+        ({"ProjectRootDirectory": "rules"}, False),
+        ({"ContextPath": "rules", "ProjectRootDirectory": "code"}, False),
+        ({"ContextPath": "code", "ProjectRootDirectory": "rules"}, True),
+        ({}, True),
+    ):
+        function = {"Metadata": {"BuildMethod": "makefile", **metadata}, "Properties": {"CodeUri": "code"}}
+        assert bool(list(makefile.unbuildable({"Resources": {"Own": function}}, tmp_path))) == missing

@@ -153,6 +153,7 @@ def test_command_writes_checks_and_refuses(
 ) -> None:
     """Written, up to date, edited: exit codes 0, 0 and 1, each with a line; --check shows the difference."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "requirements.txt").write_text("serverless-dispatcher\n")
     command = ["-A", "tests.provision.apps.press:app", "infra", "sam"]
     assert run(command) == 0
     assert run([*command, "--check"]) == 0

@@ -42,7 +42,10 @@ def test_template_comes_with_its_makefile(cli: Cli) -> None:
     """It is written beside the template, and is up to date from then on; --check misses it, and shows what is stale."""
     said = cli("infra", "sam", "-o", "deploy/template.yaml")
     beside = "deploy" / MAKEFILE
-    assert (said.code, said.err) == (0, f"deploy/template.yaml written\n{beside} written\n")
+    missing = "deploy/requirements.txt is still to be written: serverless-dispatcher, and what the app imports"
+    assert (said.code, said.err) == (0, f"deploy/template.yaml written\n{beside} written\n{missing}\n")
+    Path("deploy/requirements.txt").write_text("serverless-dispatcher\n")
+    assert cli("infra", "sam", "-o", "deploy/template.yaml").err == "deploy/template.yaml is up to date\n"
     assert cli("infra", "sam", "-o", "deploy/template.yaml", "--check").code == 0
     beside.unlink()
     said = cli("infra", "sam", "-o", "deploy/template.yaml", "--check")
@@ -67,6 +70,23 @@ def test_other_ways_to_build_write_no_makefile(cli: Cli, build: str) -> None:
     assert (said.code, said.err) == (0, "template.yaml written\n")
 
 
+def test_makefile_that_is_no_longer_used_is_named(cli: Cli) -> None:
+    """It stays, as somebody's lines may be in it."""
+    name = cli.module("from dispatcher import Dispatcher\napp = Dispatcher('clitest', infra={'build': 'sam'})\n")
+    assert cli("infra", "sam").code == 0
+    said = cli.bare("-A", name, "infra", "sam")
+    assert (said.code, said.err) == (0, f"template.yaml renewed\nno longer used: {MAKEFILE}\n")
+    MAKEFILE.write_text("all:\n")
+    assert cli.bare("-A", name, "infra", "sam").err == "template.yaml is up to date\n"
+
+
+def test_check_has_a_file_to_compare_with(cli: Cli) -> None:
+    """A template that is printed is compared with nothing."""
+    said = cli("infra", "sam", "--check", "-o", "-")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "error: --check compares with a file, and -o - prints; give one of them\n"
+
+
 def test_makefile_of_somebody_is_left_alone(cli: Cli) -> None:
     """It is refused by its name, with the two ways out."""
     MAKEFILE.parent.mkdir(parents=True)
@@ -74,7 +94,7 @@ def test_makefile_of_somebody_is_left_alone(cli: Cli) -> None:
     said = cli("infra", "sam")
     assert said.code == 1
     assert said.err.startswith(f"error: {MAKEFILE}: there is a Makefile that `dispatcher infra sam` has not written;")
-    assert 'infra = {"build": "makefile"}' in said.err
+    assert """move it to the directory '.', and set infra = {"build": "makefile"}""" in said.err
     assert MAKEFILE.read_text() == "all:\n"
     assert not Path("template.yaml").exists()
 
