@@ -14,7 +14,7 @@ from dispatcher.clock import Clock
 from dispatcher.exceptions import DecodeError, EncodeError, MessageTooLarge
 from dispatcher.message import Message, UnsupportedMessage, decode, encode
 from dispatcher.security import Signer
-from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, json_decode, json_encode, unpack_bytes
+from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, MAX_BYTES, json_decode, json_encode, unpack_bytes
 
 if TYPE_CHECKING:
     from dispatcher.payloads import PayloadStore
@@ -133,7 +133,7 @@ class Wire:
         except EncodeError:
             return None
         limit = backend.max_data
-        if limit is not None and len(head) + len(rest) - 1 > limit:
+        if len(head) + len(rest) - 1 > (MAX_BYTES if limit is None else min(limit, MAX_BYTES)):
             return None
         return f"{head[:-1]},{rest[1:]}"
 

@@ -128,7 +128,7 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
     """
     now = env.clock.time()
     writes: list[tuple[Run, Write]] = []
-    texts: dict[str, str] = {}
+    texts: dict[tuple[str | None, ...], str] = {}
     for run in runs:
         write = _tellable_write(env, run, now, texts)
         if write is not None:
@@ -229,10 +229,10 @@ def lost_to(env: Environment, run: Run, stood: TaskRecord) -> None:
         run.outcome = Outcome(Kind.HANDED_BACK, delay=wait)
 
 
-def _tellable_write(env: Environment, run: Run, now: float, texts: dict[str, str]) -> Write | None:
+def _tellable_write(env: Environment, run: Run, now: float, texts: dict[tuple[str | None, ...], str]) -> Write | None:
     """Return the write of a run's outcome, or of what stands in for one that cannot be stored.
 
-    ``texts`` keeps what records of this moment say that say the same for every run of a task.
+    ``texts`` keeps what records of this moment say that say the same for every run of a task and its parents.
     """
     try:
         return _outcome_write(env, run, now, texts)
@@ -248,7 +248,7 @@ def _tellable_write(env: Environment, run: Run, now: float, texts: dict[str, str
     return _outcome_write(env, run, now, texts)
 
 
-def _outcome_write(env: Environment, run: Run, now: float, texts: dict[str, str]) -> Write | None:
+def _outcome_write(env: Environment, run: Run, now: float, texts: dict[tuple[str | None, ...], str]) -> Write | None:
     outcome, message = run.outcome, run.message
     if outcome is None or message is None:
         return None
@@ -345,8 +345,8 @@ def _final_data(env: Environment, run: Run, now: float) -> str:
     return data
 
 
-def _plain_data(env: Environment, run: Run, now: float, texts: dict[str, str]) -> str | None:
-    """Encode what is kept of a success without relatives: the text that all of its task share, and its result.
+def _plain_data(env: Environment, run: Run, now: float, texts: dict[tuple[str | None, ...], str]) -> str | None:
+    """Encode what is kept of a success in no canvas: the text that all of its task and parents share, and its result.
 
     Returns `None` where there is more to keep, or more to do for it.
     """
@@ -354,13 +354,13 @@ def _plain_data(env: Environment, run: Run, now: float, texts: dict[str, str]) -
     assert outcome is not None and message is not None
     if outcome.kind is not Kind.SUCCESS or env.app.conf.result_extended or not env.keeps_results:
         return None
-    if not run.bare and (message.parent_id or message.root_id or message.group or message.header):
+    if not run.bare and (message.group or message.header or is_passed_on(message)):
         return None
-    if is_passed_on(message) or (context is not None and (context.__dict__.get("children") or run.added)):
+    if context is not None and (context.__dict__.get("children") or run.added):
         return None
-    text = texts.get(message.task)
-    if text is None:
-        text = texts[message.task] = _meta_of(env, run, now).encode()
+    shared = message.task, message.parent_id, message.root_id
+    if (text := texts.get(shared)) is None:
+        text = texts[shared] = _meta_of(env, run, now).encode()
     if outcome.value is None or ignores_result(run):
         return text
     return env.app.write_result(outcome.value, text, env.backend)

@@ -41,6 +41,21 @@ def test_batch_of_successes_reports_nothing(lab: Lab) -> None:
     assert lab.depth() == {"visible": 0, "in_flight": 0, "delayed": 0}
 
 
+def test_subtasks_of_one_batch_say_whose_they_are(lab: Lab) -> None:
+    """Records of subtasks that several parents sent name each one's own."""
+    told, children = lab.task(lambda value: value, name="lab.told"), dict[str, Any]()
+
+    def tell(self: Any) -> None:
+        children[self.request.id] = told.delay(1)
+
+    parents = [each.delay() for each in [lab.task(tell, bind=True)] * 2]
+    assert [lab.invoke(), lab.invoke()] == [[], []]
+    for parent in parents:
+        record = lab.app.backend.read([children[parent.id].id])[children[parent.id].id]
+        meta = lab.app.read_meta(record)
+        assert (meta.result, meta.parent_id, meta.root_id) == (1, parent.id, parent.id)
+
+
 def test_retry_comes_back_by_its_visibility(lab: Lab) -> None:
     """A retry is recorded, reported, and visible again after its delay instead of the queue's timeout."""
 

@@ -13,7 +13,7 @@ from dispatcher.exceptions import Reject
 from dispatcher.execution.custom_states import state_write
 from dispatcher.execution.run import Kind
 from dispatcher.request import Context
-from dispatcher.serialization.values import MAX_DEPTH
+from dispatcher.serialization.values import MAX_BYTES, MAX_DEPTH
 from tests.unit.bench import Bench
 
 KEY = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eA=="
@@ -246,6 +246,26 @@ def test_successes_of_one_batch_say_what_is_their_own() -> None:
     assert "children" in data[linked.id]
 
 
+def test_subtasks_of_one_batch_say_whose_they_are() -> None:
+    """Those of several parents are kept with their own, and a task of none with none, whatever comes first."""
+    bench, children = Bench(), dict[str, list[Any]]()
+    told = bench.app.task(name="told")(lambda value: value)
+
+    @bench.app.task(name="tell", bind=True)
+    def tell(self: Any) -> None:
+        children[self.request.id] = [told.delay(value) for value in (None, 1)]
+
+    parents = [tell.delay(), tell.delay()]
+    bench.step()
+    alone = told.delay(2)
+    bench.step()
+    for parent in parents:
+        for child in children[parent.id]:
+            data = json.loads(bench.record(child.id).data)
+            assert (data["parent_id"], data["root_id"]) == (parent.id, parent.id)
+    assert not {"parent_id", "root_id"} & json.loads(bench.record(alone.id).data).keys()
+
+
 @pytest.mark.parametrize("value", [{"$": 1, "a": {}}, {}, [], "ü\u2028", 0, 1.5, {"b": b"x", "date": [True, None]}])
 def test_text_of_a_result_is_that_of_its_meta(value: Any) -> None:
     """However a record's text was put together, it is what encoding the whole at once gives."""
@@ -265,6 +285,16 @@ def test_results_are_packed_as_is_configured(compression: str | None) -> None:
     bench.step()
     assert ("packed" in json.loads(bench.record(result.id).data)) is (compression is not None)
     assert result.get() == "x" * 1000
+
+
+def test_result_too_long_together_with_the_rest_of_its_record_fails() -> None:
+    """What could be read as a value, but not inside a record, is refused when it is written."""
+    bench = Bench(max_message_bytes=MAX_BYTES)
+    told = bench.app.task(name="told")(lambda room: "x" * (MAX_BYTES - room))
+    long, fits = told.delay(20), told.delay(500)
+    bench.step()
+    assert (long.state, len(fits.get(timeout=0))) == ("FAILURE", MAX_BYTES - 500)
+    assert f"the limit is {MAX_BYTES}" in str(long.result)
 
 
 def test_result_too_deep_for_its_record_fails() -> None:
