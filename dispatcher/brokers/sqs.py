@@ -154,6 +154,7 @@ class SQSBroker(Broker):
     def _check(self, message: Outgoing) -> None:
         super()._check(message)
         check(message)
+        self._queues.check(message.queue)
 
     def _send(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         failures: dict[str, str] = {}
@@ -325,9 +326,8 @@ class SQSBroker(Broker):
         # Renewing the lease first shows who has lost it: a copy of a message that runs elsewhere would be wrong.
         held = set(range(len(settlements)))
         problem: OperationalError | None = None
-        for outcome in aws.together(
-            self._calls.run, self._changes([(item.delivery, _MOVE_LEASE) for item in settlements])
-        ):
+        renewals = self._changes([(item.delivery, _MOVE_LEASE) for item in settlements])
+        for outcome in aws.together(self._calls.run, renewals):
             problem = problem or outcome.error
             held -= {int(entry["Id"]) for entry in (*outcome.unsent, *(entry for entry, _ in outcome.failed))}
         copied, failure = self.bury([settlements[n] for n in sorted(held)])

@@ -200,6 +200,11 @@ class Queues:
             )
         return name
 
+    def check(self, queue: str) -> None:
+        """Raise `ImproperlyConfigured` for a queue that can have no name at SQS, or whose URL is of another kind."""
+        if queue not in self._urls and self._known(queue) is None:
+            self._wanted(queue)
+
     def local_name(self, sqs_name: str, known: Iterable[str] = ()) -> str:
         """Return what a queue is called here by its SQS name: one of those known, else that name without the prefix."""
         for queue in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dispatcher import states
@@ -43,7 +43,7 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
     companies = _companies(runs)
     if not companies:
         return
-    outbox, wrong = env.app.outbox(), dict[Run, Exception]()
+    outbox, wrong = env.app.outbox(), dict[Hashable, Exception]()
     for run, beside in companies:
         assert run.message is not None
         outbox.owner = run
@@ -53,19 +53,34 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
         except Exception as error:
             if env.eager and not isinstance(error, OperationalError | BackendError):
                 raise
-            wrong[run] = error
+            wrong[outbox.owner] = error
     outbox.send()
+    wrong |= outbox.refused
+    stopped = [(run, why) for run, _ in companies if (why := wrong.get(_canvas_of(run))) and not _passes(why)]
+    untold = _tell_waiting(env, stopped) if stopped else {}
     for run, beside in companies:
-        trouble = outbox.refused.get(run) or wrong.get(run)
-        if isinstance(trouble, OperationalError | BackendError):
+        troubles = [why for why in (wrong.get(_canvas_of(run)), wrong.get(run), untold.get(run)) if why]
+        passing = next(filter(_passes, troubles), None)
+        if passing is not None:
             for each in (run, *beside):
-                logger.error("what follows %s cannot be sent, its message goes back: %s", each.id, trouble)
+                logger.error("what follows %s cannot be sent, its message goes back: %s", each.id, passing)
                 each.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(each.delivery.receive_count))
-        elif trouble is not None:
+        elif troubles:
             # Trying again would not help: the callback itself is wrong, or the user's code that was asked for it.
             # Those beside it are marked by then.
-            log_error(logger, run, trouble, "what follows %s can never be sent, its message is dead", run.id)
-            run.uncontinued = trouble
+            for why in troubles:
+                log_error(logger, run, why, "what follows %s can never be sent, its message is dead", run.id)
+            run.uncontinued = troubles[0]
+
+
+def _passes(error: Exception) -> bool:
+    """Say whether trying again later can help."""
+    return isinstance(error, OperationalError | BackendError)
+
+
+def _canvas_of(run: Run) -> Hashable:
+    """Return who owns what a canvas sends after a run; what else follows the run is its own."""
+    return run, "canvas"
 
 
 def _companies(runs: Sequence[Run]) -> Collection[tuple[Run, list[Run]]]:
@@ -87,7 +102,9 @@ def _companies(runs: Sequence[Run]) -> Collection[tuple[Run, list[Run]]]:
 def _put_continuations(env: Environment, outbox: Outbox, run: Run, message: Message, beside: Sequence[Message]) -> None:
     status, meta = _decided(env, run)
     if status != states.PENDING and workflow.follows(message) and not env.eager:
-        _follow(env, outbox, run, message, status, meta, beside)
+        outbox.owner = _canvas_of(run)
+        workflow.follow(env, outbox, message, status, meta, beside)
+    outbox.owner = run
     if status == states.SUCCESS:
         for index, sig in enumerate(message.link):
             env.app.send_linked(sig, (meta.result,), message, derived_id(message.id, f"link/{index}"), outbox)
@@ -99,31 +116,32 @@ def _put_continuations(env: Environment, outbox: Outbox, run: Run, message: Mess
             env.app.send_linked(called, args, message, task_id, outbox)
 
 
-def _follow(
-    env: Environment,
-    outbox: Outbox,
-    run: Run,
-    message: Message,
-    status: str,
-    meta: ResultMeta,
-    beside: Sequence[Message],
-) -> None:
-    """Do what is next in a canvas; where that can never be sent, tell all that waits for it before the error goes on.
+def _tell_waiting(env: Environment, stopped: Sequence[tuple[Run, Exception]]) -> Mapping[Hashable, Exception]:
+    """Fail all that waits for runs after which their canvas can never go on; return for which that went wrong, and why.
 
     They fail in the generation before, so that they run once the message is brought back and can be continued.
     """
-    try:
-        workflow.follow(env, outbox, message, status, meta, beside)
-    except (OperationalError, BackendError):
-        raise
-    except Exception as error:
-        if status == states.SUCCESS:
-            before = message.replace(gen=message.gen - 1, link_error=())  # it did not fail: none was called
-            if isinstance(error, PartsMissing):
-                before = before.replace(chain=tuple(error.steps))
-            shown = shown_error(run, error)
-            workflow.give_up(env, outbox, workflow.Failure(before, message.id, states.FAILURE, shown, str(shown)))
-        raise
+    outbox, wrong = env.app.outbox(), dict[Hashable, Exception]()
+    for run, error in stopped:
+        outbox.owner = run
+        try:
+            _give_up(env, outbox, run, error)
+        except Exception as second:  # noqa: BLE001 - the run's, which is told
+            wrong[run] = second
+    outbox.send()
+    return wrong | outbox.refused
+
+
+def _give_up(env: Environment, outbox: Outbox, run: Run, error: Exception) -> None:
+    assert run.message is not None
+    status, _ = _decided(env, run)
+    if status != states.SUCCESS:
+        return  # all was told that it failed already
+    before = run.message.replace(gen=run.message.gen - 1, link_error=())  # it did not fail: none was called
+    if isinstance(error, PartsMissing):
+        before = before.replace(chain=tuple(error.steps))
+    shown = shown_error(run, error)
+    workflow.give_up(env, outbox, workflow.Failure(before, before.id, states.FAILURE, shown, str(shown)))
 
 
 def _position_of_error(message: Message, index: int) -> str:

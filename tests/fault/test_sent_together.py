@@ -14,7 +14,7 @@ from dispatcher.brokers.base import Broker, BrokerFeatures, Delivery, Outgoing
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.canvas.plan import derived_id
 from dispatcher.execution.executor import Executor
-from dispatcher.execution.run import Kind, Run
+from dispatcher.execution.run import Run
 from tests.fault.fuse import Fuse, MortalStores
 from tests.fault.test_step_boundaries import World
 from tests.unit.bench import Bench
@@ -171,13 +171,13 @@ class Workshop:
         """Send a chain for each name, which begins with a value and goes on with the task of the name."""
         return {name: chain(self.first.s(value), self.next[name].s()).apply_async() for name, value in values.items()}
 
-    def batch(self) -> dict[str, Run]:
+    def batch(self, wait: float = 0.0) -> dict[str, Run]:
         """Run what is there as one batch; return the runs by the name of what follows."""
         self.broker.sent.clear()
         executor = self.bench.executor()
         _write_whole_batches(executor)
         try:
-            runs = executor.process(self.bench.receive())
+            runs = executor.process(self.bench.receive(wait=wait))
         finally:
             executor.close()
         return {str(run.message.chain[0]["task"])[-1]: run for run in runs if run.message and run.message.chain}
@@ -213,13 +213,61 @@ def test_a_message_too_large_stops_its_own_run_alone() -> None:
     assert (letter.reason["reason"], "MessageTooLarge" in letter.reason["exception"]) == ("uncontinued", True)
 
 
+class Waiting:
+    """A chain and a chord in one batch with others, of which what comes next breaks the broker's call."""
+
+    def __init__(self) -> None:
+        self.shop = shop = Workshop()
+        self.told: list[str] = []
+        app = shop.app
+        tell = app.task(name="tell")(lambda failed_id: self.told.append(failed_id))
+        total = app.task(name="total")(lambda values: sum(values))
+        steps = chain(shop.first.s(1), shop.next["b"].s(), shop.next["c"].s().on_error(tell.s()))
+        self.chain = steps.apply_async()
+        self.fine = shop.send(a=1, c=3)
+        body = chain(total.s().set(headers={"x-mark": "next.b"}), shop.next["a"].s()).on_error(tell.s())
+        self.chord = chord([shop.first.s(1), shop.first.s(2)], body).apply_async()
+        self.linked = shop.first.apply_async((4,), link=[shop.next["c"].s(), shop.next["b"].s()])
+        shop.broker.breaks = "next.b"
+
+    def states(self) -> list[str]:
+        """Of what follows, in turn: the rest of the chain, the chord, what is not concerned."""
+        broken = [self.chain.parent, self.chain, self.chord.parent, self.chord]
+        return [each.state for each in (*broken, *self.fine.values(), self.linked)]
+
+    def work(self) -> None:
+        """Run what is there to its end, in batches."""
+        while self.shop.bench.left():
+            self.shop.batch(_NEVER)
+
+
+FAILED_ALONE = ["FAILURE"] * 4 + ["SUCCESS"] * 3
+
+
 def test_a_message_that_breaks_the_call_stops_its_own_run_alone() -> None:
-    """Where sending together fails for no reason that a broker gives, each goes alone."""
-    shop = Workshop()
-    results = shop.send(a=1, b=2, c=3)
-    shop.broker.breaks = "next.b"
-    runs = shop.batch()
-    assert {name: run.outcome.kind for name, run in runs.items() if run.outcome} == dict.fromkeys("abc", Kind.SUCCESS)
-    assert shop.broker.sent == [[results["a"].id], [results["c"].id]]
-    [letter] = shop.bench.dead()
-    assert (letter.reason["reason"], letter.reason["exception"]) == ("uncontinued", "ZeroDivisionError: broken")
+    """Where sending together fails for no reason that a broker gives, each goes alone, and what waits for it fails."""
+    waiting = Waiting()
+    shop = waiting.shop
+    waiting.work()
+    assert waiting.states() == FAILED_ALONE
+    assert sorted(waiting.told) == sorted([waiting.chain.parent.parent.id, waiting.chord.parent.id])
+    assert "broken" in str(waiting.chord.result)
+    letters = shop.bench.dead()
+    assert {(each.reason["reason"], each.reason["exception"]) for each in letters} == {
+        ("uncontinued", "ZeroDivisionError: broken")
+    }
+    assert len(letters) == 3
+    shop.broker.breaks = ""
+    shop.broker.redrive(letters)
+    waiting.work()
+    assert [shop.bench.result(each.id).get() for each in (waiting.chain, waiting.chord)] == [3, 9]
+
+
+def test_what_waits_is_told_though_the_broker_refuses_that_at_first() -> None:
+    """The run goes back until its error callbacks are on the broker, and it is a dead letter then."""
+    waiting = Waiting()
+    waiting.shop.broker.refuses["tell"] = 3
+    waiting.work()
+    assert waiting.states() == FAILED_ALONE
+    assert len(waiting.told) == 2
+    assert {each.reason["reason"] for each in waiting.shop.bench.dead()} == {"uncontinued"}

@@ -14,7 +14,7 @@ from dispatcher.aws_options import ClientSettings, Credentials
 from dispatcher.brokers.base import Outgoing
 from dispatcher.brokers.sqs import SQSBroker
 from dispatcher.clock import ManualClock
-from dispatcher.exceptions import MessageTooLarge, OperationalError, SendError, UnsupportedOption
+from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, OperationalError, SendError, UnsupportedOption
 from tests.unit.aws_wire import Refused, Wire, accept_batch, fail_entries
 
 MEBIBYTE = 1_048_576
@@ -119,6 +119,23 @@ def test_a_body_that_sqs_does_not_take_is_refused(broker: SQSBroker, wire: Wire,
 
 
 # Partial failures
+
+
+def test_a_queue_that_sqs_cannot_have_is_refused_before_anything_is_sent(wire: Wire) -> None:
+    """By its name, by one that is taken, or by a URL of another kind; the other messages stay behind too."""
+    urls = {"orders": "https://x/1/orders", "fast.fifo": "https://x/1/fast"}
+    broker = SQSBroker("sqs://", {**OPTIONS, "queue_urls": urls}, ManualClock())
+    broker.check(messages(1, "a.b"))
+    for queue, words in (
+        ("bad name!", "cannot be the name"),
+        ("a-b", r"'a\.b' and 'a-b'"),
+        ("fast.fifo", "or neither"),
+    ):
+        unsent = [*messages(1), *messages(1, queue)]
+        for refuses in (broker.check, broker.send):
+            with pytest.raises(ImproperlyConfigured, match=words):
+                refuses(unsent)
+    assert entries(wire) == []
 
 
 def test_entries_that_failed_are_sent_again_alone(broker: SQSBroker, wire: Wire) -> None:
