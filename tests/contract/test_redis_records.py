@@ -13,6 +13,7 @@ from dispatcher.backends.base import Revocation, Write
 from dispatcher.backends.redis import RedisBackend
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
+from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport, ConsumerLoop
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
@@ -38,8 +39,11 @@ def backend(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[Redi
 
 @pytest.fixture
 def broker(redis_server: RedisServer, options: dict[str, Any], backend: RedisBackend) -> Iterator[RedisBroker]:
-    """A broker that was told where the records are, of a worker that has looked for messages in vain."""
-    broker = RedisBroker(redis_server.url, options)
+    """A broker that was told where the records are, of a worker that has looked for messages in vain.
+
+    Its clock stands, so that it waits however slow the machine is, and never looks for delayed messages in between.
+    """
+    broker = RedisBroker(redis_server.url, options, ManualClock())
     broker.bring_records(backend.store)
     yield broker
     broker.close()
