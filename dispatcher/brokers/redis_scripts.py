@@ -162,7 +162,7 @@ for i = 2, #ARGV, 10 do
     if entry and action ~= 'ack' then
       local fields = named(entry[2])
       local message, sent = fields.i or id, fields.t or string.match(id, '^%d+')
-      local body = ARGV[i + 8] == '1' and ARGV[i + 9] or fields.b
+      local body = ARGV[i + 8] == '1' and ARGV[i + 9] or fields.b or entry[2][2] -- of other programs: what was read
       local receipts, delay = ARGV[i + 5], tonumber(ARGV[i + 6])
       if action == 'dead' then
         redis.call('XADD', dead, '*', 'b', body, 'i', message, 'r', ARGV[i + 7], 'l', level)

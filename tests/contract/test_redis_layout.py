@@ -74,6 +74,19 @@ def test_a_drained_queue_leaves_an_empty_stream(broker: RedisBroker, raw: Any, o
     assert broker.counts("q") == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("action", ["dead", "release"])
+def test_an_entry_of_another_program_can_be_settled(
+    broker: RedisBroker, raw: Any, options: dict[str, Any], action: str
+) -> None:
+    """What has no body of ours is not kept at the head of the queue for ever."""
+    raw.xadd(f"{options['global_keyprefix']}dispatcher:{{q}}:ready", {"x": "y"})
+    [delivery] = broker.receive(["q"], 10)
+    settle(broker, action, delivery)
+    assert [each.body for each in (broker.dead_letters("q") if action == "dead" else broker.receive(["q"], 10))] == [
+        "y"
+    ]
+
+
 def test_a_prefix_keeps_apps_apart(redis_server: RedisServer, options: dict[str, Any]) -> None:
     """The same queue name under another prefix is another queue, and is not listed."""
     mine = RedisBroker(redis_server.url, {**options, "queue_name_prefix": "mine-"})
