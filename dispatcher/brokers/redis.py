@@ -76,8 +76,8 @@ class RedisBroker(Broker):
         self._registry = f"{self._settings.key_prefix}queues"
         self._registered: set[tuple[str, int]] = set()
         self._opened = 0
-        self._pid = 0
-        self._name = ""
+        #: by process, because a fork takes this object along
+        self._names: dict[int, str] = {}
 
     def describe(self) -> str:
         """Name the broker for people, without credentials."""
@@ -392,11 +392,15 @@ class RedisBroker(Broker):
 
     @property
     def _consumer(self) -> str:
-        """The name under which this process holds leases; it starts with their length, which others go by."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._name = f"{socket.gethostname()}-{self._pid}-{uuid.uuid4().hex[:8]}"
-        return f"{_milliseconds(self.visibility_timeout)}-{self._name}"
+        """The name under which this process holds leases; it starts with their length, which others go by.
+
+        Threads that ask for the first time at once get the same one: leases under another could not be released.
+        """
+        pid = os.getpid()
+        name = self._names.get(pid)
+        if name is None:
+            name = self._names.setdefault(pid, f"{socket.gethostname()}-{pid}-{uuid.uuid4().hex[:8]}")
+        return f"{_milliseconds(self.visibility_timeout)}-{name}"
 
 
 def _milliseconds(seconds: float) -> int:

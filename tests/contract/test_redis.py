@@ -9,6 +9,8 @@ import pytest
 
 from dispatcher import Dispatcher, ResultSet
 from dispatcher.backends.base import Write
+from dispatcher.brokers.base import Delivery, Outgoing
+from dispatcher.brokers.redis import RedisBroker
 from dispatcher.clock import SystemClock
 from tests.contract.backend_contract import BackendContract
 from tests.contract.broker_contract import BrokerContract
@@ -59,3 +61,30 @@ def test_a_set_of_results_waits_to_be_told(redis_server: RedisServer) -> None:
     assert results.get(timeout=30) == [1, 1, 1]
     worker.join()
     app.close()
+
+
+def test_threads_that_begin_together_hold_leases_under_one_name(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one still looks up the host's name the other does without: neither's leases could be settled later on."""
+    broker = RedisBroker(redis_server.url, {"global_keyprefix": f"{uuid.uuid4().hex}:"})
+    broker.send([Outgoing("q", "{}", number) for number in "12"])
+    asked, go_on = threading.Event(), threading.Event()
+
+    def host() -> str:
+        if asked.is_set():
+            go_on.set()
+        asked.set()
+        assert go_on.wait(60)
+        return "host"
+
+    monkeypatch.setattr("socket.gethostname", host)
+    taken: list[Delivery] = []
+    first = threading.Thread(target=lambda: taken.extend(broker.receive(["q"], 1)))
+    first.start()
+    assert asked.wait(60)
+    taken += broker.receive(["q"], 1)
+    go_on.set()
+    first.join()
+    assert len({delivery.receipt.consumer for delivery in taken}) == 1
+    broker.close()
