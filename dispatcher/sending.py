@@ -45,6 +45,8 @@ class Terms(NamedTuple):
     delay: float
     #: the serializer and the compression of the arguments, `None` for JSON inside the message
     encoding: tuple[str, str | None] | None
+    #: the task's own options, another object once one of them was set anew
+    own: Mapping[str, Any]
 
 
 class Sender:
@@ -89,8 +91,9 @@ class Sender:
         Raises `UnsupportedOption` and `TypeError` for options that cannot work or are not known, `EncodeError` for
         arguments that the serializer cannot take (inline JSON is checked when the body is made).
         """
-        known = None if options else self._usual.get(task or name)
-        terms = known or self._terms(name, args, kwargs, options, task, now)
+        terms = None if options else self._usual.get(task or name)
+        if terms is None or (task is not None and terms.own is not task._send_options):
+            terms = self._terms(name, args, kwargs, options, task, now)
         fields = {"task": name, **terms.fields}
         if "id" not in fields:
             fields["id"] = new_id or uuid()
@@ -123,7 +126,7 @@ class Sender:
             raise TypeError(f"{name} is no task but a canvas: send it by its own apply_async()")
         if type(name) is not str or not name:
             raise TypeError(f"a task's name must be a text, not {name!r}")
-        defaults = task._send_options if task is not None else {}
+        defaults: Mapping[str, Any] = task._send_options if task is not None else {}
         route = self._routes.route(options.get("route_name") or name, args, kwargs, options, task)
         usual = not options and self._routes.by_name_only
         if defaults or route:
@@ -142,9 +145,8 @@ class Sender:
             _check_order(self._broker(), queue, delay)
         serializer = options.get("serializer") or self._conf.task_serializer
         compression = options.get("compression") or self._conf.task_compression
-        terms = Terms(
-            fields, queue, delay, None if serializer == "json" and not compression else (serializer, compression)
-        )
+        encoding = None if serializer == "json" and not compression else (serializer, compression)
+        terms = Terms(fields, queue, delay, encoding, defaults)
         if usual and _PASSING.isdisjoint(options):
             self._usual[task or name] = terms
         return terms

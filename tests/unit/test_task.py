@@ -306,6 +306,19 @@ def test_options_set_after_the_app_was_finalized_hold() -> None:
     assert (lean.track_started, lean._lean) == (False, True)
 
 
+def test_options_of_sending_that_are_set_between_two_calls_hold_for_the_second() -> None:
+    """What the first call has come to is no answer to another one."""
+    bench = Bench()
+    task: Any = bench.app.task(name="press", queue="slow")(lambda sheet: None)
+    task.delay(1)
+    task.queue, task.priority, task.serializer = "fast", 7, "msgpack"
+    task.delay(2)
+    [[first], [second]] = (bench.receive([queue]) for queue in ("slow", "fast"))
+    assert '"args":[1]' in first.body
+    assert '"priority":7' in second.body
+    assert '"enc":"msgpack"' in second.body
+
+
 def test_an_option_that_cannot_be_meant_is_refused_whenever_it_is_set() -> None:
     """After the app was finalized as before; the task stays as it was."""
     app = Bench().app
