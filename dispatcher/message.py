@@ -193,8 +193,8 @@ BARE: Final = frozenset({
     "id", "task", "args", "kwargs", "root_id", "parent_id", "depth", "origin", "reply_to", "shadow", "priority",
 })  # fmt: skip
 
-#: Sets the fields of a message that was just made, without the look-up that ``object.__setattr__`` makes.
 _new: Final = object.__new__
+#: Sets the fields of a message that was just made, without the look-up that ``object.__setattr__`` makes.
 _set_fields: Final[Callable[[Message, dict[str, Any]], None]] = vars(Message)["__dict__"].__set__
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -271,10 +271,12 @@ def decode(body: str | bytes, max_bytes: int | None = None) -> Message:
             if value and name in _TEXTS:
                 continue
         elif type(value) is list and name == "args":
-            fields[name] = tuple(value)
             continue
         _check_fields(fields, task_id)
         break
+    else:
+        if "args" in fields:
+            fields["args"] = tuple(fields["args"])
     message = _new(Message)
     _set_fields(message, fields)
     return message
@@ -286,8 +288,7 @@ def _check_fields(fields: dict[str, Any], task_id: str) -> None:
         if name not in _CHECKS:
             del fields[name]
             continue
-        if name != "args" or type(value) is not tuple:  # else it was a list
-            _check(name, value, task_id)
+        _check(name, value, task_id)
         if type(value) is list:
             fields[name] = tuple(value)
     if "payload" in fields and not fields.keys().isdisjoint(("args", "kwargs", "packed")):

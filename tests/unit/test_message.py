@@ -37,6 +37,8 @@ def _body(**fields: Any) -> str:
         ('{"v":1,"id":"a"}', "'task' is missing"),
         (_body(task=""), "'task' must be a text that is not empty, not ''"),
         (_body(args={}), "'args' must be a list, not an object"),
+        (_body(args={"$": "tuple", "v": [1]}), "'args' must be a list, not tuple"),
+        (_body(args={"$": "tuple", "v": [1]}, gen=1), "'args' must be a list, not tuple"),
         (_body(kwargs=[]), "'kwargs' must be an object with text keys, not a list"),
         (_body(eta="soon"), "'eta' must be a number of seconds from 0 on, not 'soon'"),
         (_body(eta=True), "'eta' must be a number of seconds from 0 on, not True"),
