@@ -209,7 +209,8 @@ class Executor:
         invocation.tell_unrun(self.env, run)
 
     def _record_and_continue(self, runs: Sequence[Run]) -> None:
-        for run in runs:
+        unwritten = [run for run in runs if run.write is None]  # others were, before a cold shutdown struck
+        for run in unwritten:
             outcome = run.outcome
             if outcome is not None and outcome.error is not None:
                 conceal(run)
@@ -217,9 +218,9 @@ class Executor:
                 from dispatcher.execution import awaiting  # of use to those who retry only
 
                 awaiting.keep(self.env, run)
-        if changed := [run for run in runs if retrying.needs_new_generation(run)]:
+        if changed := [run for run in unwritten if retrying.needs_new_generation(run)]:
             retrying.publish_retries(self.env, changed)
-        recording.record(self.env, [run for run in runs if run.write is None])
+        recording.record(self.env, unwritten)
         leasing.release(self.env, runs)
         renewal.renew(self.env, runs)
         settling.continue_(self.env, runs)

@@ -27,12 +27,12 @@ _CHANGEABLE = frozenset({
 
 
 def needs_new_generation(run: Run) -> bool:
-    """Say whether a retry is another message: its arguments or options change.
+    """Say whether a retry is another message, yet to be published: its arguments or options change.
 
     Any other retry waits in its delivery, or is sent on as it is (`renewal`).
     """
     outcome = run.outcome
-    return outcome is not None and outcome.kind is Kind.RETRY and bool(outcome.changes)
+    return outcome is not None and outcome.kind is Kind.RETRY and bool(outcome.changes) and run.successor is None
 
 
 def publish_retries(env: Environment, runs: Sequence[Run]) -> None:

@@ -151,6 +151,35 @@ def test_retries_keep_their_settings() -> None:
     assert result.get() == notes[0] == [2, 2, b"\x00"]
 
 
+@pytest.mark.parametrize(("step", "turn"), [("write", 1), ("send", 2)])
+def test_a_cold_shutdown_does_not_publish_a_retry_again(step: str, turn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was published for an attempt, recorded or not yet, goes on: no second message is sent that never runs."""
+    bench = Bench()
+    ran: list[Any] = []
+    task, note = _retrying(bench, args=[7]), bench.app.task(name="note")(ran.append)
+    bench.app.task(name="quick")(lambda: "quick").apply_async(link=note.s())
+    result = task.delay()
+    executor = bench.executor()
+    for name in ("again", "quick"):
+        executor.env.note_duration(name, 0.0)  # so that both end together
+    target: Any = bench.app.backend if step == "write" else bench.app.broker
+    act, calls = getattr(target, step), list[Any]()
+
+    def strike(items: Any) -> Any:
+        calls.append(items)
+        if len(calls) == turn:
+            raise ShutdownNow
+        return act(items)
+
+    monkeypatch.setattr(target, step, strike)
+    with pytest.raises(ShutdownNow):
+        executor.process(bench.receive())
+    executor.close()
+    assert bench.left() == 2, "the next generation, and what follows the other task"
+    bench.work()
+    assert (result.get(), ran) == ([2, 2, 7], ["quick"])
+
+
 def test_settlements_come_last() -> None:
     """The record of a retry is written before the message becomes visible again."""
     bench = Bench()
