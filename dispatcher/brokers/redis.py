@@ -15,10 +15,11 @@ import os
 import socket
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dispatcher.brokers import redis_scripts as scripts
 from dispatcher.brokers.base import Broker, BrokerFeatures, DeadLetter, Delivery, Outgoing, QueueCounts, Settlement
+from dispatcher.brokers.redis_entries import dead_letter_of, deliveries_of
 from dispatcher.brokers.redis_queues import GROUP, Queue
 from dispatcher.brokers.redis_reads import BlockingRead, hand_over
 from dispatcher.clock import SYSTEM, Clock
@@ -40,19 +41,6 @@ _BATCH_BYTES: Final = 1_000_000
 _KEPT_READS: Final = 200
 #: Dead letters of a walk that are read at once.
 _PAGE: Final = 100
-
-
-class Receipt(NamedTuple):
-    """What settles a delivery: it is good for one lease."""
-
-    level: str
-    id: bytes
-    consumer: str
-    #: how often the message was received under this id, as the server counts
-    receipts: int
-    #: until when, on the monotonic clock, nobody else can hold the lease
-    until: float
-    extended: bool = False
 
 
 class RedisBroker(Broker):
@@ -278,17 +266,7 @@ class RedisBroker(Broker):
     def _deliveries(
         self, queue: Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
     ) -> list[Delivery]:
-        name, consumer, until = queue.name, self._consumer, now + self.visibility_timeout
-        taken = []
-        for level, id, count, fields in entries:
-            message_id, earlier, sent = id.decode(), 0, id
-            if len(fields) > 2:
-                extra = dict(zip(fields[::2], fields[1::2], strict=True))
-                message_id, earlier, sent = extra[b"i"].decode(), int(extra[b"n"]), extra[b"t"]
-            receipt = Receipt(level, id, consumer, count, until)
-            sent_at = int(sent.partition(b"-")[0]) / 1000
-            taken.append(Delivery(name, fields[1].decode(), receipt, earlier + count, message_id, sent_at))
-        return taken
+        return deliveries_of(queue.name, entries, self._consumer, now + self.visibility_timeout)
 
     # Settling
 
@@ -347,7 +325,7 @@ class RedisBroker(Broker):
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Show the newest dead letters of a queue, without removing them."""
         entries = self._connections.call("XREVRANGE", self._queue(queue).keys[4], "+", "-", "COUNT", limit)
-        return [_letter(queue, *entry) for entry in entries]
+        return [dead_letter_of(queue, *entry) for entry in entries]
 
     def walk_dead_letters(self, queue: str) -> Generator[list[DeadLetter], None, None]:
         """Yield the dead letters that a queue has now, in pages, oldest first; see `Broker.walk_dead_letters`."""
@@ -355,7 +333,7 @@ class RedisBroker(Broker):
         newest = self._connections.call("XREVRANGE", key, "+", "-", "COUNT", 1)
         start, last = b"-", newest[0][0] if newest else b"-"
         while entries := self._connections.call("XRANGE", key, start, last, "COUNT", _PAGE):
-            yield [_letter(queue, *entry) for entry in entries]
+            yield [dead_letter_of(queue, *entry) for entry in entries]
             start = b"(" + entries[-1][0]
 
     def redrive(self, letters: Sequence[DeadLetter]) -> int:
@@ -420,12 +398,6 @@ def _step(settlement: Settlement) -> tuple[str | bytes | int, ...]:
         settlement.action, receipt.level, receipt.id, receipt.consumer, receipt.receipts,
         delivery.receive_count, delay, reason, "0" if body is None else "1", body or "",
     )  # fmt: skip
-
-
-def _letter(queue: str, id: bytes, fields: Sequence[bytes]) -> DeadLetter:
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
-    at = int(id.partition(b"-")[0]) / 1000
-    return DeadLetter(queue, values[b"b"].decode(), json.loads(values[b"r"]), at, values[b"i"].decode(), receipt=id)
 
 
 def _receipts(letters: Sequence[DeadLetter]) -> dict[str, list[bytes]]:
