@@ -161,8 +161,9 @@ for i = 2, #ARGV, 10 do
     local entry = redis.call('XRANGE', stream, id, id)[1]
     if entry and action ~= 'ack' then
       local fields = named(entry[2])
-      local message, sent = fields.i or id, fields.t or string.match(id, '^%d+')
-      local body = ARGV[i + 8] == '1' and ARGV[i + 9] or fields.b or entry[2][2] -- of other programs: what was read
+      local again = entry[2][1] == 'b' and fields.n and fields.i and fields.t -- else it is new, or another program's
+      local message, sent = again and fields.i or id, again and fields.t or string.match(id, '^%d+')
+      local body = ARGV[i + 8] == '1' and ARGV[i + 9] or entry[2][2]
       local receipts, delay = ARGV[i + 5], tonumber(ARGV[i + 6])
       if action == 'dead' then
         redis.call('XADD', dead, '*', 'b', body, 'i', message, 'r', ARGV[i + 7], 'l', level)
@@ -262,7 +263,7 @@ local ids, keys = {}, {}
 for i, stream in ipairs(KEYS) do
   for _, pending in ipairs(redis.call('XPENDING', stream, group, '(' .. ARGV[5 + i], '+', most, consumer)) do
     local entry = redis.call('XRANGE', stream, pending[1], pending[1])[1]
-    local id = entry and string.match(entry[2][2], '^{"v":%d+,"id":"([^"\\\\]+)"')
+    local id = entry and string.match(entry[2][2], '^{"v":%d+,"id":"([^"\\\\\\128-\\255]+)"')
     if id then
       ids[#ids + 1] = id
       keys[#keys + 1] = before .. id .. after

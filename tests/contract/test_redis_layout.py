@@ -17,7 +17,9 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.redis import RedisBackend
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
-from dispatcher.exceptions import TimeoutError, UnsupportedOption
+from dispatcher.exceptions import DecodeError, TimeoutError, UnsupportedOption
+from dispatcher.message import decode
+from dispatcher.redis_connection import RecordStore
 from tests.emulation.redis_server import RedisServer
 
 
@@ -75,16 +77,37 @@ def test_a_drained_queue_leaves_an_empty_stream(broker: RedisBroker, raw: Any, o
 
 
 @pytest.mark.parametrize("action", ["dead", "release"])
+@pytest.mark.parametrize(
+    "fields", [{"x": "y"}, {"x": "y", "z": "1"}, {"x": "y", "b": "2"}, {"t": "y", "n": "1", "i": "2", "b": "3"}]
+)
 def test_an_entry_of_another_program_can_be_settled(
-    broker: RedisBroker, raw: Any, options: dict[str, Any], action: str
+    broker: RedisBroker, raw: Any, options: dict[str, Any], fields: dict[str, str], action: str
 ) -> None:
     """What has no body of ours is not kept at the head of the queue for ever."""
-    raw.xadd(f"{options['global_keyprefix']}dispatcher:{{q}}:ready", {"x": "y"})
+    raw.xadd(f"{options['global_keyprefix']}dispatcher:{{q}}:ready", fields)
     [delivery] = broker.receive(["q"], 10)
     settle(broker, action, delivery)
     assert [each.body for each in (broker.dead_letters("q") if action == "dead" else broker.receive(["q"], 10))] == [
         "y"
     ]
+
+
+def test_an_entry_that_is_no_text_can_be_settled(broker: RedisBroker, raw: Any, options: dict[str, Any]) -> None:
+    """Bytes that are not UTF-8 are shown as a text that is no message, and stay what they are."""
+    body = b'{"v":1,"id":"\xff","args":["\xe9"]}'
+    broker.bring_records(RecordStore(broker._settings.server, "", ""))
+    broker.receive(["q"], 1)
+    raw.xadd(f"{options['global_keyprefix']}dispatcher:{{q}}:ready", {"b": body})
+    [delivery] = broker.receive(["q"], 10, wait=5.0)
+    assert delivery.brought is None
+    with pytest.raises(DecodeError):
+        decode(delivery.body)
+    settle(broker, "dead", delivery)
+    [letter] = broker.dead_letters("q")
+    assert letter.body == body.decode("utf-8", "backslashreplace")
+    assert broker.redrive([letter]) == 1
+    [(_, fields)] = broker._connections.call("XRANGE", broker._queue("q").keys[0], "-", "+")
+    assert fields == [b"b", body]
 
 
 def test_a_prefix_keeps_apps_apart(redis_server: RedisServer, options: dict[str, Any]) -> None:
