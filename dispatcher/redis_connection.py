@@ -44,11 +44,13 @@ __all__ = [
     "to_error",
 ]
 
+_PERMISSION: Final = "the user lacks a permission; docs/redis.md lists the commands that are used"
 #: What to do about an error reply, by the class or the start of the text the client library gives it.
 _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
     OutOfMemoryError: "it is out of memory; raise maxmemory or let workers drain the queues",
     ReadOnlyError: "it is a read-only replica; the URL has to name the primary",
-    NoPermissionError: "the user lacks a permission; docs/redis.md lists the commands that are used",
+    NoPermissionError: _PERMISSION,
+    "The user executing the script": _PERMISSION,
     "MISCONF": "it cannot save to disk and refuses writes; see the server's log",
     "NOREPLICAS": "fewer replicas are connected than min-replicas-to-write asks for",
     "MOVED": "it is part of a Redis Cluster, which is not supported; name a server of its own",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
+from pathlib import Path
 
 import pytest
+import redis
 
 from dispatcher import Dispatcher, ResultSet
 from dispatcher.backends.base import Write
@@ -18,22 +21,36 @@ from tests.contract.harness import Kind, Recipe
 from tests.emulation.redis_server import RedisServer
 
 
+@pytest.fixture(scope="module")
+def permitted(redis_server: RedisServer) -> dict[str, str]:
+    """Return options that log in as a user who may do what docs/redis.md says that is needed, on the shared server."""
+    page = Path(__file__).parents[2] / "docs" / "redis.md"
+    keys, commands = re.findall(r"`([^`]+)`", page.read_text("utf-8").partition("## Permissions")[2])[:2]
+    allowed = [f"+{command.lower()}" for command in commands.split()]
+    client = redis.Redis(port=redis_server.port)
+    client.execute_command(
+        "ACL", "SETUSER", "permitted", "reset", "on", ">secret", keys.replace("<global_keyprefix>", "~"), *allowed
+    )
+    client.close()
+    return {"username": "permitted", "password": "secret"}
+
+
 class TestRedisBroker(BrokerContract):
     """Time is the server's, so these tests run in real time."""
 
     @pytest.fixture
-    def kind(self, redis_server: RedisServer) -> Kind:
-        """The server that the whole run shares."""
-        return Kind(Recipe("dispatcher.brokers.redis:RedisBroker", redis_server.url))
+    def kind(self, redis_server: RedisServer, permitted: dict[str, str]) -> Kind:
+        """The server, as a user who may do no more than is documented."""
+        return Kind(Recipe("dispatcher.brokers.redis:RedisBroker", redis_server.url, permitted))
 
 
 class TestRedisBackend(BackendContract):
     """Records live on one server."""
 
     @pytest.fixture
-    def kind(self, redis_server: RedisServer) -> Kind:
-        """The server that the whole run shares."""
-        return Kind(Recipe("dispatcher.backends.redis:RedisBackend", redis_server.url))
+    def kind(self, redis_server: RedisServer, permitted: dict[str, str]) -> Kind:
+        """The server, as a user who may do no more than is documented."""
+        return Kind(Recipe("dispatcher.backends.redis:RedisBackend", redis_server.url, permitted))
 
 
 class Sleepless(SystemClock):

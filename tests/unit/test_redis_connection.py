@@ -52,6 +52,7 @@ def test_tries_that_take_long_are_not_repeated_for_ever(clock: ManualClock, trie
         (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "raise maxmemory"),
         (ReadOnlyError("You can't write against a read only replica."), "name the primary"),
         (NoPermissionError("this user has no permissions"), "lacks a permission"),
+        (ResponseError("The user executing the script can't run this command"), "lacks a permission"),
         (ResponseError("MISCONF Redis is configured to save RDB snapshots"), "cannot save to disk"),
         (ResponseError("WRONGTYPE Operation against a key"), "global_keyprefix"),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), "min-replicas-to-write"),
