@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher import signals
-from dispatcher.brokers.base import Broker
+from dispatcher.brokers.base import Broker, Outgoing
 from dispatcher.call_options import check_limits, keywords, positional, set_options
 from dispatcher.canvas.plan import CHAIN, CHORD, GROUP
 from dispatcher.clock import Clock
@@ -209,8 +209,7 @@ class Sender:
         broker = self._broker()
         if signals.before_task_publish.receivers:
             calls = [_announced(call) for call in calls]
-        publish(broker, self._packer.pack(broker, calls), publishing, self._clock)
-        _tell_sent(calls)
+        self._publish(broker, calls, self._packer.pack(broker, calls), publishing)
 
     def pack(self, calls: Sequence[Call]) -> Packed:
         """Return calls ready for `send_packed`; raises whatever `send` raises that the broker is not asked for."""
@@ -223,10 +222,15 @@ class Sender:
 
     def send_packed(self, packs: Sequence[Packed]) -> None:
         """Put packed calls on the broker together; raises what `send` does of a broker."""
-        outgoing = [message for pack in packs for message in pack.outgoing]
         calls = [call for pack in packs for call in pack.calls]
+        outgoing = [message for pack in packs for message in pack.outgoing]
+        self._publish(self._broker(), calls, outgoing, self._publish_policy)
+
+    def _publish(
+        self, broker: Broker, calls: Sequence[Call], outgoing: Sequence[Outgoing], policy: Mapping[str, Any] | None
+    ) -> None:
         try:
-            publish(self._broker(), outgoing, self._publish_policy, self._clock)
+            publish(broker, outgoing, policy, self._clock)
         except SendError as error:
             _tell_sent([call for call in calls if call.message.id not in error.failures])
             raise

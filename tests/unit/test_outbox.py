@@ -99,7 +99,8 @@ def test_what_is_wrong_with_a_message_shows_when_it_is_put_in(bench: Bench) -> N
     assert not outbox.refused
 
 
-def test_signals_of_publishing_tell_the_truth(bench: Bench) -> None:
+@pytest.mark.parametrize("by", ["outbox", "send_many"])
+def test_signals_of_publishing_tell_the_truth(by: str, bench: Bench) -> None:
     """`before_task_publish` comes once for each message, `after_task_publish` for those accepted."""
     told: list[tuple[str, str]] = []
 
@@ -112,10 +113,14 @@ def test_signals_of_publishing_tell_the_truth(bench: Bench) -> None:
     signals.before_task_publish.connect(before)
     signals.after_task_publish.connect(after)
     try:
-        outbox = bench.app.outbox()
-        _put(bench, outbox, "a", "good")
-        _put(bench, outbox, "b", "bad")
-        outbox.send()
+        if by == "outbox":
+            outbox = bench.app.outbox()
+            _put(bench, outbox, "a", "good")
+            _put(bench, outbox, "b", "bad")
+            outbox.send()
+        else:
+            with pytest.raises(SendError):
+                bench.app.send_many([bench.app.signature("good"), bench.app.signature("bad")])
     finally:
         signals.before_task_publish.disconnect(before)
         signals.after_task_publish.disconnect(after)
