@@ -21,8 +21,8 @@ _MOST: Final = 1000
 class Outbox:
     """Collects messages for one owner after the other, then sends them all; not for several threads.
 
-    What is wrong with a message shows when it is put in. What the broker refuses is known after `send`, by owner, and
-    what an owner has to do `afterwards` is done unless anything of it was refused.
+    What is wrong with a message shows when it is put in. What the broker refuses is known after `send`, by owner, as is
+    what was noted by `refuse`; what an owner has to do `afterwards` is done unless anything of it was refused.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -31,6 +31,7 @@ class Outbox:
         self.owner: Hashable = None
         #: why messages of owners were not accepted
         self.refused: dict[Hashable, Exception] = {}
+        self._wrong: dict[Hashable, Exception] = {}
         self._packs: list[tuple[Hashable, Packed]] = []
         self._kept = 0
         self._afterwards: list[tuple[Hashable, Callable[[], Any]]] = []
@@ -47,6 +48,10 @@ class Outbox:
             if self.owner in self.refused:
                 raise self.refused[self.owner]
 
+    def refuse(self, error: Exception) -> None:
+        """Note why not all of the present owner was put in; what the broker refuses of it counts for more."""
+        self._wrong[self.owner] = error
+
     def afterwards(self, act: Callable[[], Any]) -> None:
         """Do something for the present owner once its messages are on the broker."""
         self._afterwards.append((self.owner, act))
@@ -54,6 +59,7 @@ class Outbox:
     def send(self) -> None:
         """Send what is left and do what comes afterwards; `refused` says for whom either failed."""
         self._send_kept()
+        self.refused = self._wrong | self.refused
         for owner, act in self._afterwards:
             if owner not in self.refused:
                 try:

@@ -9,7 +9,7 @@ it as well: what is recorded comes first, and a crash in between leaves both cop
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
@@ -60,10 +60,11 @@ def renew(env: Environment, runs: Sequence[Run]) -> None:
     for run, delay in waits:
         assert run.message is not None
         copies.append((run, _found_again(run.message), run.delivery.queue, delay))
-    for run, error in send_on(env, copies).items():
-        logger.warning("%s cannot be renewed, it goes back: %s", run.id, error)
+    wrong = send_on(env, copies)
     for run, _ in waits:
-        if run.sent_on:
+        if run in wrong:
+            logger.warning("%s cannot be renewed, it goes back: %s", run.id, wrong[run])
+        else:
             logger.info("renewed %s after %d receipts", run.id, run.delivery.receive_count)
 
 
@@ -95,25 +96,23 @@ def _found_again(message: Message) -> Message:
     return message.replace(headers={name: value for name, value in message.headers.items() if name != ROUNDS_HEADER})
 
 
-def send_on(env: Environment, copies: Sequence[tuple[Run, Message, str, float]]) -> dict[Run, Exception]:
+def send_on(env: Environment, copies: Sequence[tuple[Run, Message, str, float]]) -> Mapping[Hashable, Exception]:
     """Send messages of runs to a queue once more, together; return why runs were not `sent_on`.
 
     Each is given with its queue and its delay in seconds. It stays of the same generation, with the retries that are
     recorded.
     """
-    outbox, wrong = env.app.outbox(), dict[Run, Exception]()
+    outbox = env.app.outbox()
     for run, message, queue, delay in copies:
         outbox.owner = run
         try:
             publish_later(env, outbox, _copy(env, run, message, delay), queue, delay)
         except DispatcherError as error:
-            wrong[run] = error
+            outbox.refuse(error)
     outbox.send()
     for run, *_ in copies:
-        if run in outbox.refused:
-            wrong[run] = outbox.refused[run]
-        run.sent_on = run not in wrong
-    return wrong
+        run.sent_on = run not in outbox.refused
+    return outbox.refused
 
 
 def _copy(env: Environment, run: Run, message: Message, delay: float) -> Message:

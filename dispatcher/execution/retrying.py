@@ -40,7 +40,7 @@ def publish_retries(env: Environment, runs: Sequence[Run]) -> None:
 
     It comes before the record, since the old message does not have the new arguments.
     """
-    outbox, names, wrong = env.app.outbox(), dict[Run, str | None](), dict[Run, Exception]()
+    outbox, names = env.app.outbox(), dict[Run, str | None]()
     for run in runs:
         assert run.outcome is not None and run.message is not None
         outbox.owner = run
@@ -49,10 +49,10 @@ def publish_retries(env: Environment, runs: Sequence[Run]) -> None:
             publish_later(env, outbox, following, queue, run.outcome.delay)
             names[run] = following.handover
         except (DispatcherError, TypeError, ValueError) as error:
-            wrong[run] = error
+            outbox.refuse(error)
     outbox.send()
     for run in runs:
-        trouble = outbox.refused.get(run) or wrong.get(run)
+        trouble = outbox.refused.get(run)
         if trouble is None:
             run.successor = names[run]
         elif isinstance(trouble, OperationalError):

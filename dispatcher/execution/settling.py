@@ -43,7 +43,7 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
     companies = _companies(runs)
     if not companies:
         return
-    outbox, wrong = env.app.outbox(), dict[Hashable, Exception]()
+    outbox = env.app.outbox()
     for run, beside in companies:
         assert run.message is not None
         outbox.owner = run
@@ -51,11 +51,11 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
         try:
             _put_continuations(env, outbox, run, run.message, messages)
         except Exception as error:
-            if env.eager and not isinstance(error, OperationalError | BackendError):
+            if env.eager and not _passes(error):
                 raise
-            wrong[outbox.owner] = error
+            outbox.refuse(error)
     outbox.send()
-    wrong |= outbox.refused
+    wrong = outbox.refused
     stopped = [(run, why) for run, _ in companies if (why := wrong.get(_canvas_of(run))) and not _passes(why)]
     untold = _tell_waiting(env, stopped) if stopped else {}
     for run, beside in companies:
@@ -121,15 +121,15 @@ def _tell_waiting(env: Environment, stopped: Sequence[tuple[Run, Exception]]) ->
 
     They fail in the generation before, so that they run once the message is brought back and can be continued.
     """
-    outbox, wrong = env.app.outbox(), dict[Hashable, Exception]()
+    outbox = env.app.outbox()
     for run, error in stopped:
         outbox.owner = run
         try:
             _give_up(env, outbox, run, error)
         except Exception as second:  # noqa: BLE001 - the run's, which is told
-            wrong[run] = second
+            outbox.refuse(second)
     outbox.send()
-    return wrong | outbox.refused
+    return outbox.refused
 
 
 def _give_up(env: Environment, outbox: Outbox, run: Run, error: Exception) -> None:

@@ -99,6 +99,19 @@ def test_what_is_wrong_with_a_message_shows_when_it_is_put_in(bench: Bench) -> N
     assert not outbox.refused
 
 
+def test_an_owner_that_went_wrong_half_way_is_told_of_the_broker_first(bench: Bench) -> None:
+    """What it has put in is sent all the same; what is to be done afterwards is not, for not all is there."""
+    outbox, done = bench.app.outbox(), list[str]()
+    for owner, task in [("a", "good"), ("b", "bad"), ("c", "good")]:
+        _put(bench, outbox, owner, task)
+        outbox.afterwards(lambda owner=owner: done.append(owner))
+        if owner != "c":
+            outbox.refuse(ValueError(owner))
+    outbox.send()
+    assert {owner: type(error) for owner, error in outbox.refused.items()} == {"a": ValueError, "b": SendError}
+    assert (done, bench.left()) == (["c"], 2)
+
+
 @pytest.mark.parametrize("by", ["outbox", "send_many"])
 def test_signals_of_publishing_tell_the_truth(by: str, bench: Bench) -> None:
     """`before_task_publish` comes once for each message, `after_task_publish` for those accepted."""
