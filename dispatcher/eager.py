@@ -137,7 +137,7 @@ class EagerApp:
         outbox: Outbox = self._app.outbox()
         return outbox
 
-    def publish(self, message: Message, queue: str, delay: float = 0.0, outbox: Outbox | None = None) -> None:
+    def publish(self, message: Message, queue: str, delay: float, outbox: Outbox) -> None:
         """Keep the next generation of the message, to be run next."""
         self._published = message
 
@@ -146,7 +146,7 @@ class EagerApp:
         published, self._published = self._published, None
         return published
 
-    def launch(self, planned: Any, parent: Message, outbox: Outbox | None = None) -> None:
+    def launch(self, planned: Any, parent: Message, outbox: Outbox) -> None:
         """Do nothing: in eager mode a canvas is run step by step by whoever called it."""
 
     def sealed_body(self, message: Message, queue: str) -> str:
@@ -154,7 +154,7 @@ class EagerApp:
         return encode(message)
 
     def send_linked(
-        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox | None = None
+        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox
     ) -> None:
         """Run a continuation at once."""
         linked = maybe_signature(sig, self._app)

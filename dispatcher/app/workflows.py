@@ -57,14 +57,14 @@ class Workflows:
 
         return Outbox(self._ready_sender)
 
-    def publish(self, message: Message, queue: str, delay: float = 0.0, outbox: Outbox | None = None) -> None:
-        """Send a complete message to a queue, or put it into an outbox."""
-        (outbox.put if outbox is not None else self._ready_sender.send)([Call(message, queue, delay)])
+    def publish(self, message: Message, queue: str, delay: float, outbox: Outbox) -> None:
+        """Put a complete message, to a queue, into an outbox."""
+        outbox.put([Call(message, queue, delay)])
 
     def send_linked(
-        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox | None = None
+        self, sig: Mapping[str, Any], args: Sequence[Any], parent: Message, task_id: str, outbox: Outbox
     ) -> None:
-        """Send a continuation of a finished task, a call or a canvas, under an id derived from it; see `launch`."""
+        """Put a continuation of a finished task, a call or a canvas, into an outbox under an id derived from it."""
         steps = plan.identify(plan.steps_of(to_wire(maybe_signature(sig, self))), task_id)
         # Of the first generation whatever the parent's is: a callback takes effect once in a task's life.
         self.launch(plan.plan(steps, tuple(args)), _lineage(parent.replace(gen=0)), outbox)
@@ -77,7 +77,8 @@ class Workflows:
     ) -> None:
         """Open the joins of a planned canvas, then send what can start, in pages; it descends from ``parent``.
 
-        A page's joins are open before its members are sent, or put into the ``outbox``. Doing it again changes nothing.
+        With an ``outbox`` it is put there. A page's joins are open before its members are sent. Doing it again changes
+        nothing.
         """
         lineage = _lineage(parent)
         send = outbox.put if outbox is not None else self._ready_sender.send

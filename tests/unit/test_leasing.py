@@ -10,13 +10,13 @@ from dispatcher.backends import locks
 from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.locks import CLOCK_SKEW, Lock
 from dispatcher.backends.memory import MemoryBackend
-from dispatcher.brokers.base import Delivery
+from dispatcher.brokers.base import Delivery, Outgoing
 from dispatcher.exceptions import OperationalError, TimeLimitExceeded, WorkerLostError
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.heartbeat import LEASE
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
 from dispatcher.execution.watch import Decided
-from dispatcher.message import Message
+from dispatcher.message import Message, encode
 from tests.unit.bench import Bench
 
 #: The default lease of a message on the memory broker, in seconds.
@@ -500,11 +500,16 @@ def test_a_cold_shutdown_gives_the_lease_back() -> None:
     assert result.get(timeout=0) == 1
 
 
+def _send_without_key(bench: LeaseBench) -> None:
+    message = Message("foreign", "t", (1,))
+    bench.app.broker.send([Outgoing(bench.app.conf.task_default_queue, encode(message), message.id)])
+
+
 def test_a_message_without_a_key_is_kept_apart_too() -> None:
     """A process that knows the task by name only sends no key; the worker finds it."""
     bench = LeaseBench()
     bench.hold(1000, 1)
-    bench.app.publish(Message("foreign", "t", (1,)), bench.queue if bench.queue != "celery" else "default")
+    _send_without_key(bench)
     [run] = bench.step()
     assert run.outcome is not None
     assert run.outcome.kind is Kind.HANDED_BACK
@@ -515,7 +520,7 @@ def test_a_message_without_a_key_is_kept_apart_too() -> None:
 def test_a_key_that_the_worker_cannot_tell_fails_the_task() -> None:
     """With the reason, as for arguments that do not fit."""
     bench = LeaseBench(unique=lambda x: x)
-    bench.app.publish(Message("foreign", "t", (1,)), "default")
+    _send_without_key(bench)
     bench.work()
     assert "its unique= function must return a text, not int" in str(bench.result("foreign").result)
     assert bench.fences == []
