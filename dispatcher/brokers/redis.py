@@ -208,9 +208,7 @@ class RedisBroker(Broker):
         queue.full = len(entries) >= limit
         return self._deliveries(queue, [(level.decode(), *entry) for level, *entry in entries], now)
 
-    def _block(
-        self, queues: Sequence[Queue], limit: int, left: float, before: list[Command] | None = None
-    ) -> list[Delivery]:
+    def _block(self, queues: Sequence[Queue], limit: int, left: float, before: list[Command]) -> list[Delivery]:
         """Wait for a new message of any of the queues, for a turn at most."""
         now = self.clock.monotonic()
         due = min(queue.turn for queue in queues) - now
@@ -238,21 +236,20 @@ class RedisBroker(Broker):
         if read is None:
             if len(self._reads) >= _KEPT_READS:
                 self._reads.clear()
-            read = self._reads[key] = BlockingRead(GROUP, self._consumer, streams, limit, self._records)
+            read = self._reads[key] = BlockingRead(self._consumer, streams, limit, self._records)
         return read.commands(_milliseconds(pause), self._newest)
 
-    def _read(self, commands: Iterable[Command], before: list[Command] | None) -> list[Any]:
+    def _read(self, commands: Iterable[Command], before: list[Command]) -> list[Any]:
         """Return the replies to commands of which the first leases messages, in one write with those ``before``.
 
         The first is nothing where a stream was removed, which the next turn makes anew. ``before`` is done then. Where
         one of those is refused that is an error only if nothing was leased, because what was would be lost until its
         lease ends.
         """
-        owed = len(before) if before else 0
-        replies = self._connections.send([*(before or ()), *commands])
+        owed = len(before)
+        replies = self._connections.send([*before, *commands])
         settled, (leased, *others) = replies[:owed], replies[owed:]
-        if before:
-            before.clear()
+        before.clear()
         if isinstance(leased, ResponseError):
             leased = None
         for each in settled:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher.brokers.base import Delivery
+from dispatcher.brokers.redis_queues import GROUP
 from dispatcher.brokers.redis_scripts import RECORDS
 from dispatcher.redis_connection import Command, RecordStore, pack_start, pack_value, pack_values
 
@@ -20,17 +21,15 @@ class BlockingRead:
     The records are looked up after the messages were leased, by a command that the server runs before it answers.
     """
 
-    def __init__(
-        self, group: str, consumer: str, streams: Sequence[str], limit: int, store: RecordStore | None
-    ) -> None:
+    def __init__(self, consumer: str, streams: Sequence[str], limit: int, store: RecordStore | None) -> None:
         self._start = pack_start(
-            2 + 2 * len(streams), "XREADGROUP", "GROUP", group, consumer, "COUNT", limit, "BLOCK"
+            2 + 2 * len(streams), "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", limit, "BLOCK"
         )  # fmt: skip
         self._end = pack_values(["STREAMS", *streams, *(">" for _ in streams)])
         self._streams = streams
         self._records = b""
         if store is not None:
-            arguments = (group, consumer, _MOST, store.before, store.after)
+            arguments = (GROUP, consumer, _MOST, store.before, store.after)
             self._records = RECORDS.start(len(streams), streams, arguments)
 
     def commands(self, milliseconds: int, newest: Mapping[str, bytes]) -> Iterable[Command]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from dispatcher.redis_connection import Script
 
-# Every script gets the keys of one queue in this order, and the consumer group as its first argument.
+# Scripts that begin so get the keys of one queue in this order, and the consumer group as their first argument.
 _PRELUDE: Final = """
 local ready, delayed, leases, levels, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group = ARGV[1]
@@ -253,8 +253,8 @@ return removed
 """
 )
 
-#: Goes behind a read that leased messages. Keys: streams. Arguments: consumer, most messages of a stream, what a
-#: record's key is before and after the id, and for each stream the id of a message before those that were leased.
+#: Goes behind a read that leased messages. Keys: streams. Arguments: group, consumer, most messages of a stream, what
+#: a record's key is before and after the id, and for each stream the id of a message before those that were leased.
 #: Returns ids of tasks, as their bodies begin with, and their records.
 RECORDS: Final = Script(
     """

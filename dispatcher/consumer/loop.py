@@ -186,13 +186,12 @@ class ConsumerLoop:
     def read_lost(self) -> None:
         """Decide on messages that the transport gave up, if this consumer is the one to do so and it is time."""
         if self._lost is not None and self._lost.is_due():
+            self._settle_owed()
             self._lost.look()
 
     def _cycle(self) -> None:
         try:
-            if self._lost is not None and self._lost.is_due():
-                self._settle_owed()
-                self._lost.look()
+            self.read_lost()
             deliveries = self._receive()
             if deliveries:
                 self._process(deliveries)

@@ -156,7 +156,7 @@ def test_a_blocked_receive_over_many_queues_keeps_its_limit(redis_server: RedisS
     names = [f"q{number}" for number in range(5)]
     producer.send([Outgoing(name, name, name) for name in names])
     # As a receive does whose queues were all empty a moment ago.
-    first = worker._block([worker._queue(name) for name in names], 2, 5.0)
+    first = worker._block([worker._queue(name) for name in names], 2, 5.0, [])
     assert len(first) == 2
     rest = producer.receive(names, 10)
     assert sorted(delivery.queue for delivery in first + rest) == names

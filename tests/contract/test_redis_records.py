@@ -60,11 +60,11 @@ def app(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[Dispatch
     app.close()
 
 
-def awaited(broker: RedisBroker, *ids: str, queues: tuple[str, ...] = ("q",), **fields: Any) -> list[Delivery]:
+def awaited(broker: RedisBroker, *ids: str, queues: tuple[str, ...] = ("q",)) -> list[Delivery]:
     """Send a message a task, and receive them all as a worker that waits does."""
     broker.receive(queues, 1)
     for queue in queues:
-        broker.send([Outgoing(queue, encode(Message(id=id, task="t")), id, **fields) for id in ids])
+        broker.send([Outgoing(queue, encode(Message(id=id, task="t")), id) for id in ids])
     taken: list[Delivery] = []
     while len(taken) < len(ids) * len(queues):
         taken += broker.receive(queues, 100, wait=10)
@@ -102,7 +102,7 @@ def test_what_was_brought_is_not_asked_for(backend: RedisBackend) -> None:
     assert list(backend.read_unbrought([here, there], {here: None})) == [there]
 
 
-def test_records_come_with_messages_of_any_queue_and_priority(broker: RedisBroker, backend: RedisBackend) -> None:
+def test_records_come_with_messages_of_any_queue(broker: RedisBroker, backend: RedisBackend) -> None:
     """Each stream's newest messages are looked at."""
     task_id = new_id()
     backend.write([final(task_id)])
@@ -111,6 +111,18 @@ def test_records_come_with_messages_of_any_queue_and_priority(broker: RedisBroke
             assert delivery.brought is not None
             assert delivery.brought[task_id] is not None
             broker.settle([Settlement(delivery, "ack")])
+
+
+def test_records_come_with_messages_of_any_priority(broker: RedisBroker, backend: RedisBackend) -> None:
+    """A worker that knows of a priority waits for its messages too."""
+    broker.send([Outgoing("q", "{}", "0", priority=3)])
+    broker.settle([Settlement(each, "ack") for each in broker.receive(["q"], 1)])
+    task_id = new_id()
+    backend.write([final(task_id)])
+    broker.send([Outgoing("q", encode(Message(id=task_id, task="t")), task_id, priority=3)])
+    [delivery] = broker._block([broker._queue("q")], 1, 10.0, [])
+    assert delivery.brought is not None
+    assert delivery.brought[task_id] is not None
 
 
 def test_no_more_is_read_than_was_leased(broker: RedisBroker, backend: RedisBackend) -> None:
