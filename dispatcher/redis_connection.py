@@ -209,7 +209,8 @@ class RedisConnections:
 
     def _attempt(self, packed: bytes, replies: int) -> list[Any]:
         if self._pid != os.getpid():  # the parent goes on using the connections it had
-            self._pid, self._idle = os.getpid(), []
+            self._idle = []
+            self._pid = os.getpid()  # the last, because other threads may take what is there from now on
         idle = self._idle
         try:
             connection = idle.pop()

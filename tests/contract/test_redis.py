@@ -6,6 +6,7 @@ import re
 import threading
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -14,7 +15,9 @@ from dispatcher import Dispatcher, ResultSet
 from dispatcher.backends.base import Write
 from dispatcher.brokers.base import Delivery, Outgoing
 from dispatcher.brokers.redis import RedisBroker
-from dispatcher.clock import SystemClock
+from dispatcher.clock import SYSTEM, SystemClock
+from dispatcher.redis_connection import RedisConnections
+from dispatcher.redis_settings import parse
 from tests.contract.backend_contract import BackendContract
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.harness import Kind, Recipe
@@ -105,3 +108,25 @@ def test_threads_that_begin_together_hold_leases_under_one_name(
     first.join()
     assert len({delivery.receipt.consumer for delivery in taken}) == 1
     broker.close()
+
+
+def test_threads_of_a_child_share_no_connection_of_its_parent(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once one has found that the process is another, no connection is left for the next."""
+    left: list[list[Any]] = []
+
+    class Forked(RedisConnections):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "_pid":
+                left.append(list(getattr(self, "_idle", ())))
+
+    connections = Forked(parse(redis_server.url, {}), SYSTEM)
+    connections.call("PING")
+    inherited = connections._idle
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    connections.call("PING")
+    assert inherited
+    assert left == [[], []]
+    connections.close()
