@@ -20,15 +20,16 @@ from dispatcher.brokers.base import (
     Settlement,
 )
 from dispatcher.clock import SYSTEM, Clock
+from dispatcher.sqlite_schema import NEXT_ID
 from dispatcher.utils.options import check_options, seconds_option
 
 _READY: Final = 0
 _DELAYED: Final = 1
 _LEASED: Final = 2
 
-_INSERT: Final = """
-    INSERT INTO messages (queue, state, rank, priority, receives, lease, sent_at, body)
-    VALUES (?, ?, ?, ?, 0, 0, ?, ?)
+_INSERT: Final = f"""
+    INSERT INTO messages (id, queue, state, rank, priority, receives, lease, sent_at, body)
+    VALUES ({NEXT_ID}, ?, ?, ?, ?, 0, 0, ?, ?)
 """
 _ANYTHING: Final = """
     SELECT EXISTS (SELECT 1 FROM messages WHERE queue = :queue AND state = 0)
@@ -81,9 +82,9 @@ _NEXT_DEAD: Final = """
     ORDER BY id LIMIT ?
 """
 _LAST_DEAD: Final = "SELECT coalesce(max(id), 0) FROM dead_letters WHERE queue = ?"
-_REDRIVE: Final = """
-    INSERT INTO messages (queue, state, rank, priority, receives, lease, sent_at, body)
-    SELECT queue, 0, priority, priority, 0, 0, ?, body FROM dead_letters WHERE id = ? AND message = ?
+_REDRIVE: Final = f"""
+    INSERT INTO messages (id, queue, state, rank, priority, receives, lease, sent_at, body)
+    SELECT {NEXT_ID}, queue, 0, priority, priority, 0, 0, ?, body FROM dead_letters WHERE id = ? AND message = ?
 """
 # Ids of dead letters come again, those of messages do not: the receipt of a letter that is gone fits no other one.
 _REMOVE_DEAD: Final = "DELETE FROM dead_letters WHERE id = ? AND message = ?"
@@ -124,12 +125,20 @@ class SQLiteBroker(Broker):
         now = self.clock.time()
 
         def work(connection: sqlite3.Connection) -> None:
-            ids = {name: _queue_id(connection, name) for name in {message.queue for message in messages}}
+            ids = {name: self._number(connection, name) for name in {message.queue for message in messages}}
             connection.executemany(_INSERT, (_row(message, ids[message.queue], now) for message in messages))
 
         if messages:
             self._store.write(work)
         return {}
+
+    def _number(self, connection: sqlite3.Connection, queue: str) -> int:
+        """Return a queue's number, in the transaction that it may be new in."""
+        number = self._store.queue_id(queue)
+        if number is None:
+            number = connection.execute("INSERT INTO queues (name) VALUES (?)", (queue,)).lastrowid
+        assert number is not None
+        return number
 
     def receive(self, queues: Sequence[str], limit: int, wait: float = 0.0) -> list[Delivery]:
         """Lease up to ``limit`` messages; see `Broker.receive`.
@@ -285,12 +294,6 @@ class SQLiteBroker(Broker):
 def _letter(queue: str, row: sqlite_store.Row) -> DeadLetter:
     body, reason, at, message, number = row
     return DeadLetter(queue, body, json.loads(reason), at, str(message), receipt=(number, message))
-
-
-def _queue_id(connection: sqlite3.Connection, name: str) -> int:
-    connection.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (name,))
-    ((number,),) = connection.execute("SELECT id FROM queues WHERE name = ?", (name,)).fetchall()
-    return int(number)
 
 
 def _row(message: Outgoing, queue: int, now: float) -> tuple[Any, ...]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import sqlite_store
+from dispatcher import sqlite_schema, sqlite_store
 from dispatcher.backends.base import Write
 from dispatcher.backends.sqlite import SQLiteBackend
 from dispatcher.brokers import sqlite as sqlite_broker
-from dispatcher.brokers.base import Outgoing, Settlement
+from dispatcher.brokers.base import Broker, Delivery, Outgoing, QueueCounts, Settlement
 from dispatcher.brokers.sqlite import SQLiteBroker
 from dispatcher.clock import SYSTEM, ManualClock
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
@@ -176,23 +176,53 @@ def test_a_newer_schema_is_refused(path: Path, recipe: Recipe) -> None:
         recipe.open().queues()
 
 
-def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
-    """What an earlier release left is there, its dead letters included."""
-    send(recipe, "dead", "waiting")
-    broker = recipe.open()
-    (delivery,) = broker.receive([QUEUE], 1)
-    broker.settle([Settlement(delivery, "dead", reason={"reason": "rejected"})])
-    broker.close()
+#: the tables of version 1
+FIRST_SCHEMA = f"""
+    CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE messages (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, state INTEGER NOT NULL, rank REAL NOT NULL,
+        priority INTEGER NOT NULL, receives INTEGER NOT NULL, lease INTEGER NOT NULL, sent_at REAL NOT NULL,
+        body TEXT NOT NULL
+    );
+    CREATE INDEX messages_by_rank ON messages (queue, state, rank);
+    CREATE TABLE dead_letters (
+        id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, message INTEGER NOT NULL, died_at REAL NOT NULL,
+        reason TEXT NOT NULL, body TEXT NOT NULL
+    );
+    CREATE INDEX dead_letters_by_queue ON dead_letters (queue);
+    CREATE TABLE records (
+        id TEXT PRIMARY KEY NOT NULL, status TEXT NOT NULL, gen INTEGER NOT NULL, retries INTEGER NOT NULL,
+        final INTEGER NOT NULL, token TEXT NOT NULL, starts INTEGER NOT NULL, revoked INTEGER NOT NULL, not_before REAL,
+        expires_at REAL NOT NULL, data TEXT NOT NULL
+    );
+    CREATE INDEX records_by_expiry ON records (expires_at);
+    PRAGMA application_id = {sqlite_schema.APPLICATION_ID};
+    INSERT INTO queues VALUES (1, '{QUEUE}');
+    INSERT INTO messages VALUES (3, 1, 0, 0, 0, 0, 0, 7.0, 'waiting');
+    INSERT INTO messages VALUES (5, 1, 2, 9e9, 0, 1, 1, 7.0, 'leased');
+    INSERT INTO messages VALUES (6, 1, 1, 9e9, 0, 0, 0, 7.0, 'delayed');
+    INSERT INTO messages VALUES (40, 1, 0, 0, 0, 0, 0, 7.0, 'done');
+    DELETE FROM messages WHERE id = 40;
+    INSERT INTO dead_letters VALUES (1, 1, 2, 8.0, '{{"reason": "rejected"}}', 'dead');
+"""
+
+
+@pytest.mark.parametrize("version", range(1, 8))
+def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe, version: int) -> None:
+    """What an earlier release left is there: messages, leases that are held, dead letters, ids that were used."""
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE dead_letters DROP COLUMN priority")
-        connection.execute("ALTER TABLE records DROP COLUMN started_at")
-        for table in ("rates", "joins", "join_members"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.executescript(";".join([FIRST_SCHEMA, *sqlite_schema.UPGRADES[: version - 1]]))
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     broker = recipe.open()
+    assert broker.counts(QUEUE) == QueueCounts(ready=1, delayed=1, in_flight=1, dead=1)
+    broker.settle([Settlement(Delivery(QUEUE, "leased", (5, 1)), "ack")])
     assert [broker.redrive(page) for page in broker.walk_dead_letters(QUEUE)] == [1]
-    assert sorted(delivery.body for delivery in broker.receive([QUEUE], 10)) == ["dead", "waiting"]
+    broker.send([Outgoing(QUEUE, "new", "new")])
+    assert [(delivery.body, delivery.message_id) for delivery in broker.receive([QUEUE], 10)] == [
+        ("waiting", "3"), ("dead", "41"), ("new", "42"),
+    ]  # fmt: skip
+    assert broker.counts(QUEUE) == QueueCounts(ready=0, delayed=1, in_flight=3, dead=0)
     broker.close()
     backend = SQLiteBackend(broker.url)
     write = Write("t", "STARTED", 0, 0, 0, final=False, token="", expires_at=time.time() + 60, started_at=1.5)
@@ -200,6 +230,61 @@ def test_an_older_schema_is_upgraded(path: Path, recipe: Recipe) -> None:
     assert backend.read(["t"]) == {"t": write.record()}
     assert len(backend.reserve("b", 2, 1.0)) == 2
     backend.close()
+
+
+def test_no_id_comes_twice(recipe: Recipe) -> None:
+    """However a message goes, the next one's id is another, so that an old receipt is good for nothing."""
+    gone: list[Delivery] = []
+
+    def take(broker: Broker) -> Delivery:
+        (delivery,) = broker.receive([QUEUE], 1)
+        assert int(delivery.message_id) > max((int(each.message_id) for each in gone), default=0)
+        gone.append(delivery)
+        return delivery
+
+    def purge(broker: Broker, delivery: Delivery) -> None:
+        broker.settle([Settlement(delivery, "release")])
+        assert broker.purge(QUEUE) == 1
+
+    def redrive(broker: Broker, delivery: Delivery) -> None:
+        broker.settle([Settlement(delivery, "dead")])
+        assert broker.redrive(broker.dead_letters(QUEUE)) == 1
+        broker.settle([Settlement(take(broker), "ack")])
+
+    def forget(broker: Broker, delivery: Delivery) -> None:
+        broker.settle([Settlement(delivery, "dead")])
+        assert broker.remove_dead_letters(broker.dead_letters(QUEUE)) == 1
+
+    def succeed(broker: Broker, delivery: Delivery) -> None:
+        broker.settle([Settlement(delivery, "ack")])
+
+    for go in (succeed, purge, redrive, forget, succeed):
+        broker = recipe.open()
+        broker.send([Outgoing(QUEUE, "body", "1")])
+        go(broker, take(broker))
+        broker.send([Outgoing(QUEUE, "kept", "2"), Outgoing(QUEUE, "other", "3")])
+        kept, other = broker.receive([QUEUE], 2)
+        broker.settle([Settlement(delivery, "ack") for delivery in gone])
+        assert broker.counts(QUEUE).in_flight == 2
+        # The highest goes first, then one below it.
+        broker.settle([Settlement(other, "ack"), Settlement(kept, "ack")])
+        gone += [kept, other]
+        broker.close()
+
+
+def test_a_send_writes_two_pages(path: Path) -> None:
+    """A message costs its own page and its index's, no other, as each is synced: nothing counts messages."""
+    broker = SQLiteBroker(f"sqlite:///{path}", {"synchronous": "full"})
+    log = Path(f"{path}-wal")
+
+    def send() -> int:
+        before = log.stat().st_size
+        broker.send([Outgoing(QUEUE, "body", "1")])
+        return (log.stat().st_size - before) // 4096
+
+    broker.send([Outgoing(QUEUE, "first", "0")])
+    assert [send() for _ in range(5)] == [2] * 5
+    broker.close()
 
 
 def test_a_foreign_database_is_left_alone(path: Path, recipe: Recipe) -> None:
@@ -294,7 +379,9 @@ def test_expired_records_leave_the_file(path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("name", ["_ANYTHING", "_NEXT_DUE", "_WAKE", "_NEXT", "_LEASE", "_ACK", "_EXTEND", "_BURY"])
+@pytest.mark.parametrize(
+    "name", ["_INSERT", "_ANYTHING", "_NEXT_DUE", "_WAKE", "_NEXT", "_LEASE", "_ACK", "_EXTEND", "_BURY"]
+)
 def test_the_statements_of_a_run_search_by_index(path: Path, recipe: Recipe, name: str) -> None:
     """No statement that a worker runs for each batch reads the whole table or sorts it, however long the backlog."""
     send(recipe, "one")
