@@ -39,6 +39,9 @@ _BATCH: Final = 1_000
 _BATCH_BYTES: Final = 1_000_000
 #: Waits, each of some streams and a limit, whose commands are kept packed.
 _KEPT_READS: Final = 200
+#: How long after the end of its wait a reply may be read whose records are believed, in seconds. A process that stood
+#: still meanwhile may have lost its leases to others who ran the tasks. A server is 0.1 s late by itself.
+_LATE: Final = 0.25
 #: Dead letters of a walk that are read at once.
 _PAGE: Final = 100
 
@@ -215,6 +218,7 @@ class RedisBroker(Broker):
         pause = min(left, self._settings.longest_block, max(due, 0.001))
         streams = {queue.stream(level): (queue, level) for queue in queues for level in f"0{queue.levels}"}
         replies, *records = self._read(self._wait_of(tuple(streams), limit, pause), before)
+        waited = self.clock.monotonic() - now
         taken: list[Delivery] = []
         for name, entries in replies or ():
             stream = name.decode()
@@ -222,8 +226,9 @@ class RedisBroker(Broker):
             taken += self._deliveries(queue, [(level, id, 1, fields) for id, fields in entries], now)
             queue.full = len(entries) >= limit
             self._newest[stream] = entries[-1][0]
-        for reply in records:
-            hand_over(reply, taken)
+        if waited < min(pause + _LATE, self.visibility_timeout):
+            for reply in records:
+                hand_over(reply, taken)
         if len(taken) > limit:  # each stream may give as many
             with contextlib.suppress(OperationalError):  # the rest comes when its leases end
                 self.settle([Settlement(delivery, "release") for delivery in taken[limit:]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import NoLimits
 from dispatcher.execution.run import Kind
 from dispatcher.message import Message, encode
+from dispatcher.redis_connection import Command, RedisConnections
 from tests.emulation.redis_server import RedisServer
 
 
@@ -131,6 +132,25 @@ def test_no_more_is_read_than_was_leased(broker: RedisBroker, backend: RedisBack
     awaited(broker, earlier)
     [delivery] = awaited(broker, later)
     assert delivery.brought == {later: None}
+
+
+class Standing(RedisConnections):
+    """Those of a process that stands still, suspended say, before it reads what it was sent."""
+
+    def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, and return their replies long after they came."""
+        replies = super().send(commands)
+        self._clock.sleep(10.0)
+        return replies
+
+
+def test_records_that_are_read_late_are_asked_for_anew(broker: RedisBroker, redis_server: RedisServer) -> None:
+    """While the process stood still, another may have run the task, or somebody revoked it."""
+    broker.receive(["q"], 1)
+    broker.send([Outgoing("q", encode(Message(id=new_id(), task="t")), "1")])
+    broker._connections = Standing(broker._settings, broker.clock)
+    [delivery] = broker.receive(["q"], 1, wait=10)
+    assert delivery.brought is None
 
 
 def test_a_script_that_the_server_forgot_is_loaded_again(
