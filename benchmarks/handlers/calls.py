@@ -1,4 +1,4 @@
-"""Single tasks and chains on AWS: ``python -m benchmarks.handlers.calls send|work lean|results|chains COUNT``.
+"""Single tasks and chains on AWS: ``python -m benchmarks.handlers.calls send lean|results|chains COUNT``, or ``work``.
 
 The endpoint is the one that ``AWS_ENDPOINT_URL`` names, and has the queue and the table; it counts the calls. ``send``
 sends all tasks by one call; ``work`` works them off in the Lambda handler, and hands back the capacity units this took.
@@ -31,14 +31,13 @@ def send(kind: str, count: int) -> None:
     if kind == "chains":
         step = TASKS["results"]
         group(chain(step.s(number, 1), *(step.s(1) for _ in range(9))) for number in range(count // 10)).apply_async()
-        emit(None)
-        return
-    app.send_many([TASKS[kind].s(number, 1) for number in range(count)])
+    else:
+        app.send_many([TASKS[kind].s(number, 1) for number in range(count)])
     emit(None)
 
 
 def run() -> None:
-    """Work off the queue."""
+    """Work off the queue, whatever is in it."""
     sqs, url = aws.client("sqs", ClientSettings()), os.environ["DISPATCHER_QUEUE_URL_DEFAULT"]
     with Meter(aws.client("dynamodb", ClientSettings())) as meter:
         work_off(Worker(lambda: app), sqs, url, app.conf.task_default_queue)
