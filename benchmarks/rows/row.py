@@ -114,7 +114,7 @@ class Row:
                 outcome = error
             yield contender, outcome
 
-    def far_behind(self, medians: Mapping[str, float], factor: float = 2.0) -> set[str]:
+    def far_behind(self, medians: Mapping[str, float], factor: float) -> set[str]:
         """Return the peers that no bar is about: they are not named, and so many times worse than the best peer."""
         named = {bar.against for bar in self.bars}
         peers = {name: value for name, value in medians.items() if is_peer(name) and name not in named}

@@ -48,11 +48,6 @@ class Partitions:
         self.shared: Counter[str] = Counter()
         self.shared_seconds: Counter[tuple[str, int]] = Counter()
 
-    @property
-    def writes_a_second(self) -> int:
-        """The write units that the table takes a second, if its keys are spread."""
-        return self._count * facts.PARTITION_WRITES
-
     def take(self, kind: str, key: str, units: float) -> None:
         """Use capacity for a key; raises `_Throttled` where its partition has none left in this second."""
         now = self._timeline.now

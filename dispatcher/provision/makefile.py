@@ -100,10 +100,7 @@ def unbuildable(template: Mapping[str, Any], base: Path) -> Iterator[tuple[str, 
             continue
         path = Path(where, "Makefile")
         if not (base / path).is_file():
-            yield (
-                id,
-                f"BuildMethod is makefile, but there is no {path.as_posix()}",
-            )
+            yield id, f"BuildMethod is makefile, but there is no {path.as_posix()}"
         elif not _has_target((base / path).read_text(encoding="utf-8", errors="replace"), f"build-{id}"):
             yield id, f"BuildMethod is makefile, but {path.as_posix()} has no target build-{id}"
 
