@@ -14,10 +14,15 @@ from benchmarks import environment
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
-    scale = arguments[:1] == ["scale"]
-    options = None if scale else _parse(arguments)
-    environment.enter(arguments)
+    options = None if arguments[:1] == ["scale"] else _parse(arguments)
+    try:
+        environment.enter(arguments)
+        return _run(arguments, options)
+    except environment.EnvironmentFailed as error:
+        raise SystemExit(f"error: {error}") from None
 
+
+def _run(arguments: list[str], options: argparse.Namespace | None) -> int:
     # A terminated run stops its servers and workers as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if options is None:

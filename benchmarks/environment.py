@@ -39,7 +39,10 @@ class EnvironmentFailed(RuntimeError):
 
 @functools.cache
 def ensure(environment: str) -> Path:
-    """Create or renew an environment unless it holds what its requirements say; return its interpreter."""
+    """Create or renew an environment unless it holds what its requirements say; return its interpreter.
+
+    Raises `EnvironmentFailed`.
+    """
     requirements = REQUIREMENTS[environment]
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     stamp = HOME / environment / ".requirements"
@@ -59,13 +62,10 @@ def ensure(environment: str) -> Path:
 
 
 def enter(arguments: list[str]) -> None:
-    """Go on inside the main environment; returns at once where that is already so."""
+    """Go on inside the main environment; returns at once where that is already so. Raises `EnvironmentFailed`."""
     if Path(sys.prefix) == HOME / MAIN:
         return
-    try:
-        python = ensure(MAIN)
-    except EnvironmentFailed as error:
-        raise SystemExit(f"error: {error}") from None
+    python = ensure(MAIN)
     os.chdir(ROOT)
     os.execv(python, [str(python), "-m", "benchmarks", *arguments])
 
