@@ -130,7 +130,9 @@ def _line(result: Result, row: Row, contender: str, details: Sequence[str]) -> s
     rounds = f"{len(values)} ({lost} failed)" if lost else str(len(values))
     cells = [number(median(values)), number(min(values)), number(max(values)), rounds]
     paired = result.rounds(OURS, contender) if contender != OURS else []
-    cells += [f"{ratio(*paired):.2f}", f"{ratio_bound(*paired, better=row.better):.2f}"] if paired else ["", ""]
+    cells.append(f"{ratio(*paired):.2f}" if paired else "")
+    # One round says nothing of chance.
+    cells.append(f"{ratio_bound(*paired, better=row.better):.2f}" if paired and len(paired[0]) > 1 else "")
     for detail in details:
         seen = [sample.details[detail] for sample in finished if detail in sample.details]
         cells.append(number(median(seen)) if seen else "")

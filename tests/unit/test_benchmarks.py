@@ -108,6 +108,12 @@ class TestReport:
         assert "| 5.00 | 5.00 | too few rounds |" in report.render([few])
         assert "| 83 bytes | – | – | – | yes |" in report.render([_result("body", dispatcher=[83.0])])
 
+    def test_one_round_has_no_bound(self) -> None:
+        """The column stays blank for whoever took part once."""
+        text = report.render([_result("drain", dispatcher=[8.0, 8.0], huey=[4.0, 4.0], celery=[2.0])])
+        assert "| huey | 4 | 4 | 4 | 2 | 2.00 | 2.00 | 10 |" in text
+        assert "| celery | 2 | 2 | 2 | 1 | 4.00 |  | 10 |" in text
+
     def test_of_several_of_ours_the_worst_is_judged(self) -> None:
         """A process that grows fails the bar, though the one that the row is named after does not."""
         result = _result("flat-memory", dispatcher=[1.0], with_results=[1.02], producer=[1.3], worker=[1.01])
