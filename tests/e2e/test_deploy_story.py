@@ -61,7 +61,7 @@ def aws() -> Iterator[AwsEndpoint]:
 
 @pytest.fixture(scope="module")
 def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """What the stack gives out that a newcomer has deployed, its name, and the project's directory.
+    """What the stack gives out that a newcomer has deployed, its name, its first minute, and the project's directory.
 
     The functions' sources raise when they are run: they work from their bytecode, with the service models in use.
     """
@@ -77,6 +77,7 @@ def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mappi
         models = {path.name for path in (built / "botocore" / "data").iterdir() if path.is_dir()}
         assert models == OWN
         spoil_sources(built)
+    began = int(time.time()) // MINUTE * MINUTE
     _sam(
         aws, project, "deploy", "--stack-name", stack, "--resolve-s3", "--capabilities", "CAPABILITY_IAM",
         "--no-confirm-changeset",
@@ -84,7 +85,7 @@ def outputs(aws: AwsEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Mappi
     (made,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE"
     found = {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
-    return {**found, "stack": stack, "project": str(project)}
+    return {**found, "stack": stack, "began": str(began), "project": str(project)}
 
 
 def _sam(aws: AwsEndpoint, project: Path, *command: str) -> str:
@@ -131,23 +132,22 @@ def test_check_finds_what_somebody_changed_in_the_stack(aws: AwsEndpoint, output
 
 
 def test_rule_fires_into_the_queue_and_its_result_is_readable(
-    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], outputs: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EventBridge fires the entry in its minute, the function runs it, and whoever knows both finds the result."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with Dispatcher("shop", set_as_current=False) as app:
-        began = int(time.time()) // MINUTE * MINUTE
         limit = time.monotonic() + PATIENCE
-        while not (done := _ready(app, began)):
+        while not (done := _ready(app, int(outputs["began"]))):
             assert time.monotonic() < limit, "the rule did not fire"
             time.sleep(0.5)
         assert done.get(timeout=1) == "tidied"
 
 
-def _ready(app: Dispatcher, began: float) -> "AsyncResult[str] | None":
+def _ready(app: Dispatcher, began: int) -> "AsyncResult[str] | None":
     """The result of a firing in one of the minutes since, as soon as one is there."""
-    minutes = range(int(began), int(time.time()) + 1, MINUTE)
+    minutes = range(began, int(time.time()) + 1, MINUTE)
     results: list[AsyncResult[str]] = [
         app.AsyncResult(firing_id(identity(app), "tidy", float(minute))) for minute in minutes
     ]
