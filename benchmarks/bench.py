@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from subprocess import PIPE
@@ -33,6 +34,8 @@ PRODUCERS: Final = {"celery_threads": "celery"}
 #: Longer than the longest takes: a million records through a handler that keeps their results.
 _PROBE_TIMEOUT: Final = 400.0
 _POLL: Final = 0.005
+#: Calls of a turn before its clock starts: its workers were stopped, and wait for tasks again.
+_WAKING: Final = 10
 
 
 class MeasurementError(Exception):
@@ -103,6 +106,12 @@ class Workers:
         """Return the most bytes that one process has held at a time."""
         return peak_bytes(self.pids())
 
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal to all processes, masters first."""
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
     def check(self) -> None:
         """Raise if a worker ended by itself."""
         for child in self._children:
@@ -115,20 +124,20 @@ class Workers:
 
 
 class Producer:
-    """A producer that sends when it is told to; it ends with its input."""
+    """A producer that acts when it is told to; it ends with its input."""
 
     def __init__(self, orders: IO[str], answers: IO[str], errors: IO[str]) -> None:
         self._orders = orders
         self._answers = answers
         self._errors = errors
 
-    def send(self, count: int) -> float:
-        """Send so many no-ops one after the other; return how many seconds that took."""
+    def take_turn(self, count: int) -> list[float]:
+        """Do so many things one after the other; return the seconds that it timed."""
         try:
             print(count, file=self._orders, flush=True)
             for line in self._answers:
                 with suppress(LookupError):
-                    return float(parse(line))
+                    return list(map(float, parse(line)))
         except BrokenPipeError:
             pass
         self._errors.seek(0)
@@ -183,11 +192,38 @@ class Bench:
             raise MeasurementError(f"{' '.join(arguments)} failed:\n{output}") from None
 
     @contextmanager
-    def producer(self, peer: str) -> Iterator[Producer]:
-        """Run a peer's producer, which sends no-ops when told to, for the length of the block."""
+    def producer(self, peer: str) -> Iterator[Callable[[int], list[float]]]:
+        """Run a peer's producer for the length of the block.
+
+        Yields a function that sends so many no-ops and returns how many seconds they took, alone in a list.
+        """
+        with self._producer(peer, "sends", results=False) as producer:
+            yield producer.take_turn
+
+    @contextmanager
+    def caller(self, peer: str) -> Iterator[Callable[[int], list[float]]]:
+        """Run a peer's workers and a caller for the length of the block; the workers are stopped between its turns.
+
+        Yields a function that calls so many tasks and returns how many seconds each took.
+        """
+        with self.workers(peer, results=True) as workers, self._producer(peer, "calls", results=True) as producer:
+
+            def call(count: int) -> list[float]:
+                workers.signal(signal.SIGCONT)
+                try:
+                    times = producer.take_turn(_WAKING + count)
+                    workers.check()
+                finally:
+                    workers.signal(signal.SIGSTOP)
+                return times[_WAKING:]
+
+            yield call
+
+    @contextmanager
+    def _producer(self, peer: str, verb: str, *, results: bool) -> Iterator[Producer]:
         python = environment.ensure(ENVIRONMENTS.get(peer, environment.MAIN))
-        command = ["timeout", str(_PROBE_TIMEOUT), str(python), "-m", "benchmarks.probe", peer, "turns"]
-        variables = environment.variables(**self._variables(results=False))
+        command = ["timeout", str(_PROBE_TIMEOUT), str(python), "-m", "benchmarks.probe", peer, verb]
+        variables = environment.variables(**self._variables(results))
         with (
             tempfile.TemporaryFile("w+", errors="replace") as errors,
             subprocess.Popen(
@@ -232,6 +268,12 @@ class Bench:
             yield
         finally:
             self._more_variables = before
+
+    @contextmanager
+    def database(self, number: int) -> Iterator[None]:
+        """Have every probe and worker that starts within the block use another database of Redis."""
+        with self.variables(BENCH_REDIS_URL=f"{self._server.url.rpartition('/')[0]}/{number}"):
+            yield
 
     @contextmanager
     def apart(self) -> Iterator[None]:

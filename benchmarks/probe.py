@@ -1,7 +1,7 @@
 """A producer in a process of its own: ``python -m benchmarks.probe PEER VERB [ARGUMENT ...]`` hands back one value.
 
-``python -m benchmarks.probe PEER turns`` sends as many no-ops as each line of its input says, and hands back the
-seconds of each turn.
+``python -m benchmarks.probe PEER sends`` sends as many no-ops as each line of its input says, and hands back the
+seconds of each turn; ``calls`` calls as many tasks, and hands back the seconds of each call.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ def main(arguments: list[str]) -> None:
     """Run one verb of one peer."""
     name, verb = arguments[:2]
     peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
-    if verb == "turns":
-        for seconds in peer.send_in_turns(map(int, sys.stdin)):
+    in_turns = {"sends": peer.send_in_turns, "calls": peer.call_in_turns}
+    if verb in in_turns:
+        for seconds in in_turns[verb](map(int, sys.stdin)):
             emit(seconds)
         return
     emit(run(peer, verb, *(int(each) if each.isdigit() else each for each in arguments[2:])))
@@ -39,7 +40,6 @@ def run(peer: Peer, verb: str, *arguments: int | str) -> Any:
         },
         "fill": peer.fill,
         "bulks": peer.time_bulks,
-        "calls": peer.time_calls,
         "groups": peer.time_groups,
         "chord": lambda size: {"seconds": peer.time_chord(size), "peak": peak_bytes([os.getpid()])},
         "addition": peer.send_addition,

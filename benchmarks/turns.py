@@ -1,44 +1,71 @@
-"""Producers that send in turns, so that whatever the machine does meanwhile happens to all of them."""
+"""Contenders that are all up at once and act in turns, so that whatever the machine does happens to all of them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from benchmarks.bench import Bench, MeasurementError, Producer
+from benchmarks.bench import Bench, MeasurementError
 from benchmarks.peers.base import WARM_UP
+from benchmarks.rows.row import AtOnce, Sample
 
 #: Turns of a contender in a round.
 TURNS: Final = 10
 
+#: Opens a contender for the length of a block; what it yields does so many things and returns the seconds they took.
+Open = Callable[[Bench, str], AbstractContextManager[Callable[[int], Sequence[float]]]]
+
 
 @dataclass(frozen=True)
-class InTurns:
+class InTurns(AtOnce):
     """A measurement of all of a round's contenders at once: each has `TURNS`, in a new order each time.
 
-    ``open`` runs a contender's producer for the length of a block.
+    ``total`` is how many things a contender does in a round, ``value`` makes a figure of how many there were in a turn
+    and how long each turn took. ``apart`` keeps Redis on a CPU of its own.
     """
 
-    open: Callable[[Bench, str], AbstractContextManager[Producer]]
+    open: Open
+    total: Callable[[Bench], int]
+    value: Callable[[int, Sequence[Sequence[float]]], Sample]
+    apart: bool = False
 
-    def rates(self, bench: Bench, contenders: Sequence[str]) -> Mapping[str, float | MeasurementError]:
-        """Return how many tasks a second each contender sent in its median turn, or why it did not."""
+    def samples(self, bench: Bench, contenders: Sequence[str]) -> Iterator[tuple[str, Sample | Exception]]:
+        """Yield what each contender came to, or why it did not."""
         bench.redis.flushall()
-        count, order = bench.scale.sends // TURNS, random.Random(" ".join(contenders))
-        times: dict[str, list[float]] = {contender: [] for contender in contenders}
-        failed: dict[str, float | MeasurementError] = {}
-        with bench.apart(), ExitStack() as stack:
-            producers = {contender: stack.enter_context(self.open(bench, contender)) for contender in contenders}
-            for turn in (WARM_UP, *[count] * TURNS):
-                for contender in order.sample(contenders, len(contenders)):
-                    if contender in failed:
-                        continue
-                    try:
-                        times[contender].append(producers[contender].send(turn))
-                    except MeasurementError as error:
-                        failed[contender] = error
-        return failed | {name: count / median(taken[1:]) for name, taken in times.items() if name not in failed}
+        with ExitStack() as stack:
+            if self.apart:
+                stack.enter_context(bench.apart())
+            taken, failed = self._take_turns(bench, contenders, stack)
+        count = self.total(bench) // TURNS
+        yield from failed.items()
+        yield from ((name, self.value(count, turns[1:])) for name, turns in taken.items() if name not in failed)
+
+    def _take_turns(
+        self, bench: Bench, contenders: Sequence[str], stack: ExitStack
+    ) -> tuple[Mapping[str, Sequence[Sequence[float]]], Mapping[str, MeasurementError]]:
+        """Return how long all turns took, the first of which only warms up, and who failed."""
+        order = random.Random(" ".join(contenders))
+        taken: dict[str, list[Sequence[float]]] = {contender: [] for contender in contenders}
+        failed: dict[str, MeasurementError] = {}
+        take: dict[str, Callable[[int], Sequence[float]]] = {}
+        for turn in (0, WARM_UP, *[self.total(bench) // TURNS] * TURNS):
+            for contender in order.sample(contenders, len(contenders)):
+                if contender in failed:
+                    continue
+                try:
+                    if contender not in take:
+                        take[contender] = stack.enter_context(self.open(bench, contender))
+                    elif turn:
+                        taken[contender].append(take[contender](turn))
+                except MeasurementError as error:
+                    failed[contender] = error
+        return taken, failed
+
+
+def rate(count: int, turns: Sequence[Sequence[float]]) -> Sample:
+    """Return how many things a second were done in the median turn, of which each was timed as a whole."""
+    return Sample(count / median(seconds for (seconds,) in turns))

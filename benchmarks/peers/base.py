@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -47,16 +47,19 @@ class Peer(ABC):
         """Send so many tasks of one kind of work as fast as the library can."""
 
     @abstractmethod
-    def send_in_turns(self, counts: Iterable[int]) -> Iterator[float]:
-        """Send no-ops one after the other, so many in each turn; yield how long each turn took."""
+    def send_in_turns(self, counts: Iterable[int]) -> Iterator[list[float]]:
+        """Send no-ops one after the other, so many in each turn; yield how long each turn took, alone in a list."""
+
+    @abstractmethod
+    def call_in_turns(self, counts: Iterable[int]) -> Iterator[list[float]]:
+        """Call tasks one after the other, so many in each turn; yield how long its calls took.
+
+        A call lasts from sending an addition to holding its result.
+        """
 
     def time_bulks(self, count: int) -> list[float]:
         """Return how long each of so many calls of the library's own bulk call took, `BULK` no-ops at once."""
         raise NotImplementedError(f"{self.name} has no bulk call")
-
-    @abstractmethod
-    def time_calls(self, count: int) -> list[float]:
-        """Return how long each of so many calls took, from sending an addition to holding its result."""
 
     def time_groups(self, count: int) -> list[float]:
         """Return how long each of so many calls took that send a group of `BULK` members."""
@@ -108,21 +111,22 @@ class SyncPeer(Peer):
         for start in range(0, count, BULK):
             self.send_many(min(BULK, count - start))
 
-    def send_in_turns(self, counts: Iterable[int]) -> Iterator[float]:
-        """Send no-ops one after the other, so many in each turn; yield how long each turn took."""
+    def send_in_turns(self, counts: Iterable[int]) -> Iterator[list[float]]:
+        """Send no-ops one after the other, so many in each turn; yield how long each turn took, alone in a list."""
         for count in counts:
             started = time.perf_counter()
             for _ in range(count):
                 self.send()
-            yield time.perf_counter() - started
+            yield [time.perf_counter() - started]
+
+    def call_in_turns(self, counts: Iterable[int]) -> Iterator[list[float]]:
+        """Call tasks one after the other, so many in each turn; yield how long its calls took."""
+        for count in counts:
+            yield _times(lambda: check_sum(self.call()), warm_up=0, count=count)
 
     def time_bulks(self, count: int) -> list[float]:
         """Return how long each of so many calls of the library's own bulk call took, `BULK` no-ops at once."""
         return _times(lambda: self.send_many(BULK), warm_up=1, count=count)
-
-    def time_calls(self, count: int) -> list[float]:
-        """Return how long each of so many calls took, from sending an addition to holding its result."""
-        return _times(lambda: check_sum(self.call()), warm_up=WARM_UP, count=count)
 
     def time_groups(self, count: int) -> list[float]:
         """Return how long each of so many calls took that send a group of `BULK` members."""
@@ -214,27 +218,32 @@ class AsyncPeer(Peer):
         """Send so many tasks of one kind of work as fast as the library can."""
         asyncio.run(self._fill_loop(count, work))
 
-    def send_in_turns(self, counts: Iterable[int]) -> Iterator[float]:
-        """Send no-ops one after the other, so many in each turn; yield how long each turn took."""
-        with asyncio.Runner() as runner:
-            runner.run(self.open())
-            for count in counts:
-                yield runner.run(self._send_loop(count))
-            runner.run(self.close())
+    def send_in_turns(self, counts: Iterable[int]) -> Iterator[list[float]]:
+        """Send no-ops one after the other, so many in each turn; yield how long each turn took, alone in a list."""
+        return self._in_turns(self._send_loop, counts)
 
-    def time_calls(self, count: int) -> list[float]:
-        """Return how long each of so many calls took, from sending an addition to holding its result."""
-        return asyncio.run(self._call_loop(count))
+    def call_in_turns(self, counts: Iterable[int]) -> Iterator[list[float]]:
+        """Call tasks one after the other, so many in each turn; yield how long its calls took."""
+        return self._in_turns(self._call_loop, counts)
 
     def send_addition(self) -> None:
         """Send the task ``tasks.add`` with the arguments 1 and 2."""
         asyncio.run(self._send_addition())
 
-    async def _send_loop(self, count: int) -> float:
+    def _in_turns(
+        self, loop: Callable[[int], Coroutine[Any, Any, list[float]]], counts: Iterable[int]
+    ) -> Iterator[list[float]]:
+        with asyncio.Runner() as runner:
+            runner.run(self.open())
+            for count in counts:
+                yield runner.run(loop(count))
+            runner.run(self.close())
+
+    async def _send_loop(self, count: int) -> list[float]:
         started = time.perf_counter()
         for _ in range(count):
             await self.send()
-        return time.perf_counter() - started
+        return [time.perf_counter() - started]
 
     async def _fill_loop(self, count: int, work: str) -> None:
         await self.open()
@@ -243,14 +252,12 @@ class AsyncPeer(Peer):
         await self.close()
 
     async def _call_loop(self, count: int) -> list[float]:
-        await self.open()
         times = []
-        for _ in range(WARM_UP + count):
+        for _ in range(count):
             started = time.perf_counter()
             check_sum(await self.call())
             times.append(time.perf_counter() - started)
-        await self.close()
-        return times[WARM_UP:]
+        return times
 
     async def _send_addition(self) -> None:
         await self.open()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.statistics import Better
-from benchmarks.turns import InTurns
 
 OURS: Final = "dispatcher"
 BARE: Final = "bare"
@@ -60,6 +60,14 @@ class Sample:
     distribution: Sequence[float] = ()
 
 
+class AtOnce(ABC):
+    """A measurement of all of a round's contenders at once."""
+
+    @abstractmethod
+    def samples(self, bench: Bench, contenders: Sequence[str]) -> Iterator[tuple[str, Sample | Exception]]:
+        """Yield what each contender came to, or why it failed."""
+
+
 def is_peer(contender: str) -> bool:
     """Whether a contender is neither ours, in whatever setting, nor the limit for all."""
     return contender != BARE and not contender.startswith(OURS)
@@ -82,8 +90,8 @@ class Row:
     method: str
     contenders: tuple[str, ...]
     bars: tuple[Bar, ...]
-    #: Measures one contender after the other, or all of a round in turns.
-    measure: Callable[[Bench, str], Sample] | InTurns
+    #: Measures one contender after the other, or all of a round.
+    measure: Callable[[Bench, str], Sample] | AtOnce
     describe: Callable[[Bench, str], dict[str, Any]] = describe_peer
     #: A row that counts instead of timing needs one round only.
     exact: bool = False
@@ -100,10 +108,9 @@ class Row:
         return BAR_ROUNDS if self.bars else 3
 
     def outcomes(self, bench: Bench, contenders: Sequence[str]) -> Iterator[tuple[str, Sample | Exception]]:
-        """Measure contenders once each, in this order or in turns; yield what each came to, or why it failed."""
-        if isinstance(self.measure, InTurns):
-            for contender, rate in self.measure.rates(bench, contenders).items():
-                yield contender, Sample(rate) if isinstance(rate, float) else rate
+        """Measure contenders once each, in this order or at once; yield what each came to, or why it failed."""
+        if isinstance(self.measure, AtOnce):
+            yield from self.measure.samples(bench, contenders)
             return
         for contender in contenders:
             outcome: Sample | Exception

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bench import Bench
 from benchmarks.rows.row import BARE, BEST_PEER, OURS, REDIS_PRODUCERS, Bar, Row
-from benchmarks.turns import TURNS, InTurns
+from benchmarks.turns import TURNS, InTurns, rate
 
 ROW = Row(
     name="send",
@@ -18,6 +18,6 @@ ROW = Row(
     ),
     contenders=(OURS, *REDIS_PRODUCERS, BARE),
     bars=(Bar(1.2, BEST_PEER),),
-    measure=InTurns(Bench.producer),
+    measure=InTurns(Bench.producer, lambda bench: bench.scale.sends, rate, apart=True),
     budget=100.0,
 )

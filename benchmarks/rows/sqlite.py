@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.bench import Bench, Producer
+from benchmarks.bench import Bench
 from benchmarks.rows.drain import drained
 from benchmarks.rows.round_trip import latency
-from benchmarks.rows.row import OURS, Bar, Row, Sample
+from benchmarks.rows.row import OURS, AtOnce, Bar, Row, Sample
 from benchmarks.statistics import Better
-from benchmarks.turns import InTurns
+from benchmarks.turns import InTurns, rate
 
 #: Contender -> its peer and how SQLite syncs: with `full`, what was sent survives a power failure.
 _CONTENDERS: Final = {
@@ -35,22 +35,21 @@ def _file(bench: Bench, contender: str) -> Iterator[str]:
 
 
 @contextmanager
-def _producer(bench: Bench, contender: str) -> Iterator[Producer]:
-    with _file(bench, contender) as peer, bench.producer(peer) as producer:
-        yield producer
+def _producer(bench: Bench, contender: str) -> Iterator[Callable[[int], Sequence[float]]]:
+    with _file(bench, contender) as peer, bench.producer(peer) as send:
+        yield send
+
+
+@contextmanager
+def _caller(bench: Bench, contender: str) -> Iterator[Callable[[int], Sequence[float]]]:
+    with _file(bench, contender) as peer, bench.caller(peer) as call:
+        yield call
 
 
 def _drain(bench: Bench, contender: str) -> Sample:
     with _file(bench, contender) as peer:
         bench.probe(peer, "fill", bench.scale.backlog)
         return drained(bench, peer, bench.scale.backlog)
-
-
-def _round_trip(bench: Bench, contender: str) -> Sample:
-    with _file(bench, contender) as peer, bench.workers(peer, results=True) as workers:
-        times = bench.probe(peer, "calls", bench.scale.calls, results=True)
-        workers.check()
-    return latency(times)
 
 
 def _describe(bench: Bench, contender: str) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def _row(
     unit: str,
     better: Better,
     method: str,
-    measure: Callable[[Bench, str], Sample] | InTurns,
+    measure: Callable[[Bench, str], Sample] | AtOnce,
     budget: float,
 ) -> Row:
     return Row(
@@ -90,7 +89,7 @@ SEND: Final = _row(
     "One thread sends no-ops one after the other into a new file; no worker runs. Turns as on Redis. WAL, and the disk "
     "is synced with every commit (synchronous=FULL) of both but our leases; `dispatcher_normal` is our default, which "
     "does not.",
-    InTurns(_producer),
+    InTurns(_producer, lambda bench: bench.scale.sends, rate, apart=True),
     budget=40.0,
 )
 DRAIN: Final = _row(
@@ -107,8 +106,8 @@ ROUND_TRIP: Final = _row(
     "`.delay().get()` on SQLite, one caller",
     "ms",
     "lower",
-    "As on Redis, with two worker processes. Nobody can be woken through a file, so all of them look again and again. "
-    "The disk is synced as above.",
-    _round_trip,
+    "As on Redis, in turns, with two worker processes. Nobody can be woken through a file, so all of them look again "
+    "and again. The disk is synced as above.",
+    InTurns(_caller, lambda bench: bench.scale.calls, latency),
     budget=50.0,
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -15,14 +18,15 @@ import redis
 
 from benchmarks import environment, plots, report, session, summary
 from benchmarks.backlogs import Backlogs
-from benchmarks.bench import QUICK, Bench, MeasurementError, Producer
+from benchmarks.bench import QUICK, Bench, MeasurementError, Producer, Workers
 from benchmarks.peers.base import WARM_UP
+from benchmarks.processes import Child
 from benchmarks.record import Result
 from benchmarks.redis_server import RedisServer as Address
 from benchmarks.rows import ROWS
 from benchmarks.rows.row import BARE, BEST_PEER, OURS, Bar, Row, Sample
 from benchmarks.statistics import median_interval, ratio, ratio_bound
-from benchmarks.turns import TURNS, InTurns
+from benchmarks.turns import TURNS, InTurns, Open, rate
 from tests.emulation.redis_server import RedisServer
 
 _SETTINGS = {"versions": {"redis": "8"}, "settings": "some", "on_kill": "come | back"}
@@ -264,12 +268,12 @@ class TestTurns:
         times = [7.0, *[0.5] * (TURNS - 2), 3.0, 4.0]
 
         @contextmanager
-        def opened(_bench: Bench, name: str) -> Iterator[Producer]:
-            answers = io.StringIO("".join(f"a line of {name}'s\nbenchmark-outcome: {seconds}\n" for seconds in times))
-            yield Producer(_Named(orders, name), answers, io.StringIO())
+        def opened(_bench: Bench, name: str) -> Iterator[Callable[[int], list[float]]]:
+            answers = io.StringIO("".join(f"a line of {name}'s\nbenchmark-outcome: [{seconds}]\n" for seconds in times))
+            yield Producer(_Named(orders, name), answers, io.StringIO()).take_turn
 
-        rates = InTurns(opened).rates(bench, [OURS, "huey"])
-        assert rates == {OURS: sends / 0.5, "huey": sends / 0.5}
+        rates = _in_turns(opened).samples(bench, [OURS, "huey"])
+        assert dict(rates) == {OURS: Sample(sends / 0.5), "huey": Sample(sends / 0.5)}
         lines = orders.getvalue().splitlines()
         turns = [lines[start : start + 2] for start in range(0, len(lines), 2)]
         assert sorted(turns[0]) == [f"{OURS} {WARM_UP}", f"huey {WARM_UP}"]
@@ -280,14 +284,45 @@ class TestTurns:
         """The others go on; what it wrote last is the reason."""
 
         @contextmanager
-        def opened(_bench: Bench, name: str) -> Iterator[Producer]:
-            answers = "benchmark-outcome: 0.5\n" * (TURNS + 1 if name == OURS else 3)
-            yield Producer(io.StringIO(), io.StringIO(answers), io.StringIO("Traceback\nOSError: no"))
+        def opened(_bench: Bench, name: str) -> Iterator[Callable[[int], list[float]]]:
+            if name == "absent":
+                raise MeasurementError("no such library")
+            answers = "benchmark-outcome: [0.5]\n" * (TURNS + 1 if name == OURS else 3)
+            yield Producer(io.StringIO(), io.StringIO(answers), io.StringIO("Traceback\nOSError: no")).take_turn
 
-        row = Row("row", "A row", "tasks/s", "higher", "", (OURS, "broken"), (), InTurns(opened), _describe)
+        contenders = (OURS, "broken", "absent")
+        row = Row("row", "A row", "tasks/s", "higher", "", contenders, (), _in_turns(opened), _describe)
         result = session._measure_row(bench, row, row.contenders, 1)
         assert result.values(OURS) == [QUICK.sends / TURNS / 0.5]
-        assert result.errors == {"broken": "OSError: no"}
+        assert result.errors == {"broken": "OSError: no", "absent": "no such library"}
+
+    def test_workers_are_stopped_as_a_whole(self) -> None:
+        """Masters and what they started stand still between turns, and go on with the next one."""
+        child = Child(["sh", "-c", "yes > /dev/null & yes > /dev/null; true"], {"PATH": os.environ["PATH"]})
+        try:
+            workers = Workers([child])
+            _wait_until(lambda: len(workers.pids()) == 3)
+            workers.signal(signal.SIGSTOP)
+            _wait_until(lambda: _states(workers) == ["T"] * 3)
+            workers.signal(signal.SIGCONT)
+            _wait_until(lambda: "T" not in _states(workers))
+        finally:
+            child.stop()
+
+
+def _in_turns(opened: Open) -> InTurns:
+    return InTurns(opened, lambda bench: bench.scale.sends, rate)
+
+
+def _states(workers: Workers) -> list[str]:
+    return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in workers.pids()]
+
+
+def _wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 class _Named(io.StringIO):
