@@ -116,6 +116,7 @@ class Task(Signatures, Generic[P, R]):
     _is_async: bool = False
     _hooks: frozenset[str] = frozenset()
     _has_own_call: bool = False
+    _from_config: frozenset[str] = frozenset()
     _settled: bool = False
     retry_policy: RetryPolicy
 
@@ -147,9 +148,9 @@ class Task(Signatures, Generic[P, R]):
     def _settle_options(self) -> None:
         conf = self._owner.conf
         self._send_options = {name: value for name in SEND_OPTIONS if (value := getattr(self, name, None)) is not None}
-        for option, key in FROM_CONFIG.items():
-            if getattr(self, option, None) is None:
-                setattr(self, option, getattr(conf, key))
+        self._from_config = frozenset(option for option in FROM_CONFIG if getattr(self, option, None) is None)
+        for option in self._from_config:
+            setattr(self, option, getattr(conf, FROM_CONFIG[option]))
         check_options(self)
         if self.send_events:
             conf.warn_once("send_events", f"send_events=True of {self.name} has no effect: there are no events here")
@@ -171,7 +172,6 @@ class Task(Signatures, Generic[P, R]):
         # A run that waits for its slot finds it in its record, and others are answered with a unique task's outcome.
         kept = self.track_started or self._rate is not None or self._uniqueness is not None
         self._lean = bool(self.ignore_result) and self.revocable is False and not kept
-
         self._settled = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -189,7 +189,8 @@ class Task(Signatures, Generic[P, R]):
             # Settled on a copy: whoever runs or sends the task meanwhile finds it as it was, or as it will be.
             before = dict(self.__dict__)
             copy = object.__new__(type(self))
-            copy.__dict__.update(before, _settled=False)
+            own = {key: old for key, old in before.items() if key not in self._from_config}
+            copy.__dict__.update(own, _settled=False)
             setattr(copy, name, value)
             copy.settle_options()
             self.__dict__.update({key: new for key, new in copy.__dict__.items() if before.get(key, before) is not new})
