@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -50,6 +51,7 @@ _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
     OutOfMemoryError: "it is out of memory; raise maxmemory or let workers drain the queues",
     ReadOnlyError: "it is a read-only replica; the URL has to name the primary",
     NoPermissionError: _PERMISSION,
+    "ACL failure in script": _PERMISSION,
     "The user executing the script": _PERMISSION,
     "MISCONF": "it cannot save to disk and refuses writes; see the server's log",
     "NOREPLICAS": "fewer replicas are connected than min-replicas-to-write asks for",
@@ -57,6 +59,10 @@ _HINTS: Final[Mapping[type[ResponseError] | str, str]] = {
     "WRONGTYPE": "a key of ours is used by something else; set global_keyprefix",
     "ERR unknown command": "Redis 6.2, Valkey 7.2 or later is needed",
 }
+
+#: How Redis before 7 says that a command ended a script, and with which reply.
+_ENDED_SCRIPT: Final = re.compile(r"Error running script \(call to \w+\): (?:@user_script: ?\d+: )+-?(.*)", re.DOTALL)
+_CLASSES: Final[Mapping[str, type[ResponseError]]] = {"OOM": OutOfMemoryError, "READONLY": ReadOnlyError}
 
 #: Keeps a new connection from telling the server the client library's name, which costs two round trips and, before,
 #: a search for the library's version among the installed packages.
@@ -134,6 +140,16 @@ def to_error(error: ResponseError, address: str) -> OperationalError:
         if str(error).startswith(sign) if isinstance(sign, str) else isinstance(error, sign):
             return OperationalError(f"Redis at {address} refused a command: {hint} ({error})")
     return OperationalError(f"Redis at {address} refused a command: {error}")
+
+
+def _unwrapped(error: ResponseError) -> ResponseError:
+    """Return what ended a script as the error that it is outside of one."""
+    ended = _ENDED_SCRIPT.match(str(error))
+    if ended is None:
+        return error
+    code, _, text = ended[1].partition(" ")
+    kind = _CLASSES.get(code)
+    return ResponseError(ended[1]) if kind is None else kind(text)
 
 
 class RedisConnections:
@@ -224,7 +240,8 @@ class RedisConnections:
             for _ in range(replies):
                 try:
                     answers.append(read())
-                except ResponseError as error:
+                except ResponseError as reply:
+                    error = _unwrapped(reply)
                     answers.append(error)
                     read_only = error if isinstance(error, ReadOnlyError) else read_only
             if read_only is not None:  # after a failover another server may answer at this address

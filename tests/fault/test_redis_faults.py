@@ -228,6 +228,8 @@ def test_a_read_only_server_is_named(start: Callable[..., RedisServer]) -> None:
     raw.replicaof("127.0.0.1", server.port)
     with pytest.raises(OperationalError, match="the URL has to name the primary"):
         broker.send([outgoing("refused")])
+    with pytest.raises(OperationalError, match="the URL has to name the primary"):
+        broker.receive(["q"], 1)
     raw.replicaof("NO", "ONE")
     broker.send([outgoing("after")])
     assert bodies(take(broker, 2)) == ["after", "before"]

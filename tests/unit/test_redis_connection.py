@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
@@ -67,3 +71,53 @@ def test_an_error_reply_says_what_to_do(reply: ResponseError, remedy: str) -> No
     assert "h:1/0" in str(error)
     assert remedy in str(error)
     assert str(reply) in str(error)
+
+
+@contextmanager
+def server_that_says(*replies: str) -> Iterator[str]:
+    """Answer the first command of each connection with the next of these replies; yield the URL."""
+    left = iter(replies)
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(next(left).encode() + b"\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield "redis://{}:{}".format(*server.server_address[:2])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+#: What 6.2.14 wrote, but for the digest.
+ENDED = "-ERR Error running script (call to f_d229f9cd64): @user_script:55: "
+
+
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        (ENDED + "@user_script: 55: -OOM command not allowed when used memory > 'maxmemory'.", "raise maxmemory"),
+        (ENDED + "@user_script: 55: -NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
+        (ENDED + "@user_script: 55: The user executing the script can't run this command", "lacks a permission"),
+        (ENDED + "WRONGTYPE Operation against a key holding the wrong kind of value", "global_keyprefix"),
+        ("-ERR ACL failure in script: User default has no permissions to run 'zadd'", "lacks a permission"),
+    ],
+)
+def test_what_ends_a_script_is_told_as_of_a_command(reply: str, remedy: str) -> None:
+    """Redis before 7 wraps it, and later ones give lacking permissions a code of their own."""
+    with server_that_says(reply) as url, pytest.raises(OperationalError, match=remedy):
+        RedisConnections(parse(url, {}), ManualClock()).run([Script("return 1").call((), ())])
+
+
+def test_a_script_on_a_demoted_server_is_repeated_on_a_new_connection() -> None:
+    """After a fail-over the address leads elsewhere, also where the refusal is wrapped as Redis before 7 does."""
+    refused = ENDED + "@user_script: 55: -READONLY You can't write against a read only replica."
+    with server_that_says(refused, "+OK") as url:
+        connections = RedisConnections(parse(url, {}), ManualClock())
+        assert connections.run([Script("return 1").call((), ())]) == [b"OK"]
+        assert connections.opened == 2
+        connections.close()
