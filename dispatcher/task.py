@@ -189,8 +189,7 @@ class Task(Signatures, Generic[P, R]):
             # Settled on a copy: whoever runs or sends the task meanwhile finds it as it was, or as it will be.
             before = dict(self.__dict__)
             copy = object.__new__(type(self))
-            own = {key: old for key, old in before.items() if key not in self._from_config}
-            copy.__dict__.update(own, _settled=False)
+            copy.__dict__.update({**before, **dict.fromkeys(self._from_config), "_settled": False})
             setattr(copy, name, value)
             copy.settle_options()
             self.__dict__.update({key: new for key, new in copy.__dict__.items() if before.get(key, before) is not new})
