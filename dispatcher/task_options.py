@@ -83,11 +83,18 @@ FROM_CONFIG: Mapping[str, str] = {
 HOOKS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "shadow_name")
 #: Options of the task that go into each message it sends, unless the call overrides them.
 SEND_OPTIONS = ("queue", "priority", "serializer", "compression", "expires")
-#: Whatever something is derived from when options are settled.
+_REFUSED = {
+    "exchange": "there are no AMQP exchanges here; use queue=",
+    "routing_key": "there are no AMQP exchanges here; use queue=",
+    "pydantic": "pydantic models are not converted in this release; call Model.model_validate in the task",
+}
+#: Options that cannot be false.
+_ALWAYS = ("acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout")
+#: Whatever is checked when options are settled, or has something derived from it.
 SETTLED = frozenset({
-    *FROM_CONFIG, *HOOKS, *SEND_OPTIONS, "autoretry_for", "default_retry_delay", "dont_autoretry_for", "max_retries",
-    "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "sensitive", "throws", "typing", "unique",
-    "unique_for", "unique_scope",
+    *FROM_CONFIG, *HOOKS, *SEND_OPTIONS, *_REFUSED, *_ALWAYS, "autoretry_for", "default_retry_delay",
+    "dont_autoretry_for", "max_retries", "reject_on_worker_lost", "retry_backoff", "retry_backoff_max", "retry_jitter",
+    "retry_kwargs", "send_events", "sensitive", "throws", "typing", "unique", "unique_for", "unique_scope",
 })  # fmt: skip
 #: Celery's methods that are not here, with what to do instead.
 NOT_YET = {
@@ -110,19 +117,12 @@ class Absent:
         raise AttributeError(self._why)
 
 
-_REFUSED = {
-    "exchange": "there are no AMQP exchanges here; use queue=",
-    "routing_key": "there are no AMQP exchanges here; use queue=",
-    "pydantic": "pydantic models are not converted in this release; call Model.model_validate in the task",
-}
-
-
 def check_options(task: Any) -> None:
     """Raise `UnsupportedOption` or `ImproperlyConfigured` for an option that cannot work, naming task and option."""
     for option, reason in _REFUSED.items():
         if getattr(task, option, None):
             raise UnsupportedOption(f"task {task.name}: {option}={getattr(task, option)!r} cannot work: {reason}")
-    for option in ("acks_on_failure", "acks_on_timeout", "acks_on_failure_or_timeout"):
+    for option in _ALWAYS:
         if getattr(task, option) is False:
             raise UnsupportedOption(
                 f"task {task.name}: {option}=False cannot work: a failure is recorded once and its message settled; "

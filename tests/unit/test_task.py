@@ -330,6 +330,11 @@ def test_an_option_that_cannot_be_meant_is_refused_whenever_it_is_set() -> None:
     with pytest.raises(ImproperlyConfigured, match="rate_limit"):
         press.rate_limit = "often"
     assert press.rate_limit == "1/s"
+    for name in ("acks_on_failure", "reject_on_worker_lost"):
+        with pytest.raises(UnsupportedOption, match=f"{name}=False cannot work"):
+            setattr(press, name, False)
+    with pytest.raises(UnsupportedOption, match="exchange='x' cannot work"):
+        press.exchange = "x"  # type: ignore[attr-defined]
     before = press._rate
     press.rate_limit = "2/s"
     assert None is not before != press._rate
