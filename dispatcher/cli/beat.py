@@ -9,6 +9,7 @@ import click
 
 from dispatcher.cli import absent
 from dispatcher.cli.banner import urls_of
+from dispatcher.cli.options import Seconds
 from dispatcher.cli.schedules import show_entries
 from dispatcher.cli.session import Session
 
@@ -27,7 +28,7 @@ On AWS no beat is needed: rules of EventBridge fire the entries.
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--max-interval", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+@click.option("--max-interval", type=Seconds(positive=True), metavar="SECONDS",
               help="How long it sleeps at most before it looks for changes [5].")  # fmt: skip
 @click.option("-l", "--loglevel", type=click.Choice(_LEVELS, case_sensitive=False), help="What is logged [INFO].")
 @click.option("-f", "--logfile", metavar="FILE", help="Log to this file.")

@@ -40,14 +40,19 @@ class Seconds(click.ParamType[Any]):
 
     name = "seconds"
 
+    def __init__(self, *, positive: bool = False) -> None:
+        self._positive = positive
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number; NaN and infinity are refused as what is none."""
+        """Return the number; NaN and infinity are refused as what is none, and 0 and less where it must be positive."""
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
         if not math.isfinite(seconds):
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if self._positive and seconds <= 0:
+            self.fail(f"{value!r} is not more than 0 seconds", param, ctx)
         return seconds
 
 

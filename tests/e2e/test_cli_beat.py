@@ -85,7 +85,8 @@ def test_a_prefork_worker_replaces_a_beat_that_died(directory: Path) -> None:
         (("-S", "x:Scheduler"), "--scheduler cannot work here: entries are those of beat_schedule"),
         (("--pidfile", "x.pid"), "--pidfile cannot work here"),
         (("--detach",), "--detach cannot work here"),
-        (("--max-interval", "0"), "--max-interval"),
+        (("--max-interval", "0"), "'--max-interval': '0' is not more than 0 seconds"),
+        (("--max-interval", "nan"), "'--max-interval': 'nan' is not a number of seconds"),
     ],
 )
 def test_options_that_cannot_work_stop_the_start(directory: Path, arguments: tuple[str, ...], message: str) -> None:
