@@ -27,7 +27,8 @@ in [the benchmarks](benchmarks/README.md), and `make bench` repeats them.
 | `.delay().get()` on Redis, median | {round-trip} ms | {round-trip: huey celery rq} |
 | `.delay()` a second on Redis | {send} | {send: huey dramatiq celery} |
 | chord of 1,000 on Redis | {chord} s | {chord: huey celery} |
-| AWS calls a task, Lambda | {aws-calls-lean} lean, {aws-calls} with results | Celery's worker on SQS {sqs/celery} |
+| AWS calls a task in Lambda, sent in bulk | {aws-calls-lean} lean, {aws-calls} with results \
+| Celery's worker on SQS {sqs/celery} |
 | CPU of the Lambda handler per record | {handler-cpu} µs lean, {handler-results} with results \
 | Powertools' BatchProcessor {handler-cpu/powertools}, with Idempotency {handler-results/powertools_idempotent} |
 | start of the Lambda handler | {handler-init} ms | importing botocore and making its two clients \
