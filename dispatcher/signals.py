@@ -6,13 +6,15 @@ Receivers are held weakly by default. One that raises is logged and does not dis
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+from dispatcher.utils.forks import safe_lock
+
 logger = logging.getLogger(__name__)
 Receiver = Callable[..., Any]
+_connecting = safe_lock()
 
 
 class Signal:
@@ -23,7 +25,6 @@ class Signal:
         self.providing_args = providing_args
         #: (key, sender or None, strong or weak reference to the receiver)
         self.receivers: list[tuple[Any, Any, Callable[[], Receiver | None]]] = []
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Signal: {self.name}>"
@@ -48,7 +49,7 @@ class Signal:
         key = (dispatch_uid if dispatch_uid is not None else _identity(receiver), _sender_key(sender))
         target = _call_up_to(3, receiver) if retry else receiver
         reference = _weak_reference(target) if weak and not retry else _Strong(target)
-        with self._lock:
+        with _connecting:
             if not any(existing == key for existing, _, _ in self._live()):
                 self.receivers = [*self._live(), (key, sender, reference)]
         return receiver
@@ -58,7 +59,7 @@ class Signal:
     ) -> bool:
         """Stop calling a receiver; return whether it was connected."""
         key = (dispatch_uid if dispatch_uid is not None else _identity(receiver), _sender_key(sender))
-        with self._lock:
+        with _connecting:
             live = self._live()
             self.receivers = [entry for entry in live if entry[0] != key]
             return len(self.receivers) < len(live)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
@@ -35,6 +34,7 @@ from dispatcher.task_options import (
 )
 from dispatcher.task_signatures import Signatures
 from dispatcher.unique import Uniqueness, uniqueness_of
+from dispatcher.utils.forks import OuterLock
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec
@@ -47,7 +47,7 @@ else:
     R = TypeVar("R")
 
 #: Held while options are settled, so that an option that another thread sets meanwhile is settled after them.
-_SETTLING = threading.RLock()
+_SETTLING = OuterLock()
 
 
 class Task(Signatures, Generic[P, R]):

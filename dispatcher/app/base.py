@@ -33,6 +33,7 @@ from dispatcher.sending import Sender
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
 from dispatcher.utils import uuid, uuids
+from dispatcher.utils.forks import OuterLock
 
 if TYPE_CHECKING:
     from dispatcher.backends.base import ResultBackend
@@ -77,8 +78,9 @@ class Dispatcher(Workflows, Changes, Periodic):
         self.autofinalize = autofinalize
         self._tasks = registry.TaskRegistry(tasks or {})
         self._finalized = False
-        self._finalizing = False
-        self._lock = threading.RLock()
+        #: the thread that finalizes it now
+        self._finalizing: int | None = None
+        self._lock = OuterLock()
         self._broker: Broker | None = None
         self._backend: ResultBackend | None = None
         self._sender: Sender | None = None
@@ -181,9 +183,9 @@ class Dispatcher(Workflows, Changes, Periodic):
                 return self._tasks[instance.name]
             instance.bind(self)
             registry.annotate(instance, self.conf.task_annotations)
-            self._tasks[instance.name] = instance
             if self._finalized:
-                instance.settle_options()
+                instance.settle_options()  # before others find it, who would do without its options
+            self._tasks[instance.name] = instance
         return instance
 
     @property
@@ -228,9 +230,9 @@ class Dispatcher(Workflows, Changes, Periodic):
             return
         with self._lock:
             # Another thread was faster, or a receiver of the signals below asks for the tasks.
-            if self.finalized or self._finalizing:
+            if self.finalized or self._finalizing == threading.get_ident():
                 return
-            self._finalizing = True
+            self._finalizing = threading.get_ident()
             try:
                 self.on_configure.send(self)
                 self.on_after_configure.send(self, source=self.conf)
@@ -243,7 +245,7 @@ class Dispatcher(Workflows, Changes, Periodic):
                     task.settle_options()
                 self._finalized = True
             finally:
-                self._finalizing = False
+                self._finalizing = None
         self.on_after_finalize.send(self)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Forkable(Protocol):
@@ -24,16 +24,57 @@ class Forkable(Protocol):
         ...
 
 
+#: How long a fork waits for a thread that holds an `OuterLock`, in seconds: it may wait for the forking thread itself.
+_PATIENCE: Final = 10.0
+
+_forking = threading.Lock()
 _lock = threading.Lock()
+_outer: list[weakref.ref[OuterLock]] = []
+_safe: list[threading.Lock] = []
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+#: what the fork under way holds
+_held_outer: list[OuterLock] = []
+_held_safe: list[threading.Lock] = []
 _held: list[Forkable] = []
+
+
+class OuterLock:
+    """A reentrant lock that no other thread holds at the moment of a fork; its holder may take every lock made before.
+
+    So a fork takes these first, the latest of them before the others. Where one cannot be had in ten seconds it goes on
+    without. A child finds it free either way.
+    """
+
+    def __init__(self) -> None:
+        global _outer
+        self._lock = threading.RLock()
+        with _lock:
+            _outer = [*(each for each in _outer if each() is not None), weakref.ref(self)]
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def take(self, seconds: float) -> bool:
+        """Take it within this time; say whether that worked."""
+        return self._lock.acquire(timeout=seconds)
+
+    def give(self) -> None:
+        """Give it back."""
+        self._lock.release()
+
+    def renew(self) -> None:
+        """Forget a thread that has it in the parent only."""
+        self._lock = threading.RLock()
 
 
 def safe_lock() -> threading.Lock:
     """Return a lock, for a module to keep, that no other thread holds at the moment of a fork."""
     lock = threading.Lock()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    with _lock:
+        _safe.append(lock)
     return lock
 
 
@@ -44,6 +85,14 @@ def watch(target: Forkable) -> None:
 
 
 def _before() -> None:
+    _forking.acquire()
+    for reference in reversed(_outer):
+        outer = reference()
+        if outer is not None and outer.take(_PATIENCE):
+            _held_outer.append(outer)
+    for lock in tuple(_safe):
+        lock.acquire()
+        _held_safe.append(lock)
     _lock.acquire()
     _held.extend(_watched)
     for target in _held:
@@ -53,15 +102,29 @@ def _before() -> None:
 def _after_in_parent() -> None:
     for target in _held:
         target.after_fork_in_parent()
-    _held.clear()
-    _lock.release()
+    _release()
 
 
 def _after_in_child() -> None:
     for target in _held:
         target.after_fork_in_child()
+    for reference in _outer:
+        outer = reference()
+        if outer is not None and outer not in _held_outer:
+            outer.renew()
+    _release()
+
+
+def _release() -> None:
     _held.clear()
     _lock.release()
+    for lock in _held_safe:
+        lock.release()
+    _held_safe.clear()
+    for outer in _held_outer:
+        outer.give()
+    _held_outer.clear()
+    _forking.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,6 +1,7 @@
 """The app: settings, tasks, the moment it is finalized, connections, sending."""
 
 import threading
+import time
 import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import Dispatcher, Task, current_app, shared_task
+from dispatcher import Dispatcher, Task, connections, current_app, shared_task
 from dispatcher.brokers.base import Outgoing
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.exceptions import (
@@ -21,6 +22,7 @@ from dispatcher.exceptions import (
     UnsupportedOption,
 )
 from tests.unit.bench import Bench, Globals
+from tests.unit.test_utils_forks import in_fork
 
 
 @pytest.fixture(autouse=True)
@@ -326,3 +328,38 @@ def test_settings_come_from_objects_and_variables(monkeypatch: pytest.MonkeyPatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Dispatcher("b", config_source="shop_settings")
+
+
+def test_a_fork_waits_for_the_first_use_of_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while another thread makes the app's broker can send."""
+    app, making = Dispatcher("forking", broker="memory://", set_as_current=False), threading.Event()
+    task = app.task(name="t")(lambda: 1)
+    app.finalize()
+    make = connections.broker_of
+
+    def make_slowly(*arguments: Any) -> Any:
+        making.set()
+        time.sleep(0.1)
+        return make(*arguments)
+
+    monkeypatch.setattr(connections, "broker_of", make_slowly)
+    sender = threading.Thread(target=task.delay)
+    sender.start()
+    making.wait()
+    assert in_fork(lambda: task.delay().state) == "PENDING"
+    sender.join()
+
+
+def test_a_task_is_found_once_its_options_are_settled() -> None:
+    """Whoever sends a task that another thread registers sends it with its options, to its queue."""
+    app = Bench().app
+    app.finalize()
+    found: list[bool] = []
+
+    class Late(Task[Any, Any]):
+        def settle_options(self) -> None:
+            found.append(self.name in app.tasks)
+            super().settle_options()
+
+    task = app.task(name="late", base=Late, queue="slow")(lambda: 1)
+    assert (found, app.tasks["late"]) == ([False], task)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
+
+import pytest
 
 from dispatcher.utils import forks
 
@@ -103,3 +106,52 @@ def test_no_lock_is_left_behind_in_a_child() -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_fork_waits_for_whoever_holds_an_outer_lock() -> None:
+    """Its holder may take any other lock meanwhile; the child finds both free."""
+    inner, outer, held = forks.safe_lock(), forks.OuterLock(), threading.Event()
+
+    def work() -> None:
+        with outer:
+            held.set()
+            time.sleep(0.1)
+            with inner:
+                pass
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    held.wait()
+    assert in_fork(lambda: worker.is_alive() or (outer.take(10) and inner.acquire(timeout=10))) is True
+    worker.join()
+
+
+def test_a_fork_goes_on_without_an_outer_lock_that_nobody_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder may wait for the forking thread; the child finds it free."""
+    monkeypatch.setattr(forks, "_PATIENCE", 0.01)
+    outer, held, go = forks.OuterLock(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with outer:
+            held.set()
+            go.wait()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    held.wait()
+    try:
+        assert in_fork(lambda: outer.take(10)) is True
+    finally:
+        go.set()
+        worker.join()
+
+
+def test_an_outer_lock_of_the_forking_thread_is_still_its_own() -> None:
+    """On both sides: it is given back where it was taken."""
+    outer = forks.OuterLock()
+    with outer:
+        assert in_fork(lambda: outer.take(10)) is True
+    worker = threading.Thread(target=outer.take, args=(10,))
+    worker.start()
+    worker.join(5)
+    assert not worker.is_alive()
