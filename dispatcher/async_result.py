@@ -89,10 +89,17 @@ class AsyncResult(Generic[R]):
             record, meta = TaskRecord(self.id, states.PENDING), ResultMeta()
         if record.final:
             self._final = record, meta
-            waiting, self.on_ready = self.on_ready, []
-            for callback in waiting:
-                callback(self)
+            self._call_back()
         return record, meta
+
+    def _call_back(self) -> None:
+        """Call each callback once, whichever threads come here."""
+        while self.on_ready:
+            try:
+                callback = self.on_ready.pop(0)
+            except IndexError:
+                return
+            callback(self)
 
     def _read_all(self) -> ResultMeta:
         """Return what the record keeps, with what is in the payload store."""
@@ -224,10 +231,9 @@ class AsyncResult(Generic[R]):
         """Call back with this result once it is known to be finished: now, or when it is next read or waited for."""
         if on_error is not None or weak:
             raise TypeError("then() takes a callback alone: on_error and weak have no effect in Celery either")
+        self.on_ready.append(callback)
         if self._final is not None or self.ready():
-            callback(self)
-        else:
-            self.on_ready.append(callback)
+            self._call_back()
         return self
 
     def throw(self, *args: Any, **kwargs: Any) -> None:

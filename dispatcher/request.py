@@ -114,8 +114,7 @@ class Context:
             value = message.headers[name]
         else:
             raise AttributeError(f"a task's request has no attribute {name!r}")
-        self.__dict__[name] = value
-        return value
+        return self.__dict__.setdefault(name, value)  # of threads that ask at the same time all have the same
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FIXED and self.__dict__["_message"] is not None:

@@ -99,8 +99,11 @@ class ResultSet(Generic[R]):
 
     def _call_back(self, leaves: list[AsyncResult[R]]) -> None:
         if self._callbacks and all(result._final is not None for result in leaves):
-            waiting, self._callbacks = self._callbacks, []
-            for callback in waiting:
+            while self._callbacks:  # each once, whichever threads come here
+                try:
+                    callback = self._callbacks.pop(0)
+                except IndexError:
+                    return
                 callback(self)
 
     # -- state

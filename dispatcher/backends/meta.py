@@ -63,8 +63,9 @@ class ResultMeta:
 
         Raises `PayloadMissing`, `OperationalError` and `DecodeError`.
         """
-        if self.payload is not None and self.source is not None:
-            whole = self.source(self.payload)
+        source = self.source  # another thread may be done with it at any moment
+        if self.payload is not None and source is not None:
+            whole = source(self.payload)
             for name in _STORED:
                 setattr(self, name, getattr(whole, name))
             self.source = None

@@ -178,9 +178,10 @@ class ThreadLimits:
         """Arm a timer thread that raises in the calling thread."""
         self._fired = False
         if soft is not None:
-            self._timer = threading.Timer(soft, self._raise_in, (threading.get_ident(), soft))
-            self._timer.daemon = True
-            self._timer.start()
+            thread_id = threading.get_ident()
+            self._timer = timer = threading.Timer(soft, lambda: self._raise_in(thread_id, timer))
+            timer.daemon = True
+            timer.start()
 
     def stop(self) -> bool:
         """Disarm the timer."""
@@ -190,11 +191,11 @@ class ThreadLimits:
             timer.cancel()
         return self._fired
 
-    def _raise_in(self, thread_id: int, soft: float) -> None:
+    def _raise_in(self, thread_id: int, timer: threading.Timer) -> None:
         import ctypes
 
         with self._lock:
-            if self._timer is None:
+            if self._timer is not timer:  # its run is over, and the thread may be at the next one's
                 return
             self._fired = True
             ctypes.pythonapi.PyThreadState_SetAsyncExc(

@@ -6,6 +6,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -132,3 +133,26 @@ def test_nothing_keeps_limits_where_none_can_be_kept() -> None:
     limits = NoLimits()
     limits.start(0.001, 0.001, None)
     assert (limits.stop(), limits.keeps_soft, limits.keeps_hard) == (False, False, False)
+
+
+def test_a_timer_that_comes_late_leaves_the_next_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that was reached just as its run ended is not the limit of the run after it."""
+    late, go = threading.Event(), threading.Event()
+    reach = ThreadLimits._raise_in
+
+    def reach_late(*arguments: Any) -> None:
+        late.set()
+        go.wait(30)
+        reach(*arguments)
+
+    monkeypatch.setattr(ThreadLimits, "_raise_in", reach_late)
+    limits = ThreadLimits()
+    limits.start(0.001, None, None)
+    assert late.wait(30)
+    timer = limits._timer
+    assert timer is not None
+    assert limits.stop() is False
+    limits.start(60, None, None)
+    go.set()
+    timer.join(30)
+    assert limits.stop() is False

@@ -1,6 +1,7 @@
 """The request: what a task can know of its message."""
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,23 @@ def test_fields_can_be_set() -> None:
     assert repr(context) == "<Context: id='a' task='t' retries=3>"
     assert copy.copy(context).retries == 3
     assert context.as_execution_options()["task_id"] == "a"
+
+
+def test_threads_that_ask_at_the_same_time_share_what_they_fill() -> None:
+    """What a task's threads add to a list of its request is all there in the end."""
+    context = Context(None)
+
+    class Asked(dict[str, Any]):
+        """Another thread asks in between whenever a field is about to be kept."""
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            super().setdefault(name, []).append("theirs")
+            super().__setitem__(name, value)
+
+        def setdefault(self, name: str, value: Any = None) -> Any:
+            super().setdefault(name, []).append("theirs")
+            return super().setdefault(name, value)
+
+    object.__setattr__(context, "__dict__", Asked(context.__dict__))
+    context.children.append("ours")
+    assert context.children == ["theirs", "ours"]

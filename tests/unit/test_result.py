@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dispatcher.backends.base import Write
+from dispatcher.backends.meta import ResultMeta
 from dispatcher.clock import SYSTEM
 from dispatcher.exceptions import IncompleteStream, Reject, TaskError, TaskRevokedError, TimeoutError
 from dispatcher.result import AsyncResult, EagerResult, denied_join_result, result_from_tuple
@@ -189,3 +190,36 @@ def test_joining_can_be_denied_again() -> None:
     result = waits.delay()
     bench.work()
     assert isinstance(result.result, RuntimeError)
+
+
+def test_a_callback_that_is_added_as_the_end_is_learnt_is_called() -> None:
+    """One thread learns of the end while another asks to be called back: it is, once."""
+    bench = Bench()
+    result = bench.result("t")
+    end = Write("t", "SUCCESS", 0, 0, 0, final=True, token="", expires_at=bench.clock.time() + 60, data="{}")
+    called: list[Any] = []
+
+    class Late(list[Any]):
+        def append(self, callback: Any) -> None:
+            bench.app.backend.write([end])
+            assert result.ready()  # asked by the other thread, in between
+            super().append(callback)
+
+    result.on_ready = Late()
+    result.then(called.append)
+    result.then(called.append)
+    assert called == [result, result]
+
+
+def test_a_result_in_a_payload_store_is_fetched_by_several_threads() -> None:
+    """One is done with it while another is about to fetch it too."""
+
+    class Shared(ResultMeta):
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "source":
+                self.source = None  # by the other thread
+            return value
+
+    meta = Shared(payload={"ref": "file:///x"}, source=lambda reference: ResultMeta(result=5))
+    assert meta.complete().result == 5
