@@ -53,11 +53,11 @@ class Calls:
 
     def call(self, queue: str, operation: str, **parameters: Any) -> Any:
         """Call SQS about a queue, looking its URL up anew if the queue has been made anew."""
-        client, target = self._queues.client(queue), f"queue {queue}"
+        client, target, url = self._queues.client(queue), f"queue {queue}", self._queues.url(queue)
         try:
-            return aws.call(client, operation, target, QueueUrl=self._queues.url(queue), **parameters)
+            return aws.call(client, operation, target, QueueUrl=url, **parameters)
         except aws.ServiceError as error:
-            if not is_missing(error) or not self._queues.forget(queue):
+            if not is_missing(error) or not self._queues.forget(queue, url):
                 raise
         return aws.call(client, operation, target, QueueUrl=self._queues.url(queue), **parameters)
 

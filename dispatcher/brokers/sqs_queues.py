@@ -232,9 +232,11 @@ class Queues:
 
     # URLs
 
-    def forget(self, queue: str) -> bool:
-        """Forget a URL that was looked up; say whether there was one, so that looking again can help."""
-        return self._urls.pop(queue, None) is not None
+    def forget(self, queue: str, url: str) -> bool:
+        """Forget a URL that was looked up, unless another is known by now; say whether looking again can help."""
+        if self._urls.get(queue) == url:
+            self._urls.pop(queue, None)
+        return self._known(queue) is None
 
     def url(self, queue: str) -> str:
         """Return a queue's URL, making the queue where that is allowed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -342,3 +343,43 @@ def test_constructing_calls_nothing(wire: Wire) -> None:
     """Connections are opened on first use."""
     SQSBroker("sqs://", AWS)
     assert wire.calls == []
+
+
+def test_threads_that_meet_a_queue_made_anew_all_look_again(wire: Wire) -> None:
+    """One has forgotten the old URL and is looking for the new one when the other learns that the old one is gone."""
+    old, new = (f"https://sqs.sa-east-1.amazonaws.com/{account}/orders" for account in (1, 2))
+    broker = SQSBroker("sqs://", AWS)
+    wire.script("GetQueueUrl", {"QueueUrl": old})
+    broker.send([Outgoing("orders", "{}", "t0")])
+    first_is_out, others_are_done = threading.Event(), threading.Event()
+    errors: list[Exception] = []
+
+    def send_first() -> None:
+        try:
+            broker.send([Outgoing("orders", "{}", "first")])
+        except OperationalError as error:
+            errors.append(error)
+        others_are_done.set()
+
+    def accept(parameters: dict[str, Any]) -> dict[str, Any]:
+        if parameters["QueueUrl"] == new:
+            return accept_batch(parameters)
+        if threading.current_thread() is first:
+            first_is_out.set()
+            assert looks.wait(30)
+        raise MISSING
+
+    def look(parameters: dict[str, Any]) -> dict[str, Any]:
+        if threading.current_thread() is not first:
+            looks.set()
+            assert others_are_done.wait(30)
+        return {"QueueUrl": new}
+
+    looks, first = threading.Event(), threading.Thread(target=send_first)
+    wire.on("SendMessageBatch", accept)
+    wire.on("GetQueueUrl", look)
+    first.start()
+    assert first_is_out.wait(30)
+    broker.send([Outgoing("orders", "{}", "second")])
+    first.join()
+    assert errors == []
