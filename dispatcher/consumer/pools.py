@@ -16,7 +16,7 @@ from dispatcher.consumer.loop import FAULT, ConsumerLoop
 from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import OperationalError
 from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
-from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
+from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, shut_down_now
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -62,7 +62,7 @@ class SoloPool:
     def terminate(self) -> None:
         """Hand everything back now."""
         self._loop.stop()  # a task may swallow the exception
-        raise ShutdownNow
+        shut_down_now()
 
 
 class ThreadPool:
@@ -98,7 +98,7 @@ class ThreadPool:
 
     def terminate(self) -> None:
         """Hand everything back now."""
-        raise ShutdownNow
+        shut_down_now()
 
     def _watch(self) -> None:
         # Joining in slices lets the main thread see signals.
@@ -167,7 +167,7 @@ class AsyncioPool:
 
     def terminate(self) -> None:
         """Hand everything back now."""
-        raise ShutdownNow
+        shut_down_now()
 
     def _run_loop(self) -> None:
         loop = self._loop
@@ -235,6 +235,8 @@ class AsyncioPool:
             threading.Thread(target=self._run_plain, args=(run,), name="dispatcher-plain", daemon=True).start()
 
     async def _run_coroutine(self, run: Run) -> None:
+        if id(run) in self._revoked:
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks[id(run)] = task
@@ -251,9 +253,10 @@ class AsyncioPool:
         return True
 
     def _cancel(self, run: Run, signum: signal.Signals) -> None:
-        task = self._tasks.get(id(run))
-        if task is not None:
+        if id(run) in self._coroutines:
             self._revoked[id(run)] = signum
+        task = self._tasks.get(id(run))
+        if task is not None:  # else its turn is yet to come, and it does not begin
             task.cancel()
 
     def _run_plain(self, run: Run) -> None:

@@ -27,7 +27,7 @@ from dispatcher.exceptions import DispatcherError, ImproperlyConfigured
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import AlarmLimits
-from dispatcher.execution.run import Run, ShutdownNow
+from dispatcher.execution.run import Run, ShutdownNow, shut_down_now
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -180,7 +180,8 @@ class PreforkPool:
     def terminate(self) -> None:
         """Begin a cold shutdown: children hand everything back, and are killed if they do not in time."""
         self._stopping = True
-        self._cold_deadline = time.monotonic() + COLD_GRACE
+        if self._cold_deadline is None:
+            self._cold_deadline = time.monotonic() + COLD_GRACE
         self._signal_children(signal.SIGQUIT)
 
     def pids(self) -> list[int]:
@@ -337,7 +338,7 @@ class PreforkPool:
 
         def cold(signum: int, frame: Any) -> None:
             warm(signum, frame)  # a task may swallow the exception
-            raise ShutdownNow
+            shut_down_now()
 
         signal.signal(signal.SIGTERM, warm)
         signal.signal(signal.SIGQUIT, cold)

@@ -83,6 +83,7 @@ class Worker:
         self._rates = rates_of(app.tasks.values(), app.clock, prefork=self.pool_name == "prefork")
         self._check_pool(replaces, parallel)
         self._check_limits(keeps_soft, keeps_hard)
+        self._stopping = False
         self._stop_asked_at: float | None = None
         self._pool: Pool | None = None
         self._check_shared()
@@ -102,6 +103,8 @@ class Worker:
         signals.worker_ready.send(self)
         if self._beat is not None:
             self._beat.start()
+        if self._stopping:  # before there was a pool to tell
+            pool.stop()
         try:
             return pool.run()
         finally:
@@ -112,7 +115,8 @@ class Worker:
             logger.info("%s stopped", self.hostname)
 
     def stop(self) -> None:
-        """Begin a warm shutdown: what runs is finished, the rest goes back."""
+        """Begin a warm shutdown: what runs is finished, the rest goes back. One that is yet to start ends at once."""
+        self._stopping = True
         if self._pool is not None:
             self._pool.stop()
 

@@ -13,6 +13,7 @@ from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Delivery, Settle, Settlement
 from dispatcher.canvas.plan import Opening, Step
 from dispatcher.clock import SYSTEM, Clock
+from dispatcher.execution.heartbeat import Heartbeat
 from dispatcher.execution.limits import LimitKeeper, NoLimits
 from dispatcher.execution.watch import Watch
 from dispatcher.message import Message
@@ -20,7 +21,6 @@ from dispatcher.rates import Rate
 from dispatcher.task import Task
 
 if TYPE_CHECKING:
-    from dispatcher.execution.heartbeat import Heartbeat
     from dispatcher.outbox import Outbox
 
 
@@ -161,7 +161,11 @@ class Environment:
     #: the tasks whose unkept hard limit was spoken of
     warned: set[str] = dataclasses.field(default_factory=set)
     #: keeps the leases of unique tasks, where the place that runs are in does not end by itself
-    heartbeat: Heartbeat | None = None
+    heartbeat: Heartbeat = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        # One from the start: threads that run tasks of one environment could make several.
+        self.heartbeat = Heartbeat(self.backend, self.clock)
 
     def note_duration(self, name: str, seconds: float) -> None:
         """Remember how long a run took, as a moving average that trusts slow runs quickly."""

@@ -109,9 +109,7 @@ class Executor:
 
     async def execute_async(self, run: Run) -> None:
         """Steps 3 to 5 for one coroutine run, in the running event loop."""
-        import asyncio
-
-        begun = self._begin(run) if admission.begins_at_once(run) else await asyncio.to_thread(self._begin, run)
+        begun = self._begin(run) if admission.begins_at_once(run) else await _to_its_end(self._begin, run)
         if not begun:
             return
         invocation.start(self.env, run)
@@ -185,8 +183,7 @@ class Executor:
         """Close the event loop, end the heartbeat."""
         if "loop" in self.__dict__:
             self.loop.close()
-        if self.env.heartbeat is not None:
-            self.env.heartbeat.stop()
+        self.env.heartbeat.stop()
 
     @functools.cached_property
     def loop(self) -> Loop:
@@ -362,6 +359,18 @@ class Executor:
                 run.outcome = Outcome(Kind.HANDED_BACK)
                 run.ours = False  # it may have been given back already
         self.finish(unsettled)
+
+
+async def _to_its_end(begin: Callable[[Run], bool], run: Run) -> bool:
+    """Begin a run in a thread; a cancellation waits for it, because a lease that is taken has to be given back."""
+    import asyncio
+
+    call = asyncio.ensure_future(asyncio.to_thread(begin, run))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise
 
 
 def _unknown(run: Run) -> float:

@@ -38,14 +38,15 @@ class Heartbeat:
         self._backend = backend
         self._clock = clock
         self._lock = threading.Lock()
-        self._held: dict[int, Run] = {}
+        #: runs and the fences of the leases they have
+        self._held: dict[int, tuple[Run, int]] = {}
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def hold(self, run: Run) -> None:
         """Keep the lease of a run from now on."""
         with self._lock:
-            self._held[id(run)] = run
+            self._held[id(run)] = run, run.fence
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dispatcher-heartbeat", daemon=True)
                 self._thread.start()
@@ -63,17 +64,17 @@ class Heartbeat:
         """Extend every lease that is held."""
         with self._lock:
             held = list(self._held.values())
-        for run in held:
+        for run, fence in held:
             try:
-                self._extend(run)
+                self._extend(run, fence)
             except DispatcherError as error:
                 logger.warning("the lease of %s cannot be extended at the moment: %s", run.id, error)
 
-    def _extend(self, run: Run) -> None:
+    def _extend(self, run: Run, fence: int) -> None:
         lock = run.lock
         while lock is not None and self._holds(run):
             now = self._clock.time()
-            if lock.fence > run.fence:
+            if lock.fence > fence:
                 logger.error(
                     "%s has lost its lease: it stood still, or the result backend was away, for longer than %g s; its "
                     "outcome will not count", run.id, LEASE,
@@ -82,7 +83,7 @@ class Heartbeat:
                 return
             until = now + LEASE
             after = lock.changed(
-                now, runner=run.token, running=run.id, fence=run.fence, leased_until=until,
+                now, runner=run.token, running=run.id, fence=fence, leased_until=until,
                 **extended_claim(run, lock, until),
             )  # fmt: skip
             stood = locks.swap(self._backend, lock, after, now)

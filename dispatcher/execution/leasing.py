@@ -16,7 +16,7 @@ from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.locks import Lock, row_id
 from dispatcher.exceptions import BackendError, ImproperlyConfigured, OperationalError
 from dispatcher.execution.environment import Environment
-from dispatcher.execution.heartbeat import LEASE, Heartbeat, extended_claim
+from dispatcher.execution.heartbeat import LEASE, extended_claim
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
 from dispatcher.message import Message, own_args
 from dispatcher.unique import Scope, Uniqueness
@@ -98,8 +98,6 @@ def take(env: Environment, run: Run) -> bool:
         return False
     run.lock, run.fence = leased, leased.fence
     if env.time_left is None:
-        if env.heartbeat is None:
-            env.heartbeat = Heartbeat(env.backend, env.clock)
         env.heartbeat.hold(run)
     return True
 
@@ -133,7 +131,7 @@ def write(env: Environment, run: Run, write: Write) -> TaskRecord | None:
 
     Raises `LeaseLost`, and `OperationalError` where the store cannot be reached or others change the lock all the time.
     """
-    _drop(env, run)
+    env.heartbeat.drop(run)
     assert run.lock is not None
     for _ in range(_ATTEMPTS):
         now, before = env.clock.time(), run.lock
@@ -178,7 +176,7 @@ def release(env: Environment, runs: Sequence[Run]) -> None:
     for run in runs:
         if not run.fence:
             continue
-        _drop(env, run)
+        env.heartbeat.drop(run)
         try:
             _give_up(env, run)
         except (OperationalError, BackendError) as error:
@@ -197,9 +195,4 @@ def forget(env: Environment, runs: Sequence[Run]) -> None:
     """Let leases of runs that ended in nobody's hands run out."""
     for run in runs:
         if run.fence:
-            _drop(env, run)
-
-
-def _drop(env: Environment, run: Run) -> None:
-    if env.heartbeat is not None:
-        env.heartbeat.drop(run)
+            env.heartbeat.drop(run)

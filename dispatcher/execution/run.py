@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 import traceback
 from collections.abc import Mapping
 from enum import Enum
@@ -257,6 +258,19 @@ def request_of(run: Run, place: Place) -> Context:
 
 class ShutdownNow(BaseException):
     """Raised in the main thread by a cold shutdown: what was not finished goes back to the queue."""
+
+
+def shut_down_now() -> None:
+    """Raise `ShutdownNow`, unless one is on its way here already: what hands messages back is not to be broken off.
+
+    A task that swallows it and goes on meets the next.
+    """
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, ShutdownNow):
+            return
+        error = error.__context__
+    raise ShutdownNow
 
 
 class ExceptionInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from dispatcher import states
+from dispatcher.backends import locks
 from dispatcher.consumer.pools import AsyncioPool, SoloPool, ThreadPool
+from dispatcher.consumer.worker import Worker
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 from dispatcher.execution.run import ShutdownNow
 from tests.unit.consumers import Background, Scene, make_loop, until
@@ -205,3 +208,81 @@ def test_a_second_stop_while_the_asyncio_pool_ends_leaves_nothing_behind(
     for owner in (consumer.leases, consumer.terminations):
         assert owner._thread is None or not owner._thread.is_alive()
     assert (pool._loop.is_closed(), closed) == (True, [True])
+
+
+def test_a_coroutine_that_was_revoked_before_its_turn_does_not_begin(setup: Setup) -> None:
+    """It waits for an event loop that another one holds up; it ends as revoked."""
+    blocking, go_on = threading.Event(), threading.Event()
+
+    @setup.app.task(name="blocking")
+    async def block() -> None:
+        blocking.set()
+        go_on.wait(30)
+
+    pool, _ = setup.start(AsyncioPool, 2)
+    block.delay()
+    assert blocking.wait(30)
+    result = setup.coroutine.delay("late")
+    leases = pool._consumer.leases
+    [run] = until(lambda: [run for run in leases.running() if run.id == result.id and id(run) in pool._coroutines])
+    assert pool._terminate(run, signal.SIGTERM)
+    go_on.set()
+    assert until(lambda: result.ready() and result.state) == states.REVOKED
+    assert setup.started == []
+
+
+def test_a_lease_that_is_taken_while_its_run_is_cancelled_is_given_back(setup: Setup) -> None:
+    """A store that answers late gives a unique task's lease to a run that was revoked meanwhile."""
+    taking, go_on = threading.Event(), threading.Event()
+
+    @setup.app.task(name="unique", unique=True, unique_scope="running")
+    async def unique() -> None:
+        raise AssertionError("it was revoked")
+
+    write = setup.backend._write
+
+    def write_late(writes: Any) -> Any:
+        if not taking.is_set() and writes[0].status == "LOCK":
+            taking.set()
+            assert go_on.wait(30)
+        return write(writes)
+
+    setup.backend._write = write_late  # type: ignore[method-assign]
+    pool, _ = setup.start(AsyncioPool, 1)
+    result = unique.delay()
+    assert taking.wait(30)
+    [run] = pool._consumer.leases.running()
+    assert pool._terminate(run, signal.SIGTERM)
+    until(lambda: pool._tasks[id(run)].cancelling() or run.outcome)
+    go_on.set()
+    assert until(lambda: result.ready() and result.state) == states.REVOKED
+    assert unique._uniqueness is not None
+    until(lambda: not pool._consumer.leases.running() and not pool._consumer.env.heartbeat._held)
+    assert locks.read(setup.backend, unique._uniqueness.key_of((), {})).runner == ""
+
+
+def test_a_cold_shutdown_that_is_asked_for_again_breaks_nothing_off(setup: Setup) -> None:
+    """A supervisor that signals a process and its group, or somebody who is impatient, leaves no message leased."""
+
+    @setup.app.task(name="stopped")
+    def stopped() -> None:
+        pool.terminate()  # as the signal's handler does, in this thread
+
+    pool = setup.make(SoloPool, 1)
+    settle = setup.broker.settle
+
+    def interrupted(settlements: Any) -> None:
+        pool.terminate()
+        settle(settlements)
+
+    setup.broker.settle = interrupted  # type: ignore[method-assign]
+    stopped.delay()
+    assert pool.run() == 0
+    assert setup.broker.counts("default") == (1, 0, 0, 0)
+
+
+def test_a_worker_that_is_stopped_before_its_start_ends_at_once(setup: Setup) -> None:
+    """Whoever runs one in a thread may stop it before that thread has come so far."""
+    worker = Worker(setup.app, pool="threads", concurrency=2, handle_signals=False)
+    worker.stop()
+    assert Background(worker.start).result() == 0

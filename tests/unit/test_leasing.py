@@ -11,9 +11,10 @@ from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.locks import CLOCK_SKEW, Lock
 from dispatcher.backends.memory import MemoryBackend
 from dispatcher.brokers.base import Delivery, Outgoing
+from dispatcher.clock import ManualClock
 from dispatcher.exceptions import OperationalError, TimeLimitExceeded, WorkerLostError
 from dispatcher.execution.executor import Executor
-from dispatcher.execution.heartbeat import LEASE
+from dispatcher.execution.heartbeat import LEASE, Heartbeat
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow
 from dispatcher.execution.watch import Decided
 from dispatcher.message import Message, encode
@@ -561,3 +562,33 @@ def test_a_redriven_task_and_a_later_one_take_turns() -> None:
     bench.work()
     assert {bench.result(id).get(timeout=0) for id in (first.id, second.id)} == {1, 2}
     assert not bench.lock(1).is_claimed(bench.clock.time())
+
+
+def test_threads_of_an_environment_share_a_heartbeat() -> None:
+    """It is there before the first of them needs it: with one of its own, a lease would be kept for ever."""
+    bench = LeaseBench()
+    bench.task.delay(1)
+    executor = bench.executor()
+    before = executor.env.heartbeat
+    executor.process(bench.receive())
+    executor.close()
+    assert executor.env.heartbeat is before
+
+
+def test_a_heartbeat_that_meets_the_end_of_its_run_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The outcome is recorded and the lease given back just as it is to be extended: nothing is lost."""
+    run = Run(Delivery("q", "", None))
+    run.lock = Lock("k").with_lease("t", run.token, 100.0, 50.0)
+    run.fence = run.lock.fence
+
+    class Ending(ManualClock):
+        def time(self) -> float:
+            heartbeat.drop(run)
+            run.fence = 0
+            return super().time()
+
+    heartbeat = Heartbeat(MemoryBackend("memory://", own=True), Ending())
+    heartbeat.hold(run)
+    heartbeat.beat()
+    heartbeat.stop()
+    assert "has lost its lease" not in caplog.text
