@@ -7,6 +7,7 @@ the round trip. Threads share a stack of idle connections; a fork and `close` st
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -160,7 +161,8 @@ class RedisConnections:
         self._clock = clock
         self._pid = os.getpid()
         self._idle: list[Any] = []
-        #: how many connections were opened so far
+        self._numbers = itertools.count(1)
+        #: the number of the connection that was opened last
         self.opened = 0
 
     def execute(self, packed: bytes, replies: int) -> list[Any]:
@@ -263,7 +265,7 @@ class RedisConnections:
             connection.connect()
         except TimeoutError as error:  # nothing was sent yet, so trying again is safe
             raise ConnectionError(str(error)) from error
-        self.opened += 1
+        self.opened = next(self._numbers)
         return connection
 
     def _out_of_reach(self, error: Exception, tries: int) -> OperationalError:

@@ -65,8 +65,8 @@ class RedisBroker(Broker):
         #: by stream, the newest message that this process leased, before which nothing new comes
         self._newest: dict[str, bytes] = {}
         self._registry = f"{self._settings.key_prefix}queues"
-        self._registered: set[tuple[str, int]] = set()
-        self._opened = 0
+        #: the streams that were made known to the server, and which connection was the latest then
+        self._registered: tuple[int, set[tuple[str, int]]] = 0, set()
         #: by process, because a fork takes this object along
         self._names: dict[int, str] = {}
 
@@ -102,9 +102,9 @@ class RedisBroker(Broker):
 
     def _add(self, messages: Sequence[Outgoing]) -> list[Any]:
         """Put messages into their streams, or aside until they are due, in one write; return the server's replies."""
-        if self._opened != self._connections.opened:  # after a reconnection the server may be a new one
-            self._opened = self._connections.opened
-            self._registered.clear()
+        opened, registered = self._registered
+        if opened != self._connections.opened:  # after a reconnection the server may be a new one
+            opened, registered = self._registered = self._connections.opened, set()
         starts: dict[tuple[str, int], bytes] = {}
         additions = []
         delayed = False
@@ -115,9 +115,12 @@ class RedisBroker(Broker):
             content = body.encode()
             additions.append(b"%b$%d\r\n%b\r\n" % (start, len(content), content))
             delayed = delayed or delay > 0
-        new = starts.keys() - self._registered
+        new = starts.keys() - registered
         if not new and not delayed:
-            return self._connections.execute(b"".join(additions), len(messages))
+            replies = self._connections.execute(b"".join(additions), len(messages))
+            if opened != self._connections.opened:  # that was the reconnection
+                self._connections.send([command for stream in starts for command in self._registration(*stream)])
+            return replies
         registrations = [command for stream in new for command in self._registration(*stream)]
         commands = [
             self._postponement(message) if message.delay > 0 else Command(addition)
@@ -126,7 +129,7 @@ class RedisBroker(Broker):
         replies = self._connections.send([*registrations, *commands])
         split = len(registrations)
         if all(_took_effect(reply) for reply in replies[:split]):
-            self._registered |= new
+            registered |= new
         return replies[split:]
 
     def _postponement(self, message: Outgoing) -> Command:

@@ -130,3 +130,18 @@ def test_threads_of_a_child_share_no_connection_of_its_parent(
     assert inherited
     assert left == [[], []]
     connections.close()
+
+
+def test_a_priority_is_known_to_a_server_that_has_lost_everything(redis_executable: str) -> None:
+    """A producer that finds a new server as it sends makes the queue and its level known there."""
+    with RedisServer(redis_executable) as server:
+        producer = RedisBroker(server.url)
+        for number in "12":
+            producer.send([Outgoing("q", "{}", number, priority=5)])
+        server.restart()
+        producer.send([Outgoing("q", "{}", "3", priority=5)])
+        consumer = RedisBroker(server.url)
+        assert len(consumer.receive(["q"], 5)) == 1
+        assert consumer.queues() == ["q"]
+        producer.close()
+        consumer.close()
