@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
-from benchmarks.handlers.mapping import record_of
 from benchmarks.scale.model import QUEUE, Prediction, keep_for, quiet
 from benchmarks.scale.sqs import REGION
 from benchmarks.scale.workloads import Tasks, Workload
@@ -18,6 +17,7 @@ from dispatcher import Dispatcher, aws
 from dispatcher.aws_options import client_settings
 from dispatcher.lambda_runtime.batches import Worker
 from dispatcher.local.emulator import ACCESS_KEY, SECRET_KEY
+from dispatcher.local.events import record_of
 from dispatcher.quotas import SQS_MAX_BATCH
 from tests.emulation.endpoint import AwsEndpoint, unique_name
 from tests.emulation.metering import Meter
@@ -109,7 +109,7 @@ def count(endpoint: AwsEndpoint, workload: Workload, tasks: int, seed: int = 1) 
 
 def _work_off(endpoint: AwsEndpoint, sqs: Any, url: str, worker: Worker) -> int:
     """Be the event source mapping until the queue is empty; return how often the handler was invoked."""
-    invocations = 0
+    invocations, arn = 0, endpoint.queue_arn(url)
     while any((depth := endpoint.queue_depth(url)).values()):
         if not depth["visible"]:
             time.sleep(_POLL)
@@ -118,7 +118,7 @@ def _work_off(endpoint: AwsEndpoint, sqs: Any, url: str, worker: Worker) -> int:
             QueueUrl=url, MaxNumberOfMessages=SQS_MAX_BATCH, MessageSystemAttributeNames=["All"]
         )["Messages"]
         invocations += 1
-        answer = worker({"Records": [record_of(each, url.rsplit("/", 1)[1]) for each in messages]}, _context())
+        answer = worker({"Records": [record_of(each, arn, REGION) for each in messages]}, _context())
         failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
         entries = [
             {"Id": str(number), "ReceiptHandle": each["ReceiptHandle"]}
