@@ -43,6 +43,7 @@ class Packer:
     ) -> None:
         self._conf = conf
         self._seal = seal
+        self._readable: int = conf.max_message_bytes
         self._payloads = payloads if conf.payload_bucket is not None else None
 
     def pack(self, broker: Broker, calls: Sequence[Call]) -> list[Outgoing]:
@@ -73,6 +74,10 @@ class Packer:
             body = encode(message) if parcels is None else parcels.body_of(message, limit)
         except EncodeError as error:
             raise_discreetly(error, message.args, message.kwargs, message.sensitive)
+        if len(body) > self._readable:
+            from dispatcher.payloads import check_size
+
+            check_size(f"the message of task {message.id} has", len(body), self._readable)
         if delay > 0:
             delay = self._held(broker, queue, delay)
             body = body.replace(_PLACEHOLDER, _SPELT_OUT)

@@ -378,4 +378,5 @@ def check_size(whose: str, size: int, max_bytes: int) -> None:
         raise MessageTooLarge(
             f"{whose} {size:,} bytes, over the {most:,} of {which} that readers decode; "
             "store the data yourself and pass a reference to them"
+            + (f", or raise max_message_bytes, up to {MAX_BYTES:,}" if most < MAX_BYTES else "")
         )

@@ -14,7 +14,14 @@ from dispatcher.clock import Clock
 from dispatcher.exceptions import DecodeError, EncodeError, MessageTooLarge
 from dispatcher.message import Message, UnsupportedMessage, decode, encode
 from dispatcher.security import Signer
-from dispatcher.serialization import DEFAULT_ACCEPT_CONTENT, MAX_BYTES, json_decode, json_encode, unpack_bytes
+from dispatcher.serialization import (
+    DEFAULT_ACCEPT_CONTENT,
+    MAX_BYTES,
+    ValueTooLong,
+    json_decode,
+    json_encode,
+    unpack_bytes,
+)
 
 if TYPE_CHECKING:
     from dispatcher.payloads import PayloadStore
@@ -28,6 +35,8 @@ class Wire:
         self._conf = conf
         self._payloads: PayloadStore | None = None
         self._limit: int = conf.max_message_bytes
+        #: the longest content of a record that is decoded when it is read
+        self._readable = min(self._limit, MAX_BYTES)
         self._accept = frozenset(conf.accept_content)
         self._accept_results = frozenset(conf.result_accept_content or conf.accept_content)
         self._serializer: str = conf.result_serializer
@@ -133,7 +142,7 @@ class Wire:
         except EncodeError:
             return None
         limit = backend.max_data
-        if len(head) + len(rest) - 1 > (MAX_BYTES if limit is None else min(limit, MAX_BYTES)):
+        if len(head) + len(rest) - 1 > (self._readable if limit is None else min(limit, self._readable)):
             return None
         return f"{head[:-1]},{rest[1:]}"
 
@@ -143,8 +152,7 @@ class Wire:
         ``what`` names it for people, ``task_id`` is whose record it is. Raises `EncodeError`, `MessageTooLarge`, and
         `OperationalError` where the store cannot be reached.
         """
-        seal = self._sealing(task_id)
-        data = meta.encode(self._serializer, self._compression, self._accept_results, seal)
+        data = self._encoded(meta, what, task_id)
         limit = backend.max_data
         if self._conf.payload_bucket is None:
             if limit is not None and len(data) > limit:
@@ -154,18 +162,27 @@ class Wire:
                     "ignore_result=True"
                 )
             return data
-        from dispatcher.payloads import check_size, inline_limit
+        from dispatcher.payloads import inline_limit
 
         most = inline_limit(limit, self._conf.payload_threshold)
         if most is None or len(data) <= most:
             return data
-        stored = meta.large_part().encode(self._serializer, self._compression, self._accept_results, seal)
-        check_size(f"{what} has", len(stored), self._limit)
-        store, content = self.payloads, stored.encode("ascii")
+        store, content = self.payloads, self._encoded(meta.large_part(), what, task_id).encode("ascii")
         assert store is not None
         reference = store.reference({"enc": "json"}, content)
         store.put([(reference, content)])
         return meta.encode_reference(reference)
+
+    def _encoded(self, meta: ResultMeta, what: str, task_id: str) -> str:
+        """Encode what `read_meta` can read, here and by everybody with these settings."""
+        terms = (self._serializer, self._compression, self._accept_results, self._sealing(task_id))
+        try:
+            return meta.encode(*terms, max_bytes=self._readable)
+        except ValueTooLong as error:
+            from dispatcher.payloads import check_size
+
+            check_size(f"{what} has", error.size, self._limit)
+            raise
 
     def seal_kept(self, row: str, text: str) -> str:
         """Return what a row of the result backend is to say, sealed where messages are signed."""

@@ -9,6 +9,8 @@ from typing import Any
 from dispatcher.exceptions import DecodeError, EncodeError
 from dispatcher.serialization import (
     DEFAULT_ACCEPT_CONTENT,
+    MAX_BYTES,
+    ValueTooLong,
     compress_json,
     exception_from_wire,
     exception_to_wire,
@@ -77,16 +79,18 @@ class ResultMeta:
         compression: str | None = None,
         accept_content: frozenset[str] = DEFAULT_ACCEPT_CONTENT,
         seal: Seal | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> str:
         """Return the JSON text; a result that is not JSON, or shorter compressed, is packed inside it.
 
-        A packed result is put through ``seal``. Raises `EncodeError` for a result that the serializer cannot take.
+        A packed result is put through ``seal``. Raises `EncodeError` for a result that the serializer cannot take, and
+        `ValueTooLong` for what `decode` would refuse with the same ``max_bytes``.
         """
         body: dict[str, Any] = {}
         if self.error is not None:
             body["error"] = exception_to_wire(self.error)
         elif self.result is not None:
-            packed = self._packed(serializer, compression, accept_content)
+            packed = self._packed(serializer, compression, accept_content, max_bytes)
             if packed is not None and seal is not None:
                 packed = seal(packed)
             body.update({"result": self.result} if packed is None else {"packed": packed})
@@ -95,7 +99,9 @@ class ResultMeta:
             if value is not None:
                 body[name] = value
         try:
-            return json_encode(body)
+            return json_encode(body, max_bytes=max_bytes)
+        except ValueTooLong:
+            raise
         except EncodeError as error:
             raise EncodeError(f"the result cannot be stored: {error}") from error
 
@@ -115,10 +121,14 @@ class ResultMeta:
         body = {name: getattr(self, name) for name in _PLAIN if name not in _STORED}
         return json_encode({"packed": reference, **{name: value for name, value in body.items() if value is not None}})
 
-    def _packed(self, serializer: str, compression: str | None, accept: frozenset[str]) -> dict[str, str] | None:
+    def _packed(
+        self, serializer: str, compression: str | None, accept: frozenset[str], max_bytes: int
+    ) -> dict[str, str] | None:
         if serializer != "json":
-            return pack(self.result, serializer, compression, accept_content=accept)
-        return compress_json(json_encode(self.result), compression) if compression is not None else None
+            return pack(self.result, serializer, compression, accept_content=accept, max_size=max_bytes)
+        if compression is None:
+            return None
+        return compress_json(json_encode(self.result, max_bytes=max_bytes), compression)
 
     @classmethod
     def decode(

@@ -22,6 +22,7 @@ from dispatcher.serialization.values import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_DIGITS,
+    ValueTooLong,
     exception_from_wire,
     exception_to_wire,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "MAX_DIGITS",
     "Codec",
     "RemoteError",
+    "ValueTooLong",
     "compress",
     "compress_json",
     "compression_name",

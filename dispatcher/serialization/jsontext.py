@@ -22,6 +22,7 @@ from dispatcher.serialization.values import (
     MAX_DEPTH,
     MAX_DIGITS,
     Tag,
+    ValueTooLong,
     revive,
     shorten,
     substitute,
@@ -84,7 +85,7 @@ def json_encode(value: Any, *, max_bytes: int = MAX_BYTES) -> str:
     if _has_many_brackets(text) and _too_deep(text):
         raise EncodeError(f"nested deeper than the {MAX_DEPTH} levels a message can have")
     if len(text) > max_bytes:
-        raise EncodeError(f"the value is {len(text)} bytes long as JSON; the limit is {max_bytes}")
+        raise ValueTooLong(f"the value is {len(text)} bytes long as JSON; the limit is {max_bytes}", len(text))
     if "\\" in text and "\\ud" in text and _has_lone_surrogates(text):
         JSON_FORM(value)
         raise EncodeError("cannot encode the value: a text with lone surrogates; send bytes")

@@ -13,7 +13,7 @@ from dispatcher.exceptions import ContentDisallowed, DecodeError, EncodeError, I
 from dispatcher.serialization.codecs import DEFAULT_ACCEPT_CONTENT, Codec, get_codec
 from dispatcher.serialization.compression import compress, compression_name, decompress
 from dispatcher.serialization.jsontext import json_decode, json_encode, utf8
-from dispatcher.serialization.values import MAX_BYTES, TAG, shorten
+from dispatcher.serialization.values import MAX_BYTES, TAG, ValueTooLong, shorten
 
 _PACKED: Final = '{"$":"packed",'
 _NEEDS: Final = "a packed value needs the texts 'enc' and 'data'; 'zip' is a text where it is given"
@@ -25,13 +25,15 @@ def pack(
     compression: str | None = None,
     *,
     accept_content: frozenset[str] = DEFAULT_ACCEPT_CONTENT,
+    max_size: int = MAX_BYTES,
 ) -> dict[str, str]:
     """Return the packed form; ``zip`` is left out where compression would not make it smaller.
 
     Raises `EncodeError` for a value the serializer cannot take and for an untrusted serializer that
-    ``accept_content`` does not list, `ImproperlyConfigured` for an unknown serializer or compression.
+    ``accept_content`` does not list, `ValueTooLong` for one of more than ``max_size`` bytes before compression,
+    `ImproperlyConfigured` for an unknown serializer or compression.
     """
-    return _packed(*pack_bytes(value, serializer, compression, accept_content=accept_content))
+    return _packed(*pack_bytes(value, serializer, compression, accept_content=accept_content, max_size=max_size))
 
 
 def pack_bytes(
@@ -40,6 +42,7 @@ def pack_bytes(
     compression: str | None = None,
     *,
     accept_content: frozenset[str] = DEFAULT_ACCEPT_CONTENT,
+    max_size: int = MAX_BYTES,
 ) -> tuple[dict[str, str], bytes]:
     """Return the packed form without its ``data``, and the data as bytes; raises what `pack` raises."""
     codec = get_codec(serializer)
@@ -48,7 +51,12 @@ def pack_bytes(
             f"serializer {serializer!r} is used only where it is accepted: add it to accept_content "
             "(result_accept_content for results) of producers and workers"
         )
-    return _compressed(serializer, codec.dump(value), compression)
+    content = codec.dump(value)
+    if len(content) > max_size:
+        raise ValueTooLong(
+            f"the value is {len(content)} bytes long as {serializer}; the limit is {max_size}", len(content)
+        )
+    return _compressed(serializer, content, compression)
 
 
 def compress_json(text: str, compression: str) -> dict[str, str] | None:

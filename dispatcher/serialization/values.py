@@ -29,6 +29,17 @@ _COLLISION_CHECK_SIZE: Final = 1000
 TAG: Final = "$"
 
 
+class ValueTooLong(EncodeError):
+    """A value is ``size`` bytes long, more than its readers decode."""
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+    def __reduce__(self) -> tuple[type[ValueTooLong], tuple[str, int]]:
+        return type(self), (str(self), self.size)
+
+
 class Tag(dict[str, Any]):
     """A typed value ready for the wire, as opposed to a user's dict that looks like one."""
 

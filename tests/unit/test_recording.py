@@ -1,6 +1,9 @@
 """Step 5: what is written of an outcome, and whose write counts."""
 
 import json
+import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,7 +297,43 @@ def test_result_too_long_together_with_the_rest_of_its_record_fails() -> None:
     long, fits = told.delay(20), told.delay(500)
     bench.step()
     assert (long.state, len(fits.get(timeout=0))) == ("FAILURE", MAX_BYTES - 500)
-    assert f"the limit is {MAX_BYTES}" in str(long.result)
+    assert f"over the {MAX_BYTES:,} of max_message_bytes that readers decode" in str(long.result)
+
+
+NOISE = random.Random(0).randbytes(30_000).hex()
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ({}, NOISE),
+        ({"result_compression": "gzip"}, "x" * 60_000),  # short until it is expanded
+        ({"result_serializer": "msgpack"}, NOISE),
+        ({"result_serializer": "msgpack"}, NOISE[:45_000]),  # long as base64 only
+        ({"result_extended": True}, NOISE),
+        ({"payload_threshold": 2000}, NOISE),
+        ({"payload_threshold": None}, NOISE),
+        ({}, ValueError(NOISE)),
+    ],
+)
+def test_result_that_nobody_could_read_fails_the_task_with_advice(
+    tmp_path: Path, settings: dict[str, Any], value: Any
+) -> None:
+    """What is longer than readers decode, packed or not, is refused when it is written, with advice."""
+    if "payload_threshold" in settings:
+        settings = {**settings, "payload_bucket": f"file://{tmp_path}"}
+    bench = Bench(max_message_bytes=50_000, **settings)
+
+    def run() -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    result = bench.app.task(name="long")(run).delay()
+    bench.step()
+    assert result.state == "FAILURE"
+    words = r"result of long has [56]\d,\d{3} bytes, over the 50,000 of max_message_bytes.* raise max_message_bytes"
+    assert re.search(words, str(result.result))
 
 
 def test_result_too_deep_for_its_record_fails() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher import signals
 from dispatcher.call_options import REFUSED_OPTIONS
-from dispatcher.exceptions import ImproperlyConfigured, QueueNotFound, UnsupportedOption
+from dispatcher.exceptions import ImproperlyConfigured, MessageTooLarge, QueueNotFound, UnsupportedOption
 from dispatcher.message import Message, decode
 from dispatcher.utils import uuid as new_id
 from dispatcher.utils import uuids as new_ids
@@ -264,6 +264,17 @@ def test_a_delay_that_outlives_the_signature_is_refused() -> None:
     task.apply_async(countdown=86_000)
     with pytest.raises(UnsupportedOption, match="signing_max_age, now 86,400 s"):
         task.apply_async(countdown=86_500)
+
+
+def test_a_message_that_workers_would_refuse_is_not_sent() -> None:
+    """It would be a dead letter; the error names the setting."""
+    bench = Bench(max_message_bytes=2000)
+    task = bench.app.task(name="t")(len)
+    with pytest.raises(MessageTooLarge, match=r"message of task \S+ has 3,\d{3} bytes, over the 2,000 of max_message"):
+        task.delay("x" * 3000)
+    assert bench.receive() == []
+    task.delay("x" * 1000)
+    assert len(bench.receive()) == 1
 
 
 def test_what_depends_on_the_moment_is_worked_out_for_each_call() -> None:
