@@ -6,6 +6,7 @@ An adapter comes under contract in a file of its own, ``test_<store>.py``: a sub
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,12 @@ def harness(kind: Kind) -> Iterator[Harness[Any]]:
     harness: Harness[Any] = Harness(kind)
     yield harness
     harness.close()
+
+
+@pytest.fixture
+def options() -> dict[str, Any]:
+    """Options by which Redis adapters have a corner of the shared server for one test."""
+    return {"global_keyprefix": f"{uuid.uuid4().hex}:"}
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,17 +23,10 @@ from tests.emulation.redis_server import RedisServer
 
 
 @pytest.fixture
-def options() -> dict[str, Any]:
-    """A corner of the shared server for one test."""
-    return {"global_keyprefix": f"{uuid.uuid4().hex}:"}
-
-
-@pytest.fixture
 def broker(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[RedisBroker]:
     """A broker of its own."""
-    broker = RedisBroker(redis_server.url, options)
-    yield broker
-    broker.close()
+    with contextlib.closing(RedisBroker(redis_server.url, options)) as broker:
+        yield broker
 
 
 @pytest.fixture

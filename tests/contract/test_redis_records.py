@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,17 +26,10 @@ from tests.emulation.redis_server import RedisServer
 
 
 @pytest.fixture
-def options() -> dict[str, Any]:
-    """A corner of the shared server for one test."""
-    return {"global_keyprefix": f"{uuid.uuid4().hex}:"}
-
-
-@pytest.fixture
 def backend(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[RedisBackend]:
     """Where the records are."""
-    backend = RedisBackend(redis_server.url, options)
-    yield backend
-    backend.close()
+    with contextlib.closing(RedisBackend(redis_server.url, options)) as backend:
+        yield backend
 
 
 @pytest.fixture
@@ -44,10 +38,9 @@ def broker(redis_server: RedisServer, options: dict[str, Any], backend: RedisBac
 
     Its clock stands, so that it waits however slow the machine is, and never looks for delayed messages in between.
     """
-    broker = RedisBroker(redis_server.url, options, ManualClock())
-    broker.bring_records(backend.store)
-    yield broker
-    broker.close()
+    with contextlib.closing(RedisBroker(redis_server.url, options, ManualClock())) as broker:
+        broker.bring_records(backend.store)
+        yield broker
 
 
 @pytest.fixture
