@@ -9,13 +9,12 @@ The file must be on a local disk: WAL mode needs memory that all its users share
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -93,16 +92,15 @@ class Store:
             self._note_commit()
             return answer
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make all that this thread writes in the block one transaction, all or nothing, also if the block raises.
+    def transaction(self, work: Callable[[], Answer]) -> Answer:
+        """Make all that this thread writes in ``work`` one transaction, all or nothing; return what it returns.
 
         Nobody else can write meanwhile. Raises `OperationalError` naming the file.
         """
         with self._lock:
             try:
                 self._joint = connection = self._begin(passing=False)
-                yield
+                answer = work()
                 connection.execute("COMMIT")
             except BaseException as error:
                 self._abandon(error)
@@ -110,6 +108,7 @@ class Store:
             finally:
                 self._joint = None
             self._note_commit()
+            return answer
 
     def version(self) -> Version:
         """Return a value that differs after any committed write, by whichever process; costs microseconds."""

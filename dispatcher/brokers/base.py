@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import MessageTooLarge, SendError, UnsupportedOption
@@ -75,6 +74,15 @@ class Settlement(NamedTuple):
 
 #: carries out settlements
 Settle = Callable[[Sequence[Settlement]], None]
+Answer = TypeVar("Answer")
+
+
+class Together(Protocol):
+    """Runs a function in one transaction, gives it what settles as a part of that, and returns what it returns."""
+
+    def __call__(self, work: Callable[[Settle], Answer]) -> Answer:
+        """Run the function; raises `OperationalError`."""
+        ...
 
 
 class DeadLetter(NamedTuple):
@@ -272,12 +280,12 @@ class Broker(ABC):
             self.settle(settlements)
         return self.receive(queues, limit, wait)
 
-    def together(self, store: Any) -> AbstractContextManager[Settle] | None:
-        """Return a transaction of this broker and a result backend; `None` where ``store`` is not where messages are.
+    def together(self, store: Any) -> Together | None:
+        """Return what runs a function in one transaction of this broker and a result backend.
 
-        ``store`` is what `dispatcher.backends.base.ResultBackend.store` says. What the backend writes in the block, and
-        what is settled by the function that it is given, takes effect at the end of the block: all or nothing. It
-        raises `OperationalError`.
+        It is `None` where ``store``, which `dispatcher.backends.base.ResultBackend.store` says, is not where messages
+        are. What the backend writes in the function, and what is settled by the `Settle` that the function is given,
+        takes effect at its end: all or nothing. Raises `OperationalError`.
         """
         return None
 

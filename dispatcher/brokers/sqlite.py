@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import sqlite_store
 from dispatcher.brokers.base import (
+    Answer,
     Broker,
     BrokerFeatures,
     DeadLetter,
@@ -18,6 +18,7 @@ from dispatcher.brokers.base import (
     QueueCounts,
     Settle,
     Settlement,
+    Together,
 )
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.sqlite_schema import NEXT_ID
@@ -213,14 +214,12 @@ class SQLiteBroker(Broker):
         if settlements:
             self._store.write(work)
 
-    def together(self, store: Any) -> AbstractContextManager[Settle] | None:
+    def together(self, store: Any) -> Together | None:
         """Return a transaction where records are in the same file, by one connection; see `Broker.together`."""
-        return self._transaction() if store is self._store else None
+        return self._together if store is self._store else None
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Settle]:
-        with self._store.transaction():
-            yield self.settle
+    def _together(self, work: Callable[[Settle], Answer]) -> Answer:
+        return self._store.transaction(lambda: work(self.settle))
 
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
         """Lease deliveries for this much longer; see `Broker.extend`."""

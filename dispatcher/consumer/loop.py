@@ -7,11 +7,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from dispatcher.backends.base import ResultBackend
-from dispatcher.brokers.base import Broker, Delivery, Settle, Settlement
+from dispatcher.brokers.base import Broker, Delivery, Settlement, Together
 from dispatcher.consumer.leases import SLOW_RUN, Leases
 from dispatcher.consumer.lost import LostReader
 from dispatcher.consumer.terminations import Terminate, Terminations
@@ -45,8 +44,8 @@ class BrokerTransport:
         """Carry out settlements."""
         self._broker.settle(settlements)
 
-    def together(self, backend: ResultBackend) -> AbstractContextManager[Settle] | None:
-        """Return a transaction of the broker and the backend where they are one store."""
+    def together(self, backend: ResultBackend) -> Together | None:
+        """Return what runs a function in one transaction of the broker and the backend, where they are one store."""
         return self._broker.together(backend.store)
 
     @property

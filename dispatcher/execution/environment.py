@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.backends.base import ResultBackend, TaskRecord
 from dispatcher.backends.meta import ResultMeta
-from dispatcher.brokers.base import Delivery, Settle, Settlement
+from dispatcher.brokers.base import Delivery, Settlement, Together
 from dispatcher.canvas.plan import Opening, Step
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.execution.heartbeat import Heartbeat
@@ -98,8 +97,8 @@ class Transport(Protocol):
         """Carry out settlements."""
         ...
 
-    def together(self, backend: ResultBackend) -> AbstractContextManager[Settle] | None:
-        """Return a transaction of what the backend writes and what is settled in it, `None` where there is none."""
+    def together(self, backend: ResultBackend) -> Together | None:
+        """Return what runs a function in one transaction of the backend and what settles, `None` where none can."""
         ...
 
     @property

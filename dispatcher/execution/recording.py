@@ -10,7 +10,7 @@ from typing import Any
 from dispatcher import signals, states
 from dispatcher.backends.base import Revocation, TaskRecord, Write
 from dispatcher.backends.meta import ResultMeta, with_slot, without_slot
-from dispatcher.brokers.base import Settlement
+from dispatcher.brokers.base import Settle, Settlement
 from dispatcher.exceptions import (
     BackendError,
     EncodeError,
@@ -151,18 +151,19 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
 
 
 def _write(env: Environment, writes: Sequence[tuple[Run, Write]]) -> list[TaskRecord | None]:
-    """Write outcomes; where broker and backend are one store, messages that are done with go in the same commit.
-
-    A message that something follows is not done with yet.
-    """
+    """Write outcomes; where broker and backend are one store, messages that are done with go in the same commit."""
     together = env.transport.together(env.backend) if any(_is_done(run) for run, _ in writes) else None
     if together is None:
         return env.backend.write([write for _, write in writes])
-    with together as settle:
+
+    def work(settle: Settle) -> tuple[list[TaskRecord | None], list[Run], list[Settlement]]:
         losers = env.backend.write([write for _, write in writes])
         done = [run for (run, _), stood in zip(writes, losers, strict=True) if stood is None and _is_done(run)]
         acks = [Settlement(run.delivery, "ack") for run in done]
         settle(acks)
+        return losers, done, acks
+
+    losers, done, acks = together(work)
     for run, ack in zip(done, acks, strict=True):
         run.settlement = ack
     return losers
@@ -172,9 +173,8 @@ def _is_done(run: Run) -> bool:
     """Say whether a run is over with its record: it succeeded, and nothing follows."""
     message, outcome = run.message, run.outcome
     assert message is not None
-    if outcome is None or outcome.kind is not Kind.SUCCESS:
-        return False
-    return run.bare or not (message.link or message.link_error or workflow.follows(message))
+    succeeded = outcome is not None and outcome.kind is Kind.SUCCESS
+    return succeeded and (run.bare or not (message.link or message.link_error or workflow.follows(message)))
 
 
 def _conclude(env: Environment, run: Run, write: Write, stood: TaskRecord | None) -> None:

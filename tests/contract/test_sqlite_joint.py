@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,7 +21,9 @@ from dispatcher.brokers.sqlite import SQLiteBroker
 from dispatcher.clock import SYSTEM
 from dispatcher.consumer.loop import ConsumerLoop
 from dispatcher.exceptions import OperationalError
+from dispatcher.execution import recording
 from dispatcher.execution.limits import NoLimits
+from dispatcher.execution.run import ShutdownNow
 
 FULL = {"synchronous": "full"}
 
@@ -43,14 +49,14 @@ class Cut(SQLiteBroker):
 class World:
     """An app on a file, and what is in copies of it as another machine would find them."""
 
-    def __init__(self, folder: Path, backend: str = "tasks.db") -> None:
+    def __init__(self, folder: Path, backend: str = "tasks.db", options: Mapping[str, Any] = FULL) -> None:
         self.folder = folder
         self.url, self.backend_url = f"sqlite:///{folder}/tasks.db", f"sqlite:///{folder}/{backend}"
         self.app = Dispatcher(
             "joint", broker=self.url, backend=self.backend_url, set_as_current=False,
-            broker_transport_options=FULL, result_backend_transport_options=FULL,
+            broker_transport_options=options, result_backend_transport_options=options,
         )  # fmt: skip
-        self.broker = self.app._broker = Cut(self.url, FULL)
+        self.broker = self.app._broker = Cut(self.url, options)
         self.ran: list[str] = []
 
         @self.app.task(name="add", bind=True)
@@ -158,22 +164,76 @@ def test_files_of_their_own_are_committed_each(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_transaction_undoes_all_of_it(tmp_path: Path) -> None:
-    """Writes of one block take effect together; the connection is good afterwards."""
+    """Writes of one transaction take effect together; the connection is good afterwards."""
     url = f"sqlite:///{tmp_path}/tasks.db"
     broker, backend = SQLiteBroker(url), SQLiteBackend(url)
     write = Write("1", "SUCCESS", 0, 0, 0, True, "run", SYSTEM.time() + 60)
 
     def work() -> None:
-        together = broker.together(backend.store)
-        assert together is not None
-        with together:
-            broker.send([Outgoing("default", "body", "1")])
-            backend.write([write])
-            backend.store.write(lambda connection: connection.execute("DELETE FROM missing"))
+        broker.send([Outgoing("default", "body", "1")])
+        backend.write([write])
+        backend.store.write(lambda connection: connection.execute("DELETE FROM missing"))
 
     with pytest.raises(OperationalError, match="no such table"):
-        work()
+        backend.store.transaction(work)
     assert backend.read(["1"]) == {}
     assert broker.counts("default").ready == 0
     assert backend.write([write]) == [None]
     broker.close()
+
+
+class Strike:
+    """Raises `ShutdownNow`, as a signal's handler does, at the n-th line that runs under a function, in some files."""
+
+    _files = ("recording.py", "sqlite.py", "sqlite_store.py", "contextlib.py")
+
+    def __init__(self, function: Any, at: int) -> None:
+        self._code = function.__code__
+        self._left = at
+        self._inside = False
+        self.struck = False
+
+    def __enter__(self) -> Strike:
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, arg: object) -> Any:
+        outermost = frame.f_code is self._code
+        self._inside = self._inside or outermost
+        if not self._inside or Path(frame.f_code.co_filename).name not in self._files:
+            return None
+        seen: set[int] = set()
+
+        def line(frame: FrameType, event: str, arg: object) -> Any:
+            if event == "return" and outermost:
+                self._inside = False
+            # A block that is left comes to its ``with`` again, where no signal can strike before its ``__exit__``.
+            if event == "line" and frame.f_lineno not in seen:
+                seen.add(frame.f_lineno)
+                if not self._left:
+                    self.struck = True
+                    raise ShutdownNow
+                self._left -= 1
+            return line
+
+        return line
+
+
+def test_a_cold_shutdown_at_any_line_loses_no_outcome(tmp_path: Path) -> None:
+    """What was decided is recorded before the worker ends, and its message is gone, wherever the signal strikes."""
+    world = World(tmp_path, options={})
+    for at in itertools.count():
+        task_id = world.send()
+        loop = ConsumerLoop(world.app, ["default"], NoLimits(), hostname="here")
+        deliveries = world.broker.receive(["default"], 10)
+        with contextlib.suppress(ShutdownNow), Strike(recording._write, at) as strike:
+            loop._process(deliveries)
+        assert sum(world.broker.counts("default")[:3]) == 0, at
+        assert world.app.backend.read([task_id])[task_id].final, at
+        if not strike.struck:
+            break
+    assert at > 50
+    world.close()
