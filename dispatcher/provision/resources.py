@@ -130,20 +130,31 @@ def _resources(plan: Plan) -> Iterator[Resource]:
 
 
 def _queues(plan: Plan, queue: PlannedQueue) -> Iterator[Resource]:
-    own, lost, dead = (queue_id(queue, kind) for kind in ("Queue", "LostQueue", "DeadQueue"))
-    shared: dict[str, Any] = {"SqsManagedSseEnabled": True}
+    yield _own_queue(plan, queue)
+    yield _lost_queue(plan, queue)
+    yield _dead_queue(plan, queue)
+
+
+def _shared(plan: Plan, queue: PlannedQueue) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the properties that a queue and those behind it have alike, and their reasons."""
+    properties: dict[str, Any] = {"SqsManagedSseEnabled": True}
+    reasons = {}
     if plan.kms_key is not None:
-        shared = {"KmsMasterKeyId": plan.kms_key, "KmsDataKeyReusePeriodSeconds": KEY_REUSE}
+        properties = {"KmsMasterKeyId": plan.kms_key, "KmsDataKeyReusePeriodSeconds": KEY_REUSE}
+        reasons["KmsDataKeyReusePeriodSeconds"] = "An hour: each new key is a call of KMS for every user of the queue."
     if queue.fifo:
-        # High throughput: groups do not wait for one another.
-        shared |= {"FifoQueue": True, "DeduplicationScope": "messageGroup", "FifoThroughputLimit": "perMessageGroupId"}
-    key = {"KmsDataKeyReusePeriodSeconds": "An hour: each new key is a call of KMS for every user of the queue."}
-    common = {} if plan.kms_key is None else key
-    if queue.fifo:
-        common |= {"FifoThroughputLimit": "High throughput: groups do not wait for one another."}
+        properties |= {
+            "FifoQueue": True, "DeduplicationScope": "messageGroup", "FifoThroughputLimit": "perMessageGroupId"
+        }  # fmt: skip
+        reasons["FifoThroughputLimit"] = "High throughput: groups do not wait for one another."
+    return properties, reasons
+
+
+def _own_queue(plan: Plan, queue: PlannedQueue) -> Resource:
+    shared, reasons = _shared(plan, queue)
     fires = queue.fifo and any(timer.queue == queue.name for timer in plan.schedules)
-    yield Resource(
-        own,
+    return Resource(
+        queue_id(queue, "Queue"),
         "AWS::SQS::Queue",
         {
             "QueueName": queue_name(plan, queue.name),
@@ -153,7 +164,9 @@ def _queues(plan: Plan, queue: PlannedQueue) -> Iterator[Resource]:
             **shared,
             # What a rule sends carries no deduplication id.
             **({"ContentBasedDeduplication": True} if fires else {}),
-            "RedrivePolicy": {"deadLetterTargetArn": arn(lost), "maxReceiveCount": queue.max_receive_count},
+            "RedrivePolicy": {
+                "deadLetterTargetArn": arn(queue_id(queue, "LostQueue")), "maxReceiveCount": queue.max_receive_count
+            },
         },
         {
             "QueueName": "The package's rule: `<prefix><queue>`, and with `-lost` and `-dead` the queues behind it.",
@@ -164,11 +177,15 @@ def _queues(plan: Plan, queue: PlannedQueue) -> Iterator[Resource]:
             "RedrivePolicy.maxReceiveCount": "A transport budget, not a number of retries: throttles, time-outs and "
             "hand-backs count too. Few enough that a message which only comes back after its visibility timeout is "
             "moved well before its queue would delete it.",
-            **common,
+            **reasons,
         },
-    )
-    yield Resource(
-        lost,
+    )  # fmt: skip
+
+
+def _lost_queue(plan: Plan, queue: PlannedQueue) -> Resource:
+    shared, reasons = _shared(plan, queue)
+    return Resource(
+        queue_id(queue, "LostQueue"),
         "AWS::SQS::Queue",
         {
             "QueueName": queue_name(plan, queue.lost),
@@ -176,7 +193,9 @@ def _queues(plan: Plan, queue: PlannedQueue) -> Iterator[Resource]:
             "MessageRetentionPeriod": queue.lost_retention,
             "ReceiveMessageWaitTimeSeconds": SQS_MAX_WAIT,
             **shared,
-            "RedrivePolicy": {"deadLetterTargetArn": arn(dead), "maxReceiveCount": SQS_MAX_RECEIVE_COUNT},
+            "RedrivePolicy": {
+                "deadLetterTargetArn": arn(queue_id(queue, "DeadQueue")), "maxReceiveCount": SQS_MAX_RECEIVE_COUNT
+            },
             "RedriveAllowPolicy": _only_from(plan, queue.name),
         },
         {
@@ -187,11 +206,15 @@ def _queues(plan: Plan, queue: PlannedQueue) -> Iterator[Resource]:
             "RedrivePolicy.maxReceiveCount": "The most there is, since SQS may go on counting where the task queue "
             "ended. Only what LostFunction can never handle gets there by itself.",
             "RedriveAllowPolicy.sourceQueueArns": "By name, since the queue itself refers to this one.",
-            **common,
+            **reasons,
         },
-    )
-    yield Resource(
-        dead,
+    )  # fmt: skip
+
+
+def _dead_queue(plan: Plan, queue: PlannedQueue) -> Resource:
+    shared, reasons = _shared(plan, queue)
+    return Resource(
+        queue_id(queue, "DeadQueue"),
         "AWS::SQS::Queue",
         {
             "QueueName": queue_name(plan, queue.dead),
@@ -202,7 +225,7 @@ def _queues(plan: Plan, queue: PlannedQueue) -> Iterator[Resource]:
         {
             "MessageRetentionPeriod": "14 days, the longest there is: a message keeps its first sending time when SQS "
             "moves it here.",
-            **common,
+            **reasons,
         },
     )
 

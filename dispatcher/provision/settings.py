@@ -109,6 +109,33 @@ def read(
         raise ImproperlyConfigured(
             f"a stage is called by letters, digits and dashes, which names can have, not {stage!r}"
         )
+    values, queues = _merged(given, stage, functions)
+    defaults = _function("infra", {key: values[key] for key in _FUNCTION if key in values}, FunctionSettings())
+    made = Infrastructure(
+        name=values.get("name"),
+        defaults=defaults,
+        queues={name: _of_queue(name, entry, defaults) for name, entry in queues.items()},
+        kms_key=_key(values.get("kms_key")),
+        scheduler=_flag("infra['scheduler']", values.get("scheduler", True)),
+        code=_text("infra['code']", values.get("code", ".")),
+        build=_build(values.get("build", "package")),
+        producers=_producers(values.get("producers", ())),
+        payload_days=_number("infra['payload_days']", values["payload_days"], 1, 3650)
+        if "payload_days" in values
+        else None,
+    )
+    if not made.scheduler and any(each and each.schedules for each in (made.defaults, *made.queues.values())):
+        raise ImproperlyConfigured(
+            "infra['scheduler'] is False, so there is no EventBridge Scheduler in which tasks could change schedules; "
+            "leave it out, or leave out 'schedules'"
+        )
+    return made
+
+
+def _merged(
+    given: Mapping[str, Any] | None, stage: str | None, functions: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return what is said for a stage: of everything, and of each queue."""
     values = dict(given or {})
     stages = _mapping(values.pop("stages", {}), "infra['stages']")
     if stage is not None and stages and stage not in stages:
@@ -132,26 +159,7 @@ def read(
     for key in values:
         if key not in _KNOWN:
             raise _unknown(f"infra[{key!r}]", key, _KNOWN)
-    defaults = _function("infra", {key: values[key] for key in _FUNCTION if key in values}, FunctionSettings())
-    made = Infrastructure(
-        name=values.get("name"),
-        defaults=defaults,
-        queues={name: _of_queue(name, entry, defaults) for name, entry in queues.items()},
-        kms_key=_key(values.get("kms_key")),
-        scheduler=_flag("infra['scheduler']", values.get("scheduler", True)),
-        code=_text("infra['code']", values.get("code", ".")),
-        build=_build(values.get("build", "package")),
-        producers=_producers(values.get("producers", ())),
-        payload_days=_number("infra['payload_days']", values["payload_days"], 1, 3650)
-        if "payload_days" in values
-        else None,
-    )
-    if not made.scheduler and any(each and each.schedules for each in (made.defaults, *made.queues.values())):
-        raise ImproperlyConfigured(
-            "infra['scheduler'] is False, so there is no EventBridge Scheduler in which tasks could change schedules; "
-            "leave it out, or leave out 'schedules'"
-        )
-    return made
+    return values, queues
 
 
 def _entry(entry: Any, name: str) -> dict[str, Any]:
