@@ -188,9 +188,10 @@ def _seconds(name: str, value: Any) -> float:
 
 
 def _delay(name: str, value: Any) -> float:
-    if _seconds(name, value) > _LONGEST_DELAY:
+    seconds = _seconds(name, value)
+    if seconds > _LONGEST_DELAY:
         raise UnsupportedOption(f"{name}={value!r:.60} cannot work: it ends after the year 9999")
-    return float(value)
+    return seconds
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -161,8 +161,8 @@ class Task(Signatures, Generic[P, R]):
                 retry_kwargs=self.retry_kwargs, retry_backoff=self.retry_backoff,
                 retry_backoff_max=self.retry_backoff_max, retry_jitter=self.retry_jitter,
             )  # fmt: skip
-        except ImproperlyConfigured as error:
-            raise ImproperlyConfigured(f"task {self.name}: {error}") from error
+        except (ImproperlyConfigured, UnsupportedOption) as error:
+            raise type(error)(f"task {self.name}: {error}") from error
         typing = self.typing if self.typing is not None else self._owner.strict_typing
         self._check_call = call_checker(self.run, self.name) if typing else None
         self._hooks = self._find_hooks()  # annotations may have added some

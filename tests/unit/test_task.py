@@ -63,6 +63,7 @@ def process_state() -> Iterator[None]:
             "raise result_expires",
         ),
         ({"exchange": "x"}, UnsupportedOption, "task t: exchange='x' cannot work: "),
+        ({"default_retry_delay": 1e12}, UnsupportedOption, "task t: default_retry_delay=1000000000000.0 cannot work"),
         ({"routing_key": "x"}, UnsupportedOption, "task t: routing_key='x' cannot work: "),
         ({"backend": "x"}, UnsupportedOption, "task t: backend= cannot work: "),
         ({"acks_on_failure_or_timeout": False}, UnsupportedOption, "acks_on_failure_or_timeout=False cannot work"),
