@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from dispatcher.brokers.base import Broker, BrokerFeatures, Delivery, Outgoing
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.canvas.plan import derived_id
 from dispatcher.execution.executor import Executor
-from dispatcher.execution.run import Run
+from dispatcher.execution.run import Run, ShutdownNow
 from tests.fault.fuse import Fuse, MortalStores
 from tests.fault.test_step_boundaries import World
 from tests.unit.bench import Bench
@@ -35,12 +36,25 @@ class NamedFuse(Fuse):
         self.names.append(name)
 
 
+class Strike(Fuse):
+    """A cold shutdown strikes once; it kills nobody, so that the worker finishes or hands back what it has begun."""
+
+    def reach(self, name: str) -> None:
+        point, self.points = self.points, self.points + 1
+        if point == self.at:
+            self.where = name
+            raise ShutdownNow
+
+
 class Batches(World):
     """A world whose batches are written as a whole, however slow the machine is."""
 
     def _process(self, executor: Executor, deliveries: list[Delivery]) -> list[Run]:
         _write_whole_batches(executor)
-        return super()._process(executor, deliveries)
+        try:
+            return super()._process(executor, deliveries)
+        except ShutdownNow:
+            return []
 
     def _receive(self, broker: Broker) -> list[Delivery]:
         return broker.receive(["default"], 20, _NEVER)
@@ -128,6 +142,19 @@ def test_duplicates_and_a_stop_end_in_the_same_place(worlds: Callable[[], Batche
         world.work(fuse)
         world.work(Fuse())
         assert world.end(ENDS) == expected, fuse.where
+
+
+def test_a_cold_shutdown_at_any_call_ends_in_the_same_place(worlds: Callable[[], Batches]) -> None:
+    """What it finds half done is finished at once, or handed back, and is not done twice."""
+    expected, _ = _clean(worlds)
+    for point in itertools.count(step=2):
+        world, fuse = worlds(), Strike(point)
+        world.work(fuse)
+        if not fuse.where:
+            break
+        assert world.end(ENDS) == expected, fuse.where
+        assert not world.late, f"a run after the outcome: {fuse.where}"
+    assert point > 40
 
 
 class Picky(MemoryBroker):
