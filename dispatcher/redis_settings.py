@@ -158,7 +158,7 @@ class RedisSettings:
     @property
     def server(self) -> tuple[Any, ...]:
         """Which server and database this is, and as whom we use them; of no use to people."""
-        return (self.address, self.tls, self.connection.get("username"))
+        return (self.address, self.connection.get("username"))
 
     @property
     def longest_block(self) -> float:

@@ -54,6 +54,20 @@ class BackendContract:
         assert harness.open().write([write]) == [None]
         assert harness.open().read([task_id]) == {task_id: write.record()}
 
+    def test_every_field_of_a_batch_comes_back(self, harness: Harness[ResultBackend]) -> None:
+        """Whether a write is the first of its record or replaces another, alone or among many."""
+        backend, ids = harness.open(), [harness.task_id() for _ in range(3)]
+        for number, token in enumerate(("first", "second")):
+            writes = [
+                make_write(
+                    harness, task_id, status="PROGRESS", gen=2, attempt=number, retries=number + 1, final=False,
+                    token=token, starts=5, not_before=1_900_000_000.25, started_at=1_800_000_000.5, data=task_id,
+                )
+                for task_id in ids
+            ]  # fmt: skip
+            assert backend.write(writes) == [None] * 3
+            assert backend.read(ids) == {write.id: write.record() for write in writes}
+
     def test_empty_fields_come_back(self, harness: Harness[ResultBackend]) -> None:
         """Absent times, empty texts and zeros stay what they are."""
         backend, task_id = harness.open(), harness.task_id()

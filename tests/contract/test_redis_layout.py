@@ -16,7 +16,7 @@ from dispatcher.backends.base import Write
 from dispatcher.backends.redis import RedisBackend
 from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
-from dispatcher.exceptions import DecodeError, TimeoutError, UnsupportedOption
+from dispatcher.exceptions import DecodeError, OperationalError, TimeoutError, UnsupportedOption
 from dispatcher.message import decode
 from dispatcher.redis_connection import RecordStore
 from tests.emulation.redis_server import RedisServer
@@ -246,6 +246,17 @@ def test_reading_a_finished_task_writes_nothing(redis_executable: str) -> None:
         after: Any = raw.info("persistence")
         assert after["rdb_changes_since_last_save"] == before["rdb_changes_since_last_save"]
         backend.close()
+
+
+def test_a_record_that_is_none_is_not_waited_for(redis_server: RedisServer, options: dict[str, Any], raw: Any) -> None:
+    """A key of ours that another program uses is named, by a wait that looks and blocks in one write, too."""
+    backend = RedisBackend(redis_server.url, options)
+    with pytest.raises(TimeoutError):
+        backend.wait("a", timeout=0.01)
+    raw.sadd(f"{options['global_keyprefix']}dispatcher:task:{{a}}", "x")
+    with pytest.raises(OperationalError, match="set global_keyprefix"):
+        backend.wait("a", timeout=30)
+    backend.close()
 
 
 def test_a_task_that_has_begun_is_waited_for(redis_server: RedisServer, options: dict[str, Any], raw: Any) -> None:
