@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pkgutil
+import re
+
 import pytest
 
 from dispatcher import Dispatcher
+from dispatcher.app import foreign
 from dispatcher.task_options import NOT_YET
 
 
@@ -17,8 +21,11 @@ def test_absent_task_methods_name_the_alternative(name: str) -> None:
     assert not hasattr(task, "no_such_method")
 
 
-def test_absent_names_of_the_app_name_the_alternative() -> None:
-    """So are names of the app."""
+@pytest.mark.parametrize("name", sorted(foreign.NOT_YET))
+def test_absent_names_of_the_app_name_the_alternative(name: str) -> None:
+    """So are names of the app; what is said to be in this package is there."""
     app = Dispatcher("not_yet", broker="memory://not_yet", set_as_current=False)
-    with pytest.raises(AttributeError, match=r"app\.events is not available in this release"):
-        app.events  # noqa: B018
+    with pytest.raises(AttributeError, match=rf"app\.{name} is not available in this release; ") as absent:
+        getattr(app, name)
+    for path in re.findall(r"\bdispatcher\.([\w.]+\w)", str(absent.value)):
+        assert pkgutil.resolve_name(f"dispatcher.{path}")
