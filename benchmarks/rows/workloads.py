@@ -14,7 +14,9 @@ from benchmarks.rows.row import BARE, OURS, QUICK_PEERS, REDIS_PEERS, Row, Sampl
 WAITING: Final = 10
 
 
-def _row(name: str, title: str, method: str, measure: Callable[[Bench, str], Sample], *limit: str) -> Row:
+def _row(
+    name: str, title: str, method: str, measure: Callable[[Bench, str], Sample], *limit: str, budget: float = 60.0
+) -> Row:
     return Row(
         name=name,
         title=title,
@@ -25,7 +27,7 @@ def _row(name: str, title: str, method: str, measure: Callable[[Bench, str], Sam
         quick=(OURS, *QUICK_PEERS),
         bars=(),
         measure=measure,
-        budget=200.0 if name == "backlog" else 60.0,
+        budget=budget,
     )
 
 
@@ -67,4 +69,5 @@ BACKLOG: Final = _row(
     "slow library is through.",
     _drain_large,
     BARE,
+    budget=200.0,
 )
