@@ -41,8 +41,8 @@ class RedisBackend(RedisJoins):
         self._connections = RedisConnections(self._settings, clock)
         # The braces keep a record and what belongs to it together on one node of a cluster.
         self.store = RecordStore(self._settings.server, f"{self._settings.key_prefix}task:{{", "}")
-        #: how many connections were opened when a wait last saw its script answered
-        self._looked = 0
+        #: how many connections were opened when a wait last saw its script answered; before that, as many as never are
+        self._looked = -1
 
     def describe(self) -> str:
         """Name the backend for people, without credentials."""

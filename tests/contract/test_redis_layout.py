@@ -248,6 +248,20 @@ def test_reading_a_finished_task_writes_nothing(redis_executable: str) -> None:
         backend.close()
 
 
+def test_nobody_blocks_behind_a_script_that_the_server_may_not_know(redis_executable: str) -> None:
+    """The first wait on a new server leaves its note before it blocks: else it would miss what it is told."""
+    with contextlib.closing(RedisServer(redis_executable).start()) as server:
+        backend, raw = RedisBackend(server.url), redis.Redis(port=server.port)
+        with raw.monitor() as monitor:
+            with pytest.raises(TimeoutError):
+                backend.wait("a", timeout=0.01)
+            commands: list[str] = []
+            while "BLPOP" not in commands:
+                commands.append(monitor.next_command()["command"].split()[0].upper())
+        assert "SADD" in commands
+        backend.close()
+
+
 def test_a_record_that_is_none_is_not_waited_for(redis_server: RedisServer, options: dict[str, Any], raw: Any) -> None:
     """A key of ours that another program uses is named, by a wait that looks and blocks in one write, too."""
     backend = RedisBackend(redis_server.url, options)
