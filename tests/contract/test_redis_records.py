@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,10 +46,10 @@ def broker(redis_server: RedisServer, options: dict[str, Any], backend: RedisBac
 
 @pytest.fixture
 def app(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[Dispatcher]:
-    """An app on that server."""
+    """An app on that server, whose clock stands as the broker's above."""
     app = Dispatcher(
         "brought", broker=redis_server.url, backend=redis_server.url, broker_transport_options=options,
-        result_backend_transport_options=options, set_as_current=False,
+        result_backend_transport_options=options, clock=ManualClock(time.time()), set_as_current=False,
     )  # fmt: skip
     yield app
     app.close()
