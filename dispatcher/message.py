@@ -69,9 +69,9 @@ class Message:
     ``packed`` holds the arguments as they travel when they are not inline JSON: ``{"enc": …, "data": …}``;
     `with_arguments` opens it. ``payload`` is the reference to arguments that are in a payload store; until
     `with_payload` has put them in, there are none. ``sensitive`` marks arguments that no text may show.
-    ``chain`` is what follows a success; ``chord`` the place in a group,
-    ``{"id", "i"}``, with ``"join"`` where something waits for it; ``header`` is the group, ``{"id", "n", "ids"?}``,
-    whose results `with_header` puts before the arguments.
+    ``chain`` is what follows a success; ``chord`` the place in a group, ``{"id", "i"}``, with its size ``"n"`` where
+    something waits for it, and ``"until"`` where that takes longer than usual; ``header`` is the group,
+    ``{"id", "n", "ids"?}``, whose results `with_header` puts before the arguments.
     """
 
     id: str
