@@ -13,7 +13,6 @@ from dispatcher.exceptions import (
     BackendError,
     ChordError,
     DecodeError,
-    DispatcherError,
     ImproperlyConfigured,
     NotRegistered,
     OperationalError,
@@ -82,7 +81,7 @@ def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
     except OperationalError as trouble:
         logger.error("what a firing starts cannot be made out, it goes back: %s", trouble)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
-    except DispatcherError as problem:  # whatever it is, the neighbours have no part in it
+    except Exception as problem:  # noqa: BLE001 - of a router of the user's, say; the neighbours have no part in it
         error = problem
     if message is None and run.outcome is None:
         _unreadable(run, error, getattr(error, "task_id", None))

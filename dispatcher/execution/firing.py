@@ -15,7 +15,7 @@ from dispatcher.beat import firing as firings
 from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import Firing
 from dispatcher.beat.stored import EntryGone
-from dispatcher.exceptions import BackendError, DispatcherError, ImproperlyConfigured, OperationalError, UnsignedMessage
+from dispatcher.exceptions import BackendError, ImproperlyConfigured, OperationalError, UnsignedMessage
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Fired, Kind, Outcome, Run
 from dispatcher.message import InvalidMessage, Message, UnsupportedMessage
@@ -193,8 +193,8 @@ def decide(env: Environment, run: Run) -> Outcome | None:
             "the firing of %r for %s is made up for by that for %s",
             entry.name, firings.time_text(at), firings.time_text(wanted),
         )  # fmt: skip
-    call = _call(env, entry, wanted)._replace(queue=home_queue(run.delivery.queue))
-    _pass_on(env, run, lambda: _beat(env).send_built(call))
+    queue = home_queue(run.delivery.queue)
+    _pass_on(env, run, lambda: _beat(env).send_built(_call(env, entry, wanted)._replace(queue=queue)))
     return run.outcome
 
 
@@ -217,8 +217,8 @@ def _drop(entry: Entry, at: float, why: str) -> Outcome:
 def _pass_on(env: Environment, run: Run, send: Any) -> None:
     try:
         send()
-    except DispatcherError as error:
-        logger.error("what a firing starts cannot be sent, it goes back: %s", error)
+    except Exception as error:  # noqa: BLE001 - of a router of the user's, say; the neighbours have no part in it
+        logger.error("what a firing starts cannot be sent, it goes back: %r", error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:
         run.outcome = Outcome(Kind.PASSED_ON)

@@ -176,12 +176,13 @@ def test_a_firing_ahead_of_a_fifo_queue_waits(ahead: int, options: dict[str, Any
     assert beat.clock.time() >= due.timestamp() + options.get("countdown", 0)
 
 
-def test_a_firing_whose_call_cannot_be_made_harms_no_neighbour() -> None:
+@pytest.mark.parametrize("error", [UnsupportedOption, ZeroDivisionError])
+def test_a_firing_whose_call_cannot_be_made_harms_no_neighbour(error: type[Exception]) -> None:
     """An entry that is found to be impossible only when it fires is dead, and the rest of the batch runs."""
 
     def route(name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None) -> None:
         if "beat_at" in (options.get("headers") or {}):
-            raise UnsupportedOption("not at this time")
+            raise error("not at this time")
 
     beat = Beat(conf={"task_routes": [route]})
     beat.fire(START)
@@ -189,6 +190,24 @@ def test_a_firing_whose_call_cannot_be_made_harms_no_neighbour() -> None:
     assert beat.kinds(beat.step()) == [Kind.UNREADABLE, Kind.SUCCESS]
     [letter] = beat.dead()
     assert "not at this time" in json.dumps(letter.reason)
+
+
+def test_a_firing_whose_later_call_cannot_be_made_goes_back() -> None:
+    """Where only the call of the time that makes up for it meets the trouble, the rest of the batch runs, too."""
+    broken = [True]
+
+    def route(name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None) -> None:
+        if broken and (options.get("headers") or {}).get("beat_at") == "2027-01-15T10:00:00Z":
+            raise ZeroDivisionError
+
+    beat = Beat(crontab(minute=0), conf={"task_routes": [route]})
+    beat.advance_to(START + timedelta(hours=2))
+    beat.fire(START)
+    beat.app.tasks["shop.report"].delay("neighbour")
+    assert beat.kinds(beat.step()) == [Kind.HANDED_BACK, Kind.SUCCESS]
+    broken.clear()
+    beat.work()
+    assert beat.calls == [("neighbour",), ()]
 
 
 def test_a_firing_far_ahead_is_dead() -> None:
