@@ -10,7 +10,7 @@ from benchmarks import work
 from benchmarks.peers.base import DelayPeer
 from dispatcher import Dispatcher
 
-app = Dispatcher("bench", broker="sqs://", task_ignore_result=True)
+app = Dispatcher("bench", broker="sqs://")
 tasks = {
     name: app.task(name=f"tasks.{name}", ignore_result=True, revocable=False)(function)
     for name, function in work.WORK.items()
