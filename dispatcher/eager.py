@@ -69,6 +69,10 @@ class EagerTransport:
     def together(self, backend: ResultBackend) -> None:
         """There is nothing to settle."""
 
+    def removals(self, deliveries: Sequence[Delivery], backend: ResultBackend) -> Sequence[Any]:
+        """There is nothing to remove."""
+        return ()
+
     @property
     def lease(self) -> float | None:
         """Nobody else asks for the message."""

@@ -37,6 +37,7 @@ __all__ = [
     "Command",
     "RecordStore",
     "RedisConnections",
+    "Removal",
     "ResponseError",
     "Script",
     "pack",
@@ -104,6 +105,14 @@ class RecordStore(NamedTuple):
     server: tuple[Any, ...]
     before: str
     after: str
+
+
+class Removal(NamedTuple):
+    """What acknowledges a message: its stream, the group that leased it, and its id there."""
+
+    stream: str
+    group: str
+    id: bytes
 
 
 def pack(*values: str | bytes | int) -> bytes:

@@ -66,7 +66,8 @@ class Write:
     final, and its ``retries`` equal ``attempt``; with ``only_start`` no start of that attempt may be recorded either.
     The record's ``revoked`` survives. ``token`` names the run: the same write repeated is recognised by it.
     ``expires_at`` (epoch seconds) is when the row may go. ``exists`` says what the caller has seen, where it has
-    looked: it decides nothing, but a right guess saves DynamoDB a call.
+    looked: it decides nothing, but a right guess saves DynamoDB a call. ``removal`` is what
+    `dispatcher.brokers.base.Broker.removals` says of the task's message, which goes as the write takes effect.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Write:
     exists: bool | None = None
     started_at: float | None = None
     only_start: bool = False
+    removal: Any = None
 
     def applies_to(self, record: TaskRecord | None) -> bool:
         """Say whether this write may replace the record."""

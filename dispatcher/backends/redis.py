@@ -17,7 +17,16 @@ from dispatcher.backends.base import Revocation, TaskRecord, Write
 from dispatcher.backends.redis_joins import RedisJoins
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import TimeoutError
-from dispatcher.redis_connection import Command, RecordStore, RedisConnections, ResponseError, Script, pack, to_error
+from dispatcher.redis_connection import (
+    Command,
+    RecordStore,
+    RedisConnections,
+    Removal,
+    ResponseError,
+    Script,
+    pack,
+    to_error,
+)
 from dispatcher.redis_settings import parse
 from dispatcher.states import PENDING
 
@@ -28,6 +37,8 @@ _REMEMBERED: Final = 10_000
 #: Records and bytes of data that go to the server in one command.
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 4_000_000
+#: Of a write that removes no message, beside others.
+_NO_REMOVAL: Final = Removal("", "", b"")
 
 
 class RedisBackend(RedisJoins):
@@ -78,6 +89,12 @@ class RedisBackend(RedisJoins):
             kind = "start" if write.only_start else "1" if write.final else "0"
             expiry = f"{max(1, int(write.expires_at * 1000))}"
             arguments += (f"{write.gen} {write.attempt} {kind}", expiry, _dump(write))
+        if any(write.removal for write in writes):
+            script = scripts.WRITE_AND_REMOVE
+            removals = [write.removal or _NO_REMOVAL for write in writes]
+            keys += [removal.stream for removal in removals]
+            arguments += [removal.id.decode() for removal in removals]
+            arguments += [removal.group for removal in removals]
         (reply,) = self._connections.run([script.call(keys, arguments)])
         return [None if value is None else _load(write.id, value) for write, value in zip(writes, reply, strict=True)]
 

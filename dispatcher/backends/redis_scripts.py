@@ -69,14 +69,11 @@ end
 """
 )
 
-#: Keys: records. Arguments: a write for each. Most are the first of their record, and cost one command.
-#: Returns for each nil, or the record that stood against the write.
-WRITE: Final = Script(
-    _CONDITIONAL
-    + """
+# Most writes are the first of their record, and cost one command.
+_WRITE: Final = """
 local answers, written = {}, {}
-for i, key in ipairs(KEYS) do
-  local at = 3 * i - 2
+for i = 1, count do
+  local key, at = KEYS[i], 3 * i - 2
   answers[i] = false
   if redis.call('SET', key, ARGV[at + 2], 'NX', 'PXAT', ARGV[at + 1]) then
     written[i] = ARGV[at + 2]
@@ -91,6 +88,22 @@ for i, key in ipairs(KEYS) do
   end
 end
 wake(written)
+"""
+#: Keys: records. Arguments: a write for each. Returns for each nil, or the record that stood against the write.
+WRITE: Final = Script(f"{_CONDITIONAL}local count = #KEYS{_WRITE}return answers")
+
+#: As `WRITE`; what takes effect also acknowledges its message. Keys: the records, then their messages' streams.
+#: Arguments: the writes, then their messages' ids, empty for none, then the groups that leased them.
+WRITE_AND_REMOVE: Final = Script(
+    f"{_CONDITIONAL}local count = #KEYS / 2{_WRITE}"
+    """
+for i in pairs(written) do
+  local stream, id = KEYS[count + i], ARGV[3 * count + i]
+  if id ~= '' then -- whatever is in the way now, the message comes again, and finds its outcome
+    redis.pcall('XDEL', stream, id)
+    redis.pcall('XACK', stream, ARGV[4 * count + i], id)
+  end
+end
 return answers
 """
 )

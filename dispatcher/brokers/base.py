@@ -289,6 +289,13 @@ class Broker(ABC):
         """
         return None
 
+    def removals(self, deliveries: Sequence[Delivery], store: Any) -> Sequence[Any]:
+        """Return for each delivery what a backend's write acknowledges it by (`Write.removal`), or `None` for some.
+
+        Nothing at all where ``store``, as above, is not where messages are, or has a better way for so many.
+        """
+        return ()
+
     @abstractmethod
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
         """Lease deliveries for this much longer, counted from now."""

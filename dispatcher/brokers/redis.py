@@ -24,7 +24,16 @@ from dispatcher.brokers.redis_queues import GROUP, Queue
 from dispatcher.brokers.redis_reads import BlockingRead, hand_over
 from dispatcher.clock import SYSTEM, Clock
 from dispatcher.exceptions import OperationalError, UnsupportedOption
-from dispatcher.redis_connection import Command, RecordStore, RedisConnections, ResponseError, Script, pack, to_error
+from dispatcher.redis_connection import (
+    Command,
+    RecordStore,
+    RedisConnections,
+    Removal,
+    ResponseError,
+    Script,
+    pack,
+    to_error,
+)
 from dispatcher.redis_settings import parse
 
 logger = logging.getLogger("dispatcher.worker")
@@ -42,6 +51,8 @@ _KEPT_READS: Final = 200
 #: How long after the end of its wait a reply may be read whose records are believed, in seconds. A process that stood
 #: still meanwhile may have lost its leases to others who ran the tasks. A server is 0.1 s late by itself.
 _LATE: Final = 0.25
+#: Messages that are removed one by one with their records, at most; more go by two commands for all of them.
+_REMOVED: Final = 8
 #: Dead letters of a walk that are read at once.
 _PAGE: Final = 100
 
@@ -217,7 +228,7 @@ class RedisBroker(Broker):
     def _block(self, queues: Sequence[Queue], limit: int, left: float, before: list[Command]) -> list[Delivery]:
         """Wait for a new message of any of the queues, for a turn at most."""
         now = self.clock.monotonic()
-        due = min(queue.turn for queue in queues) - now
+        due = min([queue.turn for queue in queues]) - now
         pause = min(left, self._settings.longest_block, max(due, 0.001))
         streams = {queue.stream(level): (queue, level) for queue in queues for level in f"0{queue.levels}"}
         replies, *records = self._read(self._wait_of(tuple(streams), limit, pause), before)
@@ -291,7 +302,7 @@ class RedisBroker(Broker):
         others: dict[str, list[str | bytes | int]] = {}
         for settlement in settlements:
             delivery, receipt = settlement.delivery, settlement.delivery.receipt
-            if settlement.action == "ack" and now < receipt.until and not receipt.extended:
+            if settlement.action == "ack" and receipt.is_sure(now):
                 acks.setdefault((delivery.queue, receipt.level), []).append(receipt.id)
             else:
                 others.setdefault(delivery.queue, []).extend(_step(settlement))
@@ -301,6 +312,17 @@ class RedisBroker(Broker):
         for name, steps in others.items():
             commands.append(scripts.SETTLE.call(self._queue(name).keys, (GROUP, *steps)))
         return commands
+
+    def removals(self, deliveries: Sequence[Delivery], store: Any) -> Sequence[Removal | None]:
+        """Return what a backend on this server removes a few messages by; see `Broker.removals`."""
+        if store is None or store is not self._records or len(deliveries) > _REMOVED:
+            return ()
+        now = self.clock.monotonic()
+        return [
+            Removal(self._queue(delivery.queue).stream(delivery.receipt.level), GROUP, delivery.receipt.id)
+            if delivery.receipt.is_sure(now) else None
+            for delivery in deliveries
+        ]  # fmt: skip
 
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
         """Lease deliveries for this much longer, counted from now."""

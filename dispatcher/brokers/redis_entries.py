@@ -24,6 +24,10 @@ class Receipt(NamedTuple):
     until: float
     extended: bool = False
 
+    def is_sure(self, now: float) -> bool:
+        """Say whether the lease is ours and of the usual length, so that the message may go without a look at it."""
+        return now < self.until and not self.extended
+
 
 def deliveries_of(
     queue: str, entries: Iterable[tuple[str, bytes, int, list[bytes]]], consumer: str, until: float

@@ -34,10 +34,11 @@ class BlockingRead:
 
     def commands(self, milliseconds: int, newest: Mapping[str, bytes]) -> Iterable[Command]:
         """Return the commands that wait for so long; ``newest`` are messages after which the awaited ones come."""
-        yield Command(b"%b%b%b" % (self._start, pack_value(b"%d" % milliseconds), self._end))
-        if self._records:
-            after = [pack_value(newest.get(stream, b"0")) for stream in self._streams]
-            yield Command(self._records + b"".join(after), RECORDS)
+        read = Command(b"%b%b%b" % (self._start, pack_value(b"%d" % milliseconds), self._end))
+        if not self._records:
+            return (read,)
+        after = [pack_value(newest.get(stream, b"0")) for stream in self._streams]
+        return read, Command(self._records + b"".join(after), RECORDS)
 
 
 def hand_over(reply: Any, deliveries: Iterable[Delivery]) -> None:

@@ -48,6 +48,10 @@ class BrokerTransport:
         """Return what runs a function in one transaction of the broker and the backend, where they are one store."""
         return self._broker.together(backend.store)
 
+    def removals(self, deliveries: Sequence[Delivery], backend: ResultBackend) -> Sequence[Any]:
+        """Return what removes messages with their outcomes where one server has both."""
+        return self._broker.removals(deliveries, backend.store)
+
     @property
     def lease(self) -> float | None:
         """The broker's visibility timeout."""
@@ -232,7 +236,7 @@ class ConsumerLoop:
     def _process(self, deliveries: Sequence[Delivery]) -> None:
         self.leases.hold(deliveries)
         self._transport.begin(deliveries)
-        self._length = sum(len(each.body) for each in deliveries) / len(deliveries)
+        self._length = sum([len(each.body) for each in deliveries]) / len(deliveries)
         begun = time.monotonic()
         try:
             runs = self.executor.process(deliveries, self._keep)
@@ -250,7 +254,7 @@ class ConsumerLoop:
             if self._stopping:
                 self.leases.give_back_unstarted()
             self.leases.drop(deliveries)
-        ran = sum(1 for run in runs if run.place is not None)
+        ran = len([run for run in runs if run.place is not None])
         self.ran += ran
         per_run = (time.monotonic() - begun) / max(1, ran)
         self._average = per_run if not self._average else self._average + 0.3 * (per_run - self._average)

@@ -230,12 +230,13 @@ def _records_of(env: Environment, runs: Sequence[Run]) -> dict[str, TaskRecord]:
     It is of no use to a unique task's run, whose record has to be read after its lock, nor to one that is over.
     """
     brought: dict[str, bytes | None] = {}
-    for run in runs:
-        if run.delivery.brought is not None:
-            if run.lock is None and not run.ended and run.id in run.delivery.brought:
-                brought[run.id] = run.delivery.brought[run.id]
-            run.delivery.brought = None
     ids = [run.id for run in runs]
+    for run, task_id in zip(runs, ids, strict=True):
+        found = run.delivery.brought
+        if found is not None:
+            if run.lock is None and not run.ended and task_id in found:
+                brought[task_id] = found[task_id]
+            run.delivery.brought = None
     return env.backend.read_unbrought(ids, brought) if brought else env.backend.read(ids)
 
 

@@ -101,6 +101,10 @@ class Transport(Protocol):
         """Return what runs a function in one transaction of the backend and what settles, `None` where none can."""
         ...
 
+    def removals(self, deliveries: Sequence[Delivery], backend: ResultBackend) -> Sequence[Any]:
+        """Return what writes of the backend may acknowledge deliveries by, nothing where they cannot."""
+        ...
+
     @property
     def lease(self) -> float | None:
         """How long a delivery is held without being extended, in seconds; `None` where the place's own end counts."""

@@ -9,8 +9,7 @@ from typing import Any
 
 from dispatcher import signals, states
 from dispatcher.backends.base import Revocation, TaskRecord, Write
-from dispatcher.backends.meta import ResultMeta, with_slot, without_slot
-from dispatcher.brokers.base import Settle, Settlement
+from dispatcher.backends.meta import ResultMeta, plain_text, with_slot, without_slot
 from dispatcher.exceptions import (
     BackendError,
     EncodeError,
@@ -20,6 +19,7 @@ from dispatcher.exceptions import (
     Reject,
 )
 from dispatcher.execution import handover, leasing, workflow
+from dispatcher.execution.acknowledging import write_outcomes
 from dispatcher.execution.admission import is_light, runs_once
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment
@@ -140,7 +140,7 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
     if not writes:
         return
     try:
-        losers = _write(env, writes)
+        losers = write_outcomes(env, writes)
     except (OperationalError, BackendError) as error:
         logger.error("%d outcomes cannot be recorded, their messages go back: %s", len(writes), error)
         for run, _ in writes:
@@ -148,33 +148,6 @@ def record(env: Environment, runs: Sequence[Run]) -> None:
         return
     for (run, write), stood in zip(writes, losers, strict=True):
         _conclude(env, run, write, stood)
-
-
-def _write(env: Environment, writes: Sequence[tuple[Run, Write]]) -> list[TaskRecord | None]:
-    """Write outcomes; where broker and backend are one store, messages that are done with go in the same commit."""
-    together = env.transport.together(env.backend) if any(_is_done(run) for run, _ in writes) else None
-    if together is None:
-        return env.backend.write([write for _, write in writes])
-
-    def work(settle: Settle) -> tuple[list[TaskRecord | None], list[Run], list[Settlement]]:
-        losers = env.backend.write([write for _, write in writes])
-        done = [run for (run, _), stood in zip(writes, losers, strict=True) if stood is None and _is_done(run)]
-        acks = [Settlement(run.delivery, "ack") for run in done]
-        settle(acks)
-        return losers, done, acks
-
-    losers, done, acks = together(work)
-    for run, ack in zip(done, acks, strict=True):
-        run.settlement = ack
-    return losers
-
-
-def _is_done(run: Run) -> bool:
-    """Say whether a run is over with its record: it succeeded, and nothing follows."""
-    message, outcome = run.message, run.outcome
-    assert message is not None
-    succeeded = outcome is not None and outcome.kind is Kind.SUCCESS
-    return succeeded and (run.bare or not (message.link or message.link_error or workflow.follows(message)))
 
 
 def _conclude(env: Environment, run: Run, write: Write, stood: TaskRecord | None) -> None:
@@ -360,7 +333,9 @@ def _plain_data(env: Environment, run: Run, now: float, texts: dict[tuple[str | 
         return None
     shared = message.task, message.parent_id, message.root_id
     if (text := texts.get(shared)) is None:
-        text = texts[shared] = _meta_of(env, run, now).encode()
+        expires = env.app.conf.result_expires
+        until = round(now + expires, 3) if expires else None
+        text = texts[shared] = plain_text(round(now, 3), until, message.parent_id, message.root_id, message.task)
     if outcome.value is None or ignores_result(run):
         return text
     return env.app.write_result(outcome.value, text, env.backend)

@@ -91,6 +91,10 @@ class LambdaTransport:
     def together(self, backend: ResultBackend) -> None:
         """A queue of SQS and a table are two stores."""
 
+    def removals(self, deliveries: Sequence[Delivery], backend: ResultBackend) -> Sequence[Any]:
+        """A table removes no messages of a queue."""
+        return ()
+
     @property
     def lease(self) -> float | None:
         """An invocation's own time counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,12 +18,13 @@ from dispatcher.brokers.base import Delivery, Outgoing, Settlement
 from dispatcher.brokers.redis import RedisBroker
 from dispatcher.clock import ManualClock
 from dispatcher.consumer.loop import BrokerTransport, ConsumerLoop
+from dispatcher.execution import recording
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.limits import NoLimits
-from dispatcher.execution.run import Kind
+from dispatcher.execution.run import Kind, Run
 from dispatcher.message import Message, encode
-from dispatcher.redis_connection import Command, RedisConnections
+from dispatcher.redis_connection import Command, RecordStore, RedisConnections, Removal
 from tests.emulation.redis_server import RedisServer
 
 
@@ -252,3 +254,94 @@ def test_the_record_of_a_unique_task_is_read_after_its_lock(app: Dispatcher) -> 
     env = Environment(app=app, backend=app.backend, transport=BrokerTransport(app.broker), limits=NoLimits())
     Executor(env).process([delivery])
     assert not ran
+
+
+def executor_of(app: Dispatcher) -> Executor:
+    """What a worker takes deliveries through, told where the records are."""
+    app.finalize()
+    app.broker.bring_records(app.backend.store)
+    env = Environment(app=app, backend=app.backend, transport=BrokerTransport(app.broker), limits=NoLimits())
+    return Executor(env)
+
+
+def in_flight(app: Dispatcher) -> int:
+    """How many messages are leased."""
+    return app.broker.counts("default").in_flight
+
+
+def recorded(executor: Executor, deliveries: Sequence[Delivery]) -> list[Run]:
+    """Take deliveries up to their records, and die."""
+    runs = executor.prepare(deliveries)
+    for run in runs:
+        executor.execute(run)
+    recording.record(executor.env, runs)
+    return runs
+
+
+def test_a_message_goes_with_the_record_of_its_success(app: Dispatcher) -> None:
+    """Whoever dies after the one has done the other; a failure's message waits to be settled."""
+
+    @app.task(name="t")
+    def divide(number: int) -> float:
+        return 1 / number
+
+    executor = executor_of(app)
+    results = [divide.delay(number) for number in (1, 0, 2)]
+    runs = recorded(executor, app.broker.receive(["default"], 3))
+    assert [result.state for result in results] == ["SUCCESS", "FAILURE", "SUCCESS"]
+    assert [run.settlement is not None for run in runs] == [True, False, True]
+    assert in_flight(app) == 1
+    assert app.broker.counts("default").ready == 0
+
+
+def test_a_message_stays_with_a_record_that_stands(app: Dispatcher) -> None:
+    """What was decided elsewhere meanwhile settles it: the write that loses removes nothing."""
+    t = app.task(name="t")(lambda: None)
+    executor = executor_of(app)
+    results = [t.delay(), t.delay()]
+    deliveries = app.broker.receive(["default"], 2)
+    runs = executor.prepare(deliveries)
+    for run in runs:
+        executor.execute(run)
+    app.backend.write([dataclasses.replace(final(results[0].id), token="another's")])
+    recording.record(executor.env, runs)
+    assert [run.outcome and run.outcome.kind for run in runs] == [Kind.REPEATED, Kind.SUCCESS]
+    assert in_flight(app) == 1
+
+
+def test_a_message_that_something_follows_stays_until_it_is_sent(app: Dispatcher) -> None:
+    """A crash between the record and the callback must find the message again."""
+    t = app.task(name="t")(lambda: None)
+    executor = executor_of(app)
+    t.apply_async(link=t.si())
+    recorded(executor, app.broker.receive(["default"], 1))
+    assert in_flight(app) == 1
+
+
+def test_a_write_whose_answer_was_lost_is_repeated(app: Dispatcher) -> None:
+    """The record is found to be its own, and the message is gone already."""
+    app.task(name="t")(lambda: None).delay()
+    executor = executor_of(app)
+    [delivery] = app.broker.receive(["default"], 1)
+    [run] = recorded(executor, [delivery])
+    assert run.write is not None
+    assert run.write.removal is not None
+    assert app.backend.write([run.write]) == [None]
+    assert in_flight(app) == 0
+
+
+def test_messages_go_by_themselves_where_their_lease_is_doubtful(app: Dispatcher) -> None:
+    """A lease that was extended, or may have ended, is looked at first; of many messages all go at once."""
+    broker, store = app.broker, app.backend.store
+    executor_of(app)
+    broker.send([Outgoing("q", "{}", str(number)) for number in range(9)])
+    many = broker.receive(["q"], 9)
+    assert broker.removals(many, store) == ()
+    few = many[:3]
+    broker.extend(few[:1], 60.0)
+    few[1].receipt = few[1].receipt._replace(until=broker.clock.monotonic())
+    extended, late, sure = broker.removals(few, store)
+    assert (extended, late) == (None, None)
+    assert sure == Removal(broker._queue("q").stream("0"), "workers", few[2].receipt.id)
+    assert broker.removals(few, None) == ()
+    assert broker.removals(few, RecordStore(store.server, "elsewhere", "")) == ()

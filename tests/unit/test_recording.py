@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher.backends.base import Write
 from dispatcher.backends.memory import MemoryBackend
-from dispatcher.backends.meta import ResultMeta
+from dispatcher.backends.meta import ResultMeta, plain_text
 from dispatcher.brokers.base import Settlement
 from dispatcher.exceptions import Reject
 from dispatcher.execution.custom_states import state_write
@@ -348,3 +348,13 @@ def test_result_too_deep_for_its_record_fails() -> None:
     bench.step()
     assert (deep.state, fits.state) == ("FAILURE", "SUCCESS")
     assert "nested deeper" in str(deep.result)
+
+
+@pytest.mark.parametrize("until", [None, 86400.125])
+@pytest.mark.parametrize(("parent", "root"), [(None, None), ("p", "r"), (None, 'größe"')])
+def test_text_of_a_plain_success_is_what_its_meta_encodes(
+    until: float | None, parent: str | None, root: str | None
+) -> None:
+    """It is worded without the object that stands for it."""
+    meta = ResultMeta(date_done=1.5, visible_until=until, parent_id=parent, root_id=root, name="tasks.größe")
+    assert plain_text(1.5, until, parent, root, "tasks.größe") == meta.encode()
