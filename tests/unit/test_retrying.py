@@ -99,6 +99,18 @@ def test_retry_that_cannot_be_sent_fails_the_task(changes: Any, words: str) -> N
     assert other.get() == 1
 
 
+def test_new_arguments_that_raise_when_they_are_read_fail_their_task_alone() -> None:
+    """A generator of them runs when its task is over; what it raises is that task's, not the batch's."""
+    bench = Bench()
+    result = _retrying(bench, args=lambda self: ({}[name] for name in "x")).delay()
+    bench.app.task(name="neighbour")(lambda: "done").delay()
+    failed, neighbour = bench.step()
+    assert (failed.outcome and failed.outcome.kind, neighbour.outcome and neighbour.outcome.kind) == (
+        Kind.FAILURE, Kind.SUCCESS
+    )  # fmt: skip
+    assert repr(result.result) == "KeyError('x')"
+
+
 def test_retry_may_change_the_rest_of_the_call() -> None:
     """Queue, expiry (in seconds from now), limits and headers of the next run can be other ones."""
     bench = Bench()
