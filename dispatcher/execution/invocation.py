@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import Any
 
 from dispatcher import signals, states
+from dispatcher.call_options import positional
 from dispatcher.clock import LATEST, timestamp
 from dispatcher.exceptions import (
     Ignore,
@@ -286,10 +287,13 @@ def _retry_outcome(env: Environment, retry: Retry) -> Outcome:
         delay = seconds_until(retry.when, now, env.app.conf.timezone)
         if now + delay > LATEST:
             raise UnsupportedOption(f"a retry in {delay:g} s cannot work: it ends after the year 9999")
-    except (TypeError, ValueError, OverflowError, UnsupportedOption) as error:
+        changes = retry.sig
+        if changes is not None and "args" in changes:
+            changes = {**changes, "args": positional(changes["args"])}  # of what can be read once, and may raise then
+    except Exception as error:  # noqa: BLE001 - of the user's values, say
         return Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     cause = retry.exc if retry.exc is not None else retry
-    return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=retry.sig)
+    return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=changes)
 
 
 def seconds_until(when: Any, now: float, timezone: Any) -> float:

@@ -111,6 +111,21 @@ def test_new_arguments_that_raise_when_they_are_read_fail_their_task_alone() -> 
     assert repr(result.result) == "KeyError('x')"
 
 
+def test_new_arguments_that_can_be_read_once_arrive() -> None:
+    """Also where somebody looks at them before they are sent, for what may not be told of them."""
+    bench, got = Bench(), list[str]()
+
+    @bench.app.task(name="secret", bind=True, sensitive=("x",))
+    def secret(self: Any, x: str) -> None:
+        got.append(x)
+        if len(got) == 1:
+            self.retry(args=(value for value in ["second"]), countdown=1)
+
+    result = secret.delay("first")
+    bench.work()
+    assert (got, result.state) == (["first", "second"], "SUCCESS")
+
+
 def test_retry_may_change_the_rest_of_the_call() -> None:
     """Queue, expiry (in seconds from now), limits and headers of the next run can be other ones."""
     bench = Bench()
