@@ -108,6 +108,7 @@ class Worker:
         try:
             return pool.run()
         finally:
+            self._pool = None  # it has ended: there is nothing more to hand back, whatever is signalled
             if self._beat is not None:
                 self._beat.stop()
             signals.worker_shutdown.send(self)

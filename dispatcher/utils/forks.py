@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging  # noqa: F401 - hooks that are made first come last: else a fork would hold its lock, which imports take
 import os
 import threading
 import weakref

@@ -287,3 +287,17 @@ def test_a_worker_that_is_stopped_before_its_start_ends_at_once(setup: Setup) ->
     worker = Worker(setup.app, pool="threads", concurrency=2, handle_signals=False)
     worker.stop()
     assert Background(worker.start).result() == 0
+
+
+def test_a_signal_that_comes_when_a_pool_has_ended_disturbs_nothing(setup: Setup) -> None:
+    """The worker closes its connections and ends; there is nothing more to hand back."""
+    worker = Worker(setup.app, pool="threads", concurrency=1, handle_signals=False)
+    close = setup.app.close
+
+    def interrupted() -> None:
+        worker._on_cold_signal(signal.SIGQUIT, None)
+        close()
+
+    setup.app.close = interrupted  # type: ignore[method-assign]
+    worker.stop()
+    assert Background(worker.start).result() == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -124,6 +126,31 @@ def test_a_fork_waits_for_whoever_holds_an_outer_lock() -> None:
     held.wait()
     assert in_fork(lambda: worker.is_alive() or (outer.take(10) and inner.acquire(timeout=10))) is True
     worker.join()
+
+
+IMPORTING = """
+from dispatcher.utils import forks
+import logging, os, threading, time
+forks._PATIENCE = 5.0
+outer, held, done = forks.OuterLock(), threading.Event(), threading.Event()
+def work():
+    with outer:
+        held.set()
+        time.sleep(0.1)
+        logging.getLogger("made.meanwhile")
+        done.set()
+threading.Thread(target=work).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    os._exit(not done.is_set())
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_holds_no_lock_of_logging_while_it_waits() -> None:
+    """An app's first use imports libraries, which make their loggers."""
+    assert subprocess.run([sys.executable, "-c", IMPORTING], timeout=60, check=False).returncode == 0
 
 
 def test_a_fork_goes_on_without_an_outer_lock_that_nobody_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
