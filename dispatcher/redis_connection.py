@@ -6,6 +6,7 @@ the round trip. Threads share a stack of idle connections; a fork and `close` st
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - or the first connection imports it, and a fork meanwhile leaves that half done
 import hashlib
 import itertools
 import os

@@ -353,4 +353,5 @@ class PreforkPool:
         except ShutdownNow:
             logger.info("child %d handed back what it held", os.getpid())
         finally:
+            signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # there is nothing more to hand back
             self.app.close()

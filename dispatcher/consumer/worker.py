@@ -18,6 +18,7 @@ from dispatcher.consumer.prefork import PreforkPool
 from dispatcher.consumer.rates import rates_of
 from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
+from dispatcher.execution.run import ShutdownNow
 
 logger = logging.getLogger("dispatcher.worker")
 
@@ -107,6 +108,8 @@ class Worker:
             pool.stop()
         try:
             return pool.run()
+        except ShutdownNow:  # as the pool was about to end by itself
+            return 0
         finally:
             self._pool = None  # it has ended: there is nothing more to hand back, whatever is signalled
             if self._beat is not None:

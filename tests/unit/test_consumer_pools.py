@@ -15,6 +15,7 @@ from dispatcher.backends import locks
 from dispatcher.consumer.pools import AsyncioPool, SoloPool, ThreadPool
 from dispatcher.consumer.worker import Worker
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
+from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import ShutdownNow
 from tests.unit.consumers import Background, Scene, make_loop, until
 
@@ -299,5 +300,20 @@ def test_a_signal_that_comes_when_a_pool_has_ended_disturbs_nothing(setup: Setup
         close()
 
     setup.app.close = interrupted  # type: ignore[method-assign]
+    worker.stop()
+    assert Background(worker.start).result() == 0
+
+
+def test_a_signal_that_comes_as_a_pool_ends_is_no_error(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool was about to end by itself; so does the worker."""
+    worker = Worker(setup.app, pool="asyncio", concurrency=1, handle_signals=False)
+    closing = Executor.close
+
+    def interrupted(executor: Executor) -> None:
+        monkeypatch.undo()
+        closing(executor)
+        worker._on_cold_signal(signal.SIGQUIT, None)
+
+    monkeypatch.setattr(Executor, "close", interrupted)
     worker.stop()
     assert Background(worker.start).result() == 0
