@@ -37,8 +37,6 @@ _REMEMBERED: Final = 10_000
 #: Records and bytes of data that go to the server in one command.
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 4_000_000
-#: Of a write that removes no message, beside others.
-_NO_REMOVAL: Final = Removal("", "", b"")
 
 
 class RedisBackend(RedisJoins):
@@ -91,7 +89,8 @@ class RedisBackend(RedisJoins):
             arguments += (f"{write.gen} {write.attempt} {kind}", expiry, _dump(write))
         if any(write.removal for write in writes):
             script = scripts.WRITE_AND_REMOVE
-            removals = [write.removal or _NO_REMOVAL for write in writes]
+            # A key that is none of ours, such as no name at all, is one that the user may have no permission for.
+            removals = [write.removal or Removal(key, "", b"") for key, write in zip(keys, writes, strict=True)]
             keys += [removal.stream for removal in removals]
             arguments += [removal.id.decode() for removal in removals]
             arguments += [removal.group for removal in removals]

@@ -6,17 +6,21 @@ An adapter comes under contract in a file of its own, ``test_<store>.py``: a sub
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from dispatcher.clock import SYSTEM
 
 pytest.register_assert_rewrite("tests.contract.broker_contract", "tests.contract.backend_contract")
 
 from tests.contract.harness import Harness, Kind  # noqa: E402 - asserts are rewritten first
+from tests.emulation.redis_server import RedisServer  # noqa: E402
 
 
 @pytest.fixture
@@ -31,6 +35,20 @@ def harness(kind: Kind) -> Iterator[Harness[Any]]:
 def options() -> dict[str, Any]:
     """Options by which Redis adapters have a corner of the shared server for one test."""
     return {"global_keyprefix": f"{uuid.uuid4().hex}:"}
+
+
+@pytest.fixture(scope="session")
+def permitted(redis_server: RedisServer) -> dict[str, str]:
+    """Options by which Redis adapters log in as a user who may do what docs/redis.md says, with any prefix."""
+    page = Path(__file__).parents[2] / "docs" / "redis.md"
+    keys, commands = re.findall(r"`([^`]+)`", page.read_text("utf-8").partition("## Permissions")[2])[:2]
+    allowed = [f"+{command.lower()}" for command in commands.split()]
+    client = redis.Redis(port=redis_server.port)
+    client.execute_command(
+        "ACL", "SETUSER", "permitted", "reset", "on", ">secret", keys.replace("<global_keyprefix>", "~*"), *allowed
+    )
+    client.close()
+    return {"username": "permitted", "password": "secret"}
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from dispatcher import Dispatcher, ResultSet
 from dispatcher.backends.base import Write
@@ -22,20 +19,6 @@ from tests.contract.backend_contract import BackendContract
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.harness import Kind, Recipe
 from tests.emulation.redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def permitted(redis_server: RedisServer) -> dict[str, str]:
-    """Return options that log in as a user who may do what docs/redis.md says that is needed, on the shared server."""
-    page = Path(__file__).parents[2] / "docs" / "redis.md"
-    keys, commands = re.findall(r"`([^`]+)`", page.read_text("utf-8").partition("## Permissions")[2])[:2]
-    allowed = [f"+{command.lower()}" for command in commands.split()]
-    client = redis.Redis(port=redis_server.port)
-    client.execute_command(
-        "ACL", "SETUSER", "permitted", "reset", "on", ">secret", keys.replace("<global_keyprefix>", "~"), *allowed
-    )
-    client.close()
-    return {"username": "permitted", "password": "secret"}
 
 
 class TestRedisBroker(BrokerContract):

@@ -47,8 +47,9 @@ def broker(redis_server: RedisServer, options: dict[str, Any], backend: RedisBac
 
 
 @pytest.fixture
-def app(redis_server: RedisServer, options: dict[str, Any]) -> Iterator[Dispatcher]:
-    """An app on that server, whose clock stands as the broker's above."""
+def app(redis_server: RedisServer, options: dict[str, Any], permitted: dict[str, str]) -> Iterator[Dispatcher]:
+    """An app on that server, whose clock stands as the broker's above, and whose user may do what is documented."""
+    options = options | permitted
     app = Dispatcher(
         "brought", broker=redis_server.url, backend=redis_server.url, broker_transport_options=options,
         result_backend_transport_options=options, clock=ManualClock(time.time()), set_as_current=False,
