@@ -136,6 +136,8 @@ class BrokerFeatures:
     doubles: bool = False
     #: whether other processes see the messages
     shared: bool = True
+    #: whether calls that bring nothing are paid for
+    charged: bool = False
 
 
 class Broker(ABC):

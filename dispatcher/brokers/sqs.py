@@ -65,16 +65,10 @@ class SQSBroker(Broker):
     """Keeps messages in SQS queues. URLs and options: ``docs/aws.md``."""
 
     features = BrokerFeatures(
-        max_delay=SQS_MAX_DELAY,
-        max_release=SQS_MAX_VISIBILITY - VISIBILITY_MARGIN,
-        max_body=SQS_MAX_MESSAGE_BYTES,
-        at_once=SQS_MAX_BATCH,
-        priorities=False,
-        groups=True,
-        doubles=True,
-        max_receives=MAX_RECEIVE_COUNT,
-        retention=SQS_DEFAULT_RETENTION,
-    )
+        max_delay=SQS_MAX_DELAY, max_release=SQS_MAX_VISIBILITY - VISIBILITY_MARGIN, max_body=SQS_MAX_MESSAGE_BYTES,
+        at_once=SQS_MAX_BATCH, max_receives=MAX_RECEIVE_COUNT, retention=SQS_DEFAULT_RETENTION,
+        priorities=False, groups=True, doubles=True, charged=True,
+    )  # fmt: skip
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, clock: Clock = SYSTEM) -> None:
         super().__init__(url, options, clock)

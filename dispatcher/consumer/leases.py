@@ -14,6 +14,8 @@ from dispatcher.execution.run import Run
 logger = logging.getLogger("dispatcher.worker")
 #: A run that takes longer than this lets go of the deliveries behind it, in seconds.
 SLOW_RUN = 1.0
+#: What waits for longer than this goes back, whatever begins meanwhile, in seconds.
+_LONGEST_WAIT = 5.0
 #: The share of a lease after which it is no longer trusted: it began a little before we knew of it.
 _TRUSTED = 0.9
 
@@ -24,6 +26,8 @@ class _Lease:
     #: until when nobody else can have the message, on the broker's monotonic clock
     until: float
     begun: bool = False
+    #: ticks since it was received
+    ticks: int = 0
     run: Run | None = None
 
 
@@ -162,12 +166,15 @@ class Leases:
             self._ticks_in_run += 1
             slow = self._ticks_in_run * pause > SLOW_RUN
             for key, lease in list(self._held.items()):
-                if not lease.begun and lease.until <= now:  # somebody else may have it by now
+                if lease.begun:
+                    continue
+                lease.ticks += 1
+                if lease.until <= now:  # somebody else may have it by now
                     del self._held[key]
         if slow or self._closing:
             self.give_back_unstarted()
         else:
-            self._return()
+            self._give_back(lambda lease: not lease.begun and lease.ticks * pause > _LONGEST_WAIT)
         if renew:
             self._renew()
 

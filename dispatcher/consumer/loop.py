@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -75,11 +76,14 @@ class BrokerTransport:
         return self._broker.budget_spent(delivery)
 
 
-class BatchTransport(BrokerTransport):
-    """A consumer's: acknowledgements that end a batch are kept for the call that receives the next one."""
+class BatchTransport(threading.local, BrokerTransport):
+    """A consumer's: acknowledgements that end a batch are kept for the call that receives the next one.
+
+    Threads that share it have batches of their own.
+    """
 
     def __init__(self, broker: Broker, leases: Leases) -> None:
-        super().__init__(broker)
+        BrokerTransport.__init__(self, broker)
         self._leases = leases
         #: what is yet to be carried out
         self.owed: list[Settlement] = []
@@ -195,15 +199,16 @@ class ConsumerLoop:
     def _cycle(self) -> None:
         try:
             self.read_lost()
-            deliveries = self._receive()
+            deliveries = self.receive(self.batch_size(), self.broker.poll_wait)
             if deliveries:
                 self._process(deliveries)
             self.note_success()
         except OperationalError as error:
             self.pause(error)
 
-    def _receive(self) -> list[Delivery]:
-        owed, size, wait = self._transport.owed, self._batch_size(), self.broker.poll_wait
+    def receive(self, size: int, wait: float) -> list[Delivery]:
+        """Receive so many messages at most, waiting for the first, and acknowledge what is yet to be."""
+        owed = self._transport.owed
         if owed and self._failures:  # it may be these that are refused, which must not keep us from receiving
             self._settle_owed()
             deliveries = self.broker.receive(self.queues, size, wait)
@@ -213,8 +218,13 @@ class ConsumerLoop:
             owed.clear()
         return deliveries
 
+    @property
+    def owes(self) -> bool:
+        """Whether this thread has acknowledgements left that go with what it receives next."""
+        return bool(self._transport.owed)
+
     def _settle_owed(self) -> None:
-        """Settle what is owed; raise `OperationalError` where that fails for the first time."""
+        """Settle them now; raise `OperationalError` where that fails for the first time."""
         try:
             if self._transport.owed:
                 self.broker.settle(self._transport.owed)
@@ -224,7 +234,7 @@ class ConsumerLoop:
                 raise
 
     def _give_up_owed(self) -> None:
-        """Settle what is owed now or never."""
+        """Settle them now or never."""
         owed = self._transport.owed
         try:
             if owed:
@@ -234,9 +244,8 @@ class ConsumerLoop:
         owed.clear()
 
     def _process(self, deliveries: Sequence[Delivery]) -> None:
-        self.leases.hold(deliveries)
-        self._transport.begin(deliveries)
-        self._length = sum([len(each.body) for each in deliveries]) / len(deliveries)
+        self.hold(deliveries)
+        self.begin_batch(deliveries)
         begun = time.monotonic()
         try:
             runs = self.executor.process(deliveries, self._keep)
@@ -254,9 +263,22 @@ class ConsumerLoop:
             if self._stopping:
                 self.leases.give_back_unstarted()
             self.leases.drop(deliveries)
+        self.note_runs(runs, time.monotonic() - begun)
+
+    def hold(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries that were just received in hand."""
+        self.leases.hold(deliveries)
+        self._length = sum([len(each.body) for each in deliveries]) / len(deliveries)
+
+    def begin_batch(self, deliveries: Sequence[Delivery]) -> None:
+        """Take note of the deliveries that this thread is about to settle."""
+        self._transport.begin(deliveries)
+
+    def note_runs(self, runs: Sequence[Run], seconds: float) -> None:
+        """Take note of runs that are settled, and of how long those that were started took together."""
         ran = len([run for run in runs if run.place is not None])
         self.ran += ran
-        per_run = (time.monotonic() - begun) / max(1, ran)
+        per_run = seconds / max(1, ran)
         self._average = per_run if not self._average else self._average + 0.3 * (per_run - self._average)
         if self.on_runs is not None:
             self.on_runs(runs)
@@ -274,7 +296,8 @@ class ConsumerLoop:
     def _keep(self, run: Run) -> bool:
         return not self._stopping and self.leases.begin(run.delivery, run)
 
-    def _batch_size(self) -> int:
+    def batch_size(self) -> int:
+        """Return how many messages one thread that runs tasks is to have in hand."""
         size = self.prefetch
         if self._average:
             # What cannot start within a second goes back anyway, and each time costs a receipt.
@@ -283,6 +306,10 @@ class ConsumerLoop:
         if self.max_tasks is not None:
             size = min(size, self.max_tasks - self.ran)
         return max(1, min(size, _MAX_BATCH))
+
+    def longest_batch(self) -> int:
+        """Return how many messages are good to receive at once."""
+        return max(1, min(_MAX_BATCH, int(_BATCH_LENGTH / max(self._length, 1.0))))
 
     def _worn_out(self) -> bool:
         if self.max_tasks is not None and self.ran >= self.max_tasks:

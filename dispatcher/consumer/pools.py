@@ -15,7 +15,7 @@ from dispatcher.brokers.base import Delivery
 from dispatcher.consumer.loop import FAULT, ConsumerLoop
 from dispatcher.consumer.terminations import Terminate
 from dispatcher.exceptions import OperationalError
-from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
+from dispatcher.execution.limits import AlarmLimits, NoLimits
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, shut_down_now
 
 logger = logging.getLogger("dispatcher.worker")
@@ -63,55 +63,6 @@ class SoloPool:
         """Hand everything back now."""
         self._loop.stop()  # a task may swallow the exception
         shut_down_now()
-
-
-class ThreadPool:
-    """Runs tasks in threads, each with a consumer loop of its own."""
-
-    def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
-        self._loops = [make_loop(ThreadLimits(), number, None, None) for number in range(concurrency)]
-        self._threads: list[threading.Thread] = []
-        self._failed = False
-
-    def run(self) -> int:
-        """Run until stopped; the exit code is 1 where a thread could not go on."""
-        self._threads = [
-            threading.Thread(target=self._consume, args=(loop,), name=f"dispatcher-{number}", daemon=True)
-            for number, loop in enumerate(self._loops)
-        ]
-        for thread in self._threads:
-            thread.start()
-        try:
-            while any(thread.is_alive() for thread in self._threads):
-                self._watch()
-        except ShutdownNow:
-            # A thread cannot be ended: its messages go back, and the process ends without it.
-            self.stop()
-            for loop in self._loops:
-                loop.leases.give_back_all()
-        return 1 if self._failed else 0
-
-    def stop(self) -> None:
-        """Finish the runs, hand back the rest."""
-        for loop in self._loops:
-            loop.stop()
-
-    def terminate(self) -> None:
-        """Hand everything back now."""
-        shut_down_now()
-
-    def _watch(self) -> None:
-        # Joining in slices lets the main thread see signals.
-        for thread in self._threads:
-            thread.join(timeout=0.2)
-
-    def _consume(self, loop: ConsumerLoop) -> None:
-        try:
-            loop.run()
-        except Exception:  # no thread must go missing without a word
-            logger.critical("a thread cannot go on; the worker stops", exc_info=True)
-            self._failed = True
-            self.stop()
 
 
 class AsyncioPool:

@@ -13,10 +13,11 @@ from dispatcher import signals
 from dispatcher.consumer.embedded import embedded_beat
 from dispatcher.consumer.loop import ConsumerLoop
 from dispatcher.consumer.names import node_name
-from dispatcher.consumer.pools import AsyncioPool, Pool, SoloPool, ThreadPool
+from dispatcher.consumer.pools import AsyncioPool, Pool, SoloPool
 from dispatcher.consumer.prefork import PreforkPool
 from dispatcher.consumer.rates import rates_of
 from dispatcher.consumer.terminations import Terminate
+from dispatcher.consumer.threads import ThreadPool
 from dispatcher.exceptions import ImproperlyConfigured, UnsupportedOption
 from dispatcher.execution.run import ShutdownNow
 

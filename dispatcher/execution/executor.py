@@ -65,7 +65,10 @@ class Executor:
         handed back, and with it the rest of its FIFO group. On a cold shutdown (`ShutdownNow`) what is not finished is
         handed back, and the exception goes on.
         """
-        runs = self.prepare(deliveries)
+        return self.work_off(self.prepare(deliveries), keep)
+
+    def work_off(self, runs: list[Run], keep: Callable[[Run], bool] | None = None) -> list[Run]:
+        """Steps 3 to 7 for prepared runs, as in `process`."""
         pending = [run for run in runs if run.outcome is not None and (keep is None or keep(run))]
         groups = Groups(runs)
         todo = groups.in_turn([run for run in runs if run.outcome is None])
@@ -181,9 +184,13 @@ class Executor:
 
     def close(self) -> None:
         """Close the event loop, end the heartbeat."""
+        self.close_loop()
+        self.env.heartbeat.stop()
+
+    def close_loop(self) -> None:
+        """Close the event loop alone, where others share the `Environment`."""
         if "loop" in self.__dict__:
             self.loop.close()
-        self.env.heartbeat.stop()
 
     @functools.cached_property
     def loop(self) -> Loop:

@@ -162,7 +162,10 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 
 class ThreadLimits:
-    """Keeps the soft limit in a thread by raising asynchronously: interrupts Python code, not a blocking call."""
+    """Keeps the soft limit in a thread by raising asynchronously: interrupts Python code, not a blocking call.
+
+    Threads may share it: each has its own run.
+    """
 
     keeps_soft = False
     interrupts = True
@@ -170,34 +173,42 @@ class ThreadLimits:
     keeps_end = False
 
     def __init__(self) -> None:
-        self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
-        self._fired = False
+        self._timers = threading.local()
 
     def start(self, soft: float | None, hard: float | None, run: Any) -> None:
         """Arm a timer thread that raises in the calling thread."""
-        self._fired = False
-        if soft is not None:
-            thread_id = threading.get_ident()
-            self._timer = timer = threading.Timer(soft, lambda: self._raise_in(thread_id, timer))
-            timer.daemon = True
-            timer.start()
+        self._timers.mine = None if soft is None else _ThreadTimer(soft)
 
     def stop(self) -> bool:
-        """Disarm the timer."""
+        """Disarm the calling thread's timer."""
+        timer: _ThreadTimer | None = getattr(self._timers, "mine", None)
+        return timer is not None and timer.disarm()
+
+
+class _ThreadTimer:
+    """Raises once in the thread that made it, unless it is disarmed before."""
+
+    def __init__(self, soft: float) -> None:
+        self._lock = threading.Lock()
+        self._armed = True
+        self._fired = False
+        self._timer = threading.Timer(soft, self._raise_in, (threading.get_ident(),))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def disarm(self) -> bool:
+        """Raise no more; return whether it has raised."""
         with self._lock:
-            timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+            self._armed = False
+        self._timer.cancel()
         return self._fired
 
-    def _raise_in(self, thread_id: int, timer: threading.Timer) -> None:
+    def _raise_in(self, thread_id: int) -> None:
         import ctypes
 
         with self._lock:
-            if self._timer is not timer:  # its run is over, and the thread may be at the next one's
-                return
-            self._fired = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread_id), ctypes.py_object(SoftTimeLimitExceeded)
-            )
+            if self._armed:
+                self._fired = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread_id), ctypes.py_object(SoftTimeLimitExceeded)
+                )

@@ -33,6 +33,22 @@ def test_a_delivery_in_hand_may_start_once() -> None:
     assert broker.counts("default") == (1, 0, 2, 0)
 
 
+def test_what_waits_too_long_goes_back_although_others_begin() -> None:
+    """A delivery behind runs of which each ends in time goes back after a while; what came later stays."""
+    broker = FaultyBroker()
+    early, begun, late = take(broker, 3)
+    leases = Leases(broker)
+    leases.hold([early, begun])
+    assert leases.begin(begun)
+    for _ in range(10):
+        leases._tick(0.5, renew=False)
+        leases.hold([late])  # as whenever something is received or begins
+    assert broker.settled == []
+    leases._tick(0.5, renew=False)
+    assert [settlement.delivery for settlement in broker.settled] == [early]
+    assert leases.begin(late)
+
+
 def test_a_lapsed_lease_is_not_ours() -> None:
     """After a pause longer than the lease, others may hold the message: it must not start here."""
     clock = ManualClock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from dispatcher import states
 from dispatcher.backends import locks
-from dispatcher.consumer.pools import AsyncioPool, SoloPool, ThreadPool
+from dispatcher.brokers.base import Delivery
+from dispatcher.consumer.pools import AsyncioPool, SoloPool
+from dispatcher.consumer.threads import ThreadPool
 from dispatcher.consumer.worker import Worker
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 from dispatcher.execution.executor import Executor
@@ -143,6 +146,113 @@ def test_a_thread_that_cannot_consume_ends_the_pool(setup: Setup) -> None:
     setup.broker.failures["receive"] = [ImproperlyConfigured("no such queue")]
     _, background = setup.start(ThreadPool, 3)
     assert background.result() == 1
+
+
+def test_threads_share_what_one_of_them_receives(setup: Setup) -> None:
+    """What one thread receives all threads run, before anything goes back."""
+    received: list[int] = []
+    original = setup.broker.receive
+
+    def receive(queues: Any, limit: int, wait: float = 0.0) -> Any:
+        deliveries = original(queues, limit, wait)
+        received.append(len(deliveries))
+        return deliveries
+
+    setup.broker.receive = receive  # type: ignore[method-assign]
+    results = [setup.plain.delay(number) for number in range(8)]
+    setup.start(ThreadPool, 8)
+    until(lambda: len(setup.started) == 8, "all at once")
+    assert max(received) == 8
+    assert setup.broker.settled == []
+    setup.go.set()
+    assert [result.get(timeout=30) for result in results] == list(range(8))
+
+
+def test_an_outcome_waits_for_no_run_that_may_take_long(setup: Setup) -> None:
+    """A thread records what it has done before it starts what may keep it."""
+    first = setup.quick.delay(1)
+    setup.plain.delay(2)
+    setup.start(ThreadPool, 1)
+    until(lambda: setup.started, "the long run")
+    assert first.get(timeout=30) == 1
+
+
+def test_outcomes_of_several_threads_are_recorded_together(setup: Setup) -> None:
+    """Threads that go on running leave their outcomes to whoever records next, who records all."""
+    pool = setup.make(ThreadPool, 3)
+    pool._consumer.env.durations["plain"] = 0.0  # expected to be quick, so that nobody records before it
+    written: list[int] = []
+    original = setup.backend._write
+
+    def write(writes: Any) -> Any:
+        written.append(len(writes))
+        return original(writes)
+
+    setup.backend._write = write  # type: ignore[method-assign]
+    results = [setup.plain.delay(number) for number in range(3)]
+    ready = pool._admit(setup.broker.receive(["default"], 3))
+    pool._ready.extend(ready)  # as if there were much more to do
+    setup.go.set()
+    for executor, runs in zip(pool._executors, ready, strict=True):
+        thread = threading.Thread(target=pool._work, args=(executor, runs))
+        pool._since = float("inf")  # however slow this machine is
+        thread.start()
+        thread.join(30)
+    pool._record()
+    assert written == [3]
+    assert [result.get(timeout=30) for result in results] == [0, 1, 2]
+
+
+def test_members_of_a_fifo_group_run_one_after_another(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that are free leave the members of a group of a FIFO queue to the one that has the first."""
+    original = setup.broker.receive
+
+    def receive(queues: Any, limit: int, wait: float = 0.0) -> Any:
+        deliveries = original(queues, limit, wait)
+        for delivery in deliveries:
+            delivery.group_id = "group"
+        return deliveries
+
+    setup.broker.receive = receive  # type: ignore[method-assign]
+    monkeypatch.setattr(Delivery, "order", property(lambda self: self.group_id))
+    results = [setup.plain.delay(number) for number in range(3)]
+    pool, _ = setup.start(ThreadPool, 4)
+    until(lambda: setup.started and pool._idle == 2 and pool._receiving == 1, "the others rest, but for one")
+    assert setup.started == [0]
+    setup.go.set()
+    assert [result.get(timeout=30) for result in results] == [0, 1, 2]
+    assert setup.started == [0, 1, 2]
+
+
+def test_threads_lose_nothing_however_they_are_switched(setup: Setup) -> None:
+    """With a switch after every few instructions each task runs once and is told of, and nothing stays in hand."""
+    ran: list[int] = []
+
+    @setup.app.task(name="counted", ignore_result=True, revocable=False)
+    def counted(value: int) -> None:
+        ran.append(value)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        results = [(counted if number % 3 else setup.quick).delay(number) for number in range(150)]
+        pool, background = setup.start(ThreadPool, 8)
+        results += [(counted if number % 3 else setup.quick).delay(number) for number in range(150, 300)]
+        assert [result.get(timeout=60) for result in results[::3]] == list(range(0, 300, 3))
+        until(lambda: setup.broker.counts("default") == (0, 0, 0, 0), "all acknowledged")
+        pool.stop()
+        assert background.result() == 0
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(ran) == [number for number in range(300) if number % 3]
+    assert (pool._busy, pool._receiving, pool._asked, pool._idle, len(pool._ready), pool._decided) == (
+        0,
+        0,
+        0,
+        0,
+        0,
+        [],
+    )
 
 
 def test_the_finisher_survives_errors(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dispatcher.exceptions import SoftTimeLimitExceeded
-from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits
+from dispatcher.execution.limits import AlarmLimits, NoLimits, ThreadLimits, _ThreadTimer
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +128,29 @@ def test_thread_is_interrupted_in_python_code() -> None:
     assert sorted(ends) == ["fine", "interrupted"]
 
 
+def test_threads_share_what_keeps_their_limits() -> None:
+    """One `ThreadLimits` keeps the limits of many threads, each those of its own run."""
+    limits, ends, interrupted = ThreadLimits(), dict[str, bool](), threading.Event()
+
+    def work(name: str, soft: float) -> None:
+        limits.start(soft, None, None)
+        try:
+            if name == "short":
+                _spin()
+            assert interrupted.wait(30)
+        except SoftTimeLimitExceeded:
+            interrupted.set()
+        finally:
+            ends[name] = limits.stop()
+
+    threads = [threading.Thread(target=work, args=each) for each in [("long", 60), ("short", 0.05), ("other", 60)]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ends == {"long": False, "short": True, "other": False}
+
+
 def test_nothing_keeps_limits_where_none_can_be_kept() -> None:
     """`NoLimits` says so."""
     limits = NoLimits()
@@ -138,19 +161,18 @@ def test_nothing_keeps_limits_where_none_can_be_kept() -> None:
 def test_a_timer_that_comes_late_leaves_the_next_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that was reached just as its run ended is not the limit of the run after it."""
     late, go = threading.Event(), threading.Event()
-    reach = ThreadLimits._raise_in
+    reach = _ThreadTimer._raise_in
 
     def reach_late(*arguments: Any) -> None:
         late.set()
         go.wait(30)
         reach(*arguments)
 
-    monkeypatch.setattr(ThreadLimits, "_raise_in", reach_late)
+    monkeypatch.setattr(_ThreadTimer, "_raise_in", reach_late)
     limits = ThreadLimits()
     limits.start(0.001, None, None)
     assert late.wait(30)
-    timer = limits._timer
-    assert timer is not None
+    timer = limits._timers.mine._timer
     assert limits.stop() is False
     limits.start(60, None, None)
     go.set()
