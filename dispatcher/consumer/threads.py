@@ -35,7 +35,9 @@ class ThreadPool:
 
     def __init__(self, make_loop: MakeLoop, concurrency: int) -> None:
         self._consumer = consumer = make_loop(ThreadLimits(), 0, None, None)
-        self._executors = [Executor(consumer.env) for _ in range(concurrency)]
+        self._concurrency = concurrency
+        # One thread more than may run something, so that receiving and recording keep none from it.
+        self._executors = [Executor(consumer.env) for _ in range(concurrency + 1)]
         self._threads: list[threading.Thread] = []
         self._failed = False
         #: guards all that follows; whoever has nothing to do waits for a change
@@ -48,9 +50,10 @@ class ThreadPool:
         #: how many messages are to be in hand; whether the last receipt brought all it asked for, or anything
         self._target = concurrency * consumer.batch_size()
         self._plenty = self._coming = False
-        #: what is to be recorded, and since when the first of it waits
+        #: what is to be recorded, since when the first of it waits, and whether it was left to who has nothing to do
         self._decided: list[Run] = []
         self._since = 0.0
+        self._left = False
 
     def run(self) -> int:
         """Run until stopped; the exit code is 1 where a thread could not go on."""
@@ -112,63 +115,67 @@ class ThreadPool:
     def _cycle(self, executor: Executor) -> None:
         """Run what is ready; else record what is decided; else receive, unless others do; else wait for them.
 
-        Where little is ready it receives at once, so that there is more before the last run has started.
+        Where little is ready somebody receives at once, so that there is more before the last run has started.
         """
-        consumer, runs, limit, first = self._consumer, None, 0, False
+        consumer, runs, limit, wait, records = self._consumer, None, 0, 0.0, False
         with self._lock:
-            if self._ready and not self._is_low():
+            low, full = self._is_low(), self._busy >= self._concurrency
+            if self._ready and not full and (self._idle or not low):
                 runs = self._ready.popleft()
                 self._busy += 1
-            elif self._ready or not self._decided:
-                limit, first = self._share(), not self._receiving
-                if not limit and not consumer.owes:
-                    self._idle += 1
-                    self._changed.wait()
-                    self._idle -= 1
-                    return
-                self._receiving += limit > 0
+                if low:
+                    self._changed.notify()  # whoever has nothing to do can receive
+            elif self._decided and (self._left or not self._ready):
+                records = True
+            elif low or not full:
+                limit, wait = self._share(full)
+            if limit:
+                self._receiving += 1
                 self._asked += limit
+            elif runs is None and not records and not consumer.owes:
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+                return
         if runs is not None:
             try:
                 self._work(executor, runs)
             finally:
                 with self._lock:
                     self._busy -= 1
-        elif limit:
-            self._receive(limit, first)
-        elif consumer.owes:
-            self._acknowledge()
-        else:
+        elif records:
             self._record()
+        elif limit:
+            self._receive(limit, wait)
+        else:
+            self._acknowledge()
 
     # -- receiving
 
     def _is_low(self) -> bool:
         """Say whether so little is ready that it is time to ask for more."""
-        return self._plenty and not self._receiving and 2 * len(self._ready) <= self._target - len(self._executors)
+        return self._plenty and not self._receiving and 2 * len(self._ready) < self._target - self._concurrency
 
-    def _share(self) -> int:
-        """Return how many messages a thread is to ask for, beside others while messages come."""
+    def _share(self, full: bool) -> tuple[int, float]:
+        """Return how many messages a thread is to ask for, and for how long it may wait for the first.
+
+        One thread waits. Others ask beside it while messages come, for a moment only: what it gets may be for them.
+        """
         room = self._target - len(self._ready) - self._busy - self._asked
         limit = min(room, self._consumer.longest_batch())
-        if not self._receiving or self._coming:
-            return max(1, limit)
-        return max(0, limit) if self._plenty else 0
+        if not self._receiving:
+            return max(1, limit), 0.0 if self._ready or full else self._consumer.broker.poll_wait
+        if self._coming:
+            return max(1, limit), _BESIDE
+        return (max(0, limit) if self._plenty else 0), 0.0
 
-    def _receive(self, limit: int, first: bool) -> None:
-        """Receive for all; the first to do so waits for messages where none are ready, and looks for lost ones.
-
-        Others wait a moment only, as what the first gets may be for them.
-        """
+    def _receive(self, limit: int, wait: float) -> None:
+        """Receive for all."""
         consumer = self._consumer
         deliveries: Sequence[Delivery] = ()
         ready: list[list[Run]] = []
         try:
-            if first:
-                consumer.read_lost()
-            wait = 0.0
-            if not self._ready:
-                wait = consumer.broker.poll_wait if first else (_BESIDE if self._coming else 0.0)
+            consumer.read_lost()
             deliveries = consumer.receive(limit, wait)
             if deliveries:
                 ready = self._admit(deliveries)
@@ -214,7 +221,7 @@ class ThreadPool:
             return
         [run] = runs
         if self._decided and self._is_due(run):
-            self._record()
+            self._have_recorded(run)
         if self._consumer.owes:
             self._acknowledge()
         if self._keep(run):
@@ -237,7 +244,7 @@ class ThreadPool:
 
         They wait for more only while more is ready than all threads can start.
         """
-        if len(self._ready) < len(self._executors) or not run.plain or time.monotonic() - self._since > _GATHER:
+        if len(self._ready) < self._concurrency or not run.plain or time.monotonic() - self._since > _GATHER:
             return True
         assert run.task is not None
         expected = self._consumer.env.durations.get(run.task.name)
@@ -245,10 +252,18 @@ class ThreadPool:
 
     # -- recording
 
+    def _have_recorded(self, run: Run) -> None:
+        """Record what is decided, or leave it to whoever has nothing to do, if this run cannot harm it."""
+        with self._lock:
+            self._left = self._idle > 0 and run.plain
+            self._changed.notify(self._left)
+        if not self._left:
+            self._record()
+
     def _record(self) -> None:
         """Record and settle what is decided."""
         with self._lock:
-            runs, self._decided = self._decided, []
+            runs, self._decided, self._left = self._decided, [], False
         if runs:
             self._settle(runs, self._consumer.executor.finish)
 
@@ -280,7 +295,7 @@ class ThreadPool:
             consumer.leases.drop(deliveries)
             leasing.forget(consumer.env, runs)
         consumer.note_runs(runs, max(time.monotonic() - begun, sum(run.duration for run in runs)))
-        self._target = len(self._executors) * consumer.batch_size()
+        self._target = self._concurrency * consumer.batch_size()
 
 
 def _apart(runs: Sequence[Run]) -> list[list[Run]]:
