@@ -148,7 +148,7 @@ class ThreadPool:
         elif limit:
             self._receive(limit, wait)
         else:
-            self._acknowledge()
+            consumer._give_up_owed()
 
     # -- receiving
 
@@ -222,8 +222,7 @@ class ThreadPool:
         [run] = runs
         if self._decided and self._is_due(run):
             self._have_recorded(run)
-        if self._consumer.owes:
-            self._acknowledge()
+        self._consumer._give_up_owed()  # as this thread receives nothing now
         if self._keep(run):
             try:
                 executor.execute(run)
@@ -266,14 +265,6 @@ class ThreadPool:
             runs, self._decided, self._left = self._decided, [], False
         if runs:
             self._settle(runs, self._consumer.executor.finish)
-
-    def _acknowledge(self) -> None:
-        """Acknowledge what was settled, as this thread receives nothing now."""
-        try:
-            self._consumer._settle_owed()
-        except OperationalError as error:
-            self._consumer.leases.give_back_unstarted()
-            self._consumer.pause(error)
 
     def _settle(self, runs: list[Run], finish: Callable[[list[Run]], object]) -> None:
         """Have runs settled, and let go of their messages whatever comes of it."""
