@@ -285,7 +285,7 @@ class ThreadPool:
         finally:
             consumer.leases.drop(deliveries)
             leasing.forget(consumer.env, runs)
-        consumer.note_runs(runs, max(time.monotonic() - begun, sum(run.duration for run in runs)))
+        consumer.note_runs(runs, max(time.monotonic() - begun, sum([run.duration for run in runs])))
         self._target = self._concurrency * consumer.batch_size()
 
 
