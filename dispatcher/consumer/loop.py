@@ -199,7 +199,7 @@ class ConsumerLoop:
     def _cycle(self) -> None:
         try:
             self.read_lost()
-            deliveries = self.receive(self.batch_size(), self.broker.poll_wait)
+            deliveries = self.receive(self._batch_size(), self.broker.poll_wait)
             if deliveries:
                 self._process(deliveries)
             self.note_success()
@@ -296,7 +296,7 @@ class ConsumerLoop:
     def _keep(self, run: Run) -> bool:
         return not self._stopping and self.leases.begin(run.delivery, run)
 
-    def batch_size(self) -> int:
+    def _batch_size(self) -> int:
         """Return how many messages one thread that runs tasks is to have in hand."""
         size = self.prefetch
         if self._average:

@@ -48,7 +48,7 @@ class ThreadPool:
         #: threads that have nothing to do, that run something, and that receive; how much the last ask for
         self._idle = self._busy = self._receiving = self._asked = 0
         #: how many messages are to be in hand; whether the last receipt brought all it asked for, or anything
-        self._target = concurrency * consumer.batch_size()
+        self._target = concurrency * consumer._batch_size()
         self._plenty = self._coming = False
         #: what is to be recorded, since when the first of it waits, and whether it was left to who has nothing to do
         self._decided: list[Run] = []
@@ -286,7 +286,7 @@ class ThreadPool:
             consumer.leases.drop(deliveries)
             leasing.forget(consumer.env, runs)
         consumer.note_runs(runs, max(time.monotonic() - begun, sum([run.duration for run in runs])))
-        self._target = self._concurrency * consumer.batch_size()
+        self._target = self._concurrency * consumer._batch_size()
 
 
 def _apart(runs: Sequence[Run]) -> list[list[Run]]:
