@@ -20,7 +20,7 @@ from dispatcher.exceptions import (
 )
 from dispatcher.execution import handover, leasing, workflow
 from dispatcher.execution.acknowledging import write_outcomes
-from dispatcher.execution.admission import is_light, runs_once
+from dispatcher.execution.admission import is_light, runs_once, suspect
 from dispatcher.execution.concealing import conceal, marks_of, shown_error
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Kind, Outcome, Run, ShutdownNow, format_traceback
@@ -231,7 +231,7 @@ def _outcome_write(env: Environment, run: Run, now: float, texts: dict[tuple[str
         return _retry_write(env, run, outcome, now)
     if outcome.slot is not None:
         return _slot_write(env, run, outcome.slot, now)
-    if goes_back(outcome):
+    if goes_back(outcome) or (outcome.kind is Kind.SUPERSEDED and run.lock is None and suspect(run)):
         return _end_of_start(env, run, now)
     status = _FINAL.get(outcome.kind)
     if status is None:
@@ -272,7 +272,7 @@ def _slot_write(env: Environment, run: Run, slot: float, now: float) -> Write:
 
 
 def _end_of_start(env: Environment, run: Run, now: float) -> Write | None:
-    """Take back a recorded start whose run ended without an outcome, so that it does not count as a crash."""
+    """Take back a recorded start whose run left no outcome, or another task in its place: it is no crash."""
     record = run.record
     if run.place is None or record is None or run.message is None:
         return None

@@ -1,5 +1,6 @@
 """Settling for a run that another process started: what it came to is recorded once, whatever was recorded before."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_lost_run_that_may_start_once_fails(bench: Bench) -> None:
     begun(bench, delivery)
     run = bench.executor().lose(delivery)
     assert isinstance(bench.result(run.id).result, WorkerLostError)
+
+
+def test_runs_that_replaced_their_task_are_no_losses(bench: Bench) -> None:
+    """Copies of a message, and those whose acknowledgement was lost, replace it again however often they come."""
+    bench.app.conf.max_worker_losses = 2
+
+    @bench.app.task(name="swap", bind=True)
+    def swap(self: Any) -> None:
+        raise self.replace(bench.app.signature("t", (1,)))
+
+    bench.app.task(name="t")(int)
+    bench.app.send_task("swap")
+    [delivery] = bench.receive()
+    for count in (2, 3, 4, 5):
+        [run] = bench.executor().process([dataclasses.replace(delivery, receive_count=count)])
+        assert run.outcome is not None
+        assert run.outcome.kind is Kind.SUPERSEDED
+        assert bench.record(run.id).starts == 0
+    assert not bench.dead()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
