@@ -26,10 +26,11 @@ class Taskiq(AsyncPeer):
     """Taskiq with async tasks."""
 
     name: ClassVar[str] = "taskiq"
-    packages: ClassVar[tuple[str, ...]] = ("taskiq", "taskiq-redis", "redis")
+    packages: ClassVar[tuple[str, ...]] = ("taskiq", "taskiq-redis", "redis", "uvloop")
     settings: ClassVar[str] = (
         "RedisStreamBroker (its guide's choice, no slower than ListQueueBroker), async tasks, 100 at once a process "
-        f"(default) unless the row says otherwise, --no-parse; results: polled every {POLL * 1000} ms"
+        "(default) unless the row says otherwise, --no-parse, uvloop in the worker; "
+        f"results: polled every {POLL * 1000} ms"
     )
     on_kill: ClassVar[str] = "stay pending in the stream; claimed after idle_timeout (10 min)"
 
