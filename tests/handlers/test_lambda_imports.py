@@ -47,8 +47,8 @@ NEEDED = {
     "(results)": "async_result eager_result result result_families result_reading result_sets",
     "brokers": "base sqs sqs_batches sqs_budget sqs_dead sqs_letters sqs_queues",
     "backends": "base dynamodb dynamodb_items dynamodb_joins dynamodb_rates joins locks meta",
-    "execution": "admission concealing environment errbacks executor handover heartbeat invocation launching leasing "
-    "limits ordering recording renewal retrying run settling throttling watch workflow",
+    "execution": "acknowledging admission concealing environment errbacks executor handover heartbeat invocation "
+    "launching leasing limits ordering recording renewal retrying run settling throttling watch workflow",
     "lambda_runtime": "alarm batches bootstrap collection deadline environment events guard handback logs metrics "
     "progress rescue sources transport watchdog worker",
     "utils": "forks graph log",
