@@ -28,6 +28,8 @@ logger = logging.getLogger("dispatcher.worker")
 _GATHER: Final = FLUSH_AFTER / 2
 #: For how long a thread waits for messages beside another one, in seconds.
 _BESIDE: Final = 0.02
+#: How often a thread that may run nothing looks whether outcomes wait for runs that take longer than usual, in seconds.
+_LOOK: Final = 0.5
 
 
 class ThreadPool:
@@ -50,6 +52,8 @@ class ThreadPool:
         #: how many messages are to be in hand; whether the last receipt brought all it asked for, or anything
         self._target = concurrency * consumer._batch_size()
         self._plenty = self._coming = False
+        #: whether a thread sits out an outage for all
+        self._pausing = False
         #: what is to be recorded, since when the first of it waits, and whether it was left to who has nothing to do
         self._decided: list[Run] = []
         self._since = 0.0
@@ -105,7 +109,7 @@ class ThreadPool:
             self._consumer.leases.give_back_unstarted()
             self._record()
             self._consumer._give_up_owed()
-        except Exception:  # no thread must go missing without a word
+        except BaseException:  # no thread must go missing without a word
             logger.critical("a thread cannot go on; the worker stops", exc_info=True)
             self._failed = True
             self.stop()
@@ -125,7 +129,7 @@ class ThreadPool:
                 self._busy += 1
                 if low:
                     self._changed.notify()  # whoever has nothing to do can receive
-            elif self._decided and (self._left or not self._ready):
+            elif self._decided and (self._left or not self._ready or time.monotonic() - self._since > _GATHER):
                 records = True
             elif low or not full:
                 limit, wait = self._share(full)
@@ -134,7 +138,7 @@ class ThreadPool:
                 self._asked += limit
             elif runs is None and not records and not consumer.owes:
                 self._idle += 1
-                self._changed.wait()
+                self._changed.wait(_GATHER if self._decided else _LOOK if full else None)
                 self._idle -= 1
                 return
         if runs is not None:
@@ -182,7 +186,7 @@ class ThreadPool:
             consumer.note_success()
         except OperationalError as error:
             consumer.leases.give_back_unstarted()
-            consumer.pause(error)  # nobody else asks meanwhile
+            self._sit_out(error)
         finally:
             with self._lock:
                 self._receiving -= 1
@@ -193,6 +197,17 @@ class ThreadPool:
                 # This thread starts one of them; somebody has to receive.
                 self._changed.notify(max(0, len(ready) - (self._receiving > 0)))
 
+    def _sit_out(self, error: OperationalError) -> None:
+        """Pause for all threads that meet an outage; the others can run and record what is there, and ask no more."""
+        with self._lock:
+            others, self._pausing = self._pausing, True
+            self._plenty = self._coming = False
+        if not others:
+            try:
+                self._consumer.pause(error)
+            finally:
+                self._pausing = False
+
     def _admit(self, deliveries: Sequence[Delivery]) -> list[list[Run]]:
         """Return what may start of the deliveries."""
         consumer = self._consumer
@@ -201,7 +216,7 @@ class ThreadPool:
             runs = consumer.executor.prepare(deliveries)
         except OperationalError:
             raise
-        except Exception:  # as in the consumer loop
+        except BaseException:  # as in the consumer loop; nothing ends a thread but what is raised for its run
             logger.exception(FAULT, len(deliveries))
             consumer.hand_back_later(deliveries)
             return []
@@ -217,6 +232,7 @@ class ThreadPool:
 
     def _work(self, executor: Executor, runs: list[Run]) -> None:
         if runs[0].delivery.order is not None:
+            self._record()
             self._settle(runs, lambda runs: executor.work_off(runs, self._keep))
             return
         [run] = runs
@@ -226,7 +242,7 @@ class ThreadPool:
         if self._keep(run):
             try:
                 executor.execute(run)
-            except Exception:  # as in the consumer loop
+            except BaseException:  # as above
                 logger.exception(FAULT, 1)
             if run.outcome is None:
                 run.outcome = Outcome(Kind.HANDED_BACK, delay=executor.env.backoff(run.delivery.receive_count))
@@ -276,7 +292,7 @@ class ThreadPool:
                 finish(runs)
             except OperationalError:
                 raise
-            except Exception:  # as in the consumer loop
+            except BaseException:  # as above
                 logger.exception(FAULT, len(runs))
                 consumer.hand_back_later(deliveries)
         except OperationalError as error:

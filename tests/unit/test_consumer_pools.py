@@ -20,6 +20,7 @@ from dispatcher.consumer.worker import Worker
 from dispatcher.exceptions import ImproperlyConfigured, OperationalError
 from dispatcher.execution.executor import Executor
 from dispatcher.execution.run import ShutdownNow
+from dispatcher.signals import task_received
 from tests.unit.consumers import Background, Scene, make_loop, until
 
 
@@ -253,6 +254,76 @@ def test_threads_lose_nothing_however_they_are_switched(setup: Setup) -> None:
         0,
         [],
     )
+
+
+def test_threads_that_meet_one_outage_pause_once(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    """Of four threads that ask at once and are refused one sits it out; the others can run what is there."""
+    pool = setup.make(ThreadPool, 4)
+    pool._consumer._failures = 10  # so that the pause is long
+    setup.broker.failures["receive"] = [OperationalError("away")] * 4
+    threads = [threading.Thread(target=pool._receive, args=(1, 0.0), daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: sum(not thread.is_alive() for thread in threads) >= 3, "three threads that go on")
+    assert caplog.text.count("out of reach") == 1
+    pool.stop()
+    for thread in threads:
+        thread.join(30)
+    assert not pool._pausing
+
+
+@pytest.mark.parametrize("where", ["run", "receiver"])
+def test_no_exception_of_a_user_takes_a_thread_or_a_message_along(
+    setup: Setup, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What raises SystemExit where no task's outcome can hold it goes back, and every thread lives on."""
+
+    @setup.app.task(name="child")
+    async def child() -> None:
+        async def leave() -> None:
+            raise SystemExit(3)
+
+        setup.started.append("child")
+        if where == "run":
+            left = asyncio.create_task(leave())
+            await asyncio.sleep(30)
+            del left
+
+    def receiver(sender: Any = None, **_: Any) -> None:
+        if where == "receiver" and sender.name == "child":
+            setup.started.append("received")
+            raise SystemExit(3)
+
+    task_received.connect(receiver)
+    try:
+        child.delay()
+        pool, background = setup.start(ThreadPool, 1)
+        until(lambda: [each for each in setup.broker.settled if each.action == "release"], "a message that goes back")
+        assert setup.broker.counts("default").in_flight == 0
+        assert setup.quick.delay(1).get(timeout=30) == 1
+        assert all(thread.is_alive() for thread in pool._threads)
+        pool.stop()
+        assert background.result() == 0
+    finally:
+        task_received.disconnect(receiver)
+    assert "SystemExit" in caplog.text
+
+
+def test_outcomes_do_not_wait_for_a_run_that_takes_longer_than_usual(setup: Setup) -> None:
+    """A thread beside one that is kept by its run records what was decided before, though more is ready."""
+    result = setup.quick.delay(1)
+    pool = setup.make(ThreadPool, 1)
+    consumer, spare = pool._consumer, pool._executors[1]
+    deliveries = consumer.receive(1, 0.0)
+    consumer.hold(deliveries)
+    [run] = consumer.executor.prepare(deliveries)
+    assert pool._keep(run)
+    spare.execute(run)
+    pool._decide([run])
+    pool._busy = 1  # as the other thread has started one of those that are ready
+    pool._ready.append([run])
+    Background(lambda: [pool._cycle(spare) for _ in range(2)]).result()
+    assert result.get(timeout=30) == 1
 
 
 def test_the_finisher_survives_errors(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
