@@ -1,7 +1,7 @@
 """What stays in memory does not grow with the tasks that were sent or run: nothing remembers each of them.
 
-Traced allocations after some tasks are compared with those after several times as many. Anything kept of each task, an id
-alone, takes 50 bytes or more.
+Traced allocations after some tasks are compared with those after several times as many. Anything kept of each task,
+an id alone, takes 50 bytes or more.
 """
 
 from __future__ import annotations
