@@ -18,12 +18,15 @@ _MARK: Final = "INSERT INTO join_members (join_id, member) VALUES (?, ?) ON CONF
 _COUNT: Final = "UPDATE joins SET done = done + ?, expires_at = max(expires_at, ?) WHERE id = ?"
 #: The column of the failure is of whole numbers, 0 for none: a prefix keeps what it was because of a text.
 _CLOSE: Final = """
-    UPDATE joins SET fired = max(fired, ?1), failed = CASE WHEN ?2 = '' OR failed <> 0 THEN failed ELSE 'by ' || ?2 END
-    WHERE id = ?3
+    UPDATE joins SET fired = max(fired, :fired),
+        failed = CASE WHEN :failed = '' OR failed <> 0 THEN failed ELSE 'by ' || :failed END
+    WHERE id = :id
 """
 _READ_MANY: Final = "SELECT id, size, body, fired, failed, expires_at FROM joins WHERE expires_at > ? AND id IN"
-_PROLONG_JOIN: Final = "UPDATE joins SET expires_at = ?1 WHERE id = ?2 AND expires_at < ?1"
-_PROLONG: Final = "UPDATE records SET expires_at = ?1 WHERE id = ?2 AND expires_at > ?3 AND expires_at < ?1"
+_PROLONG_JOIN: Final = "UPDATE joins SET expires_at = :until WHERE id = :id AND expires_at < :until"
+_PROLONG: Final = """
+    UPDATE records SET expires_at = :until WHERE id = :id AND expires_at > :now AND expires_at < :until
+"""
 _CHUNK: Final = 500
 _EXPIRED: Final = "SELECT id FROM joins WHERE expires_at <= ? ORDER BY expires_at LIMIT 10"
 
@@ -61,7 +64,7 @@ class SQLiteJoins(ResultBackend):
 
     def prolong_join(self, join_id: str, expires_at: float) -> None:
         """Have a join live longer."""
-        self.store.write(lambda connection: connection.execute(_PROLONG_JOIN, (expires_at, join_id)))
+        self.store.write(lambda connection: connection.execute(_PROLONG_JOIN, {"until": expires_at, "id": join_id}))
 
     def prolong(self, ids: Sequence[str], expires_at: float) -> None:
         """Have records live longer."""
@@ -70,14 +73,14 @@ class SQLiteJoins(ResultBackend):
 
     def _prolong(self, connection: sqlite3.Connection, ids: Sequence[str], expires_at: float) -> None:
         now = self.clock.time()
-        connection.executemany(_PROLONG, [(expires_at, task_id, now) for task_id in ids])
+        connection.executemany(_PROLONG, [{"until": expires_at, "id": task_id, "now": now} for task_id in ids])
 
     def close_join(self, join_id: str, *, fired: bool = False, failed: str = "") -> Join:
         """Set flags of a join."""
 
         def work(connection: sqlite3.Connection) -> Join:
             join, _ = _read(connection, join_id)
-            connection.execute(_CLOSE, (fired, failed, join_id))
+            connection.execute(_CLOSE, {"fired": fired, "failed": failed, "id": join_id})
             return join
 
         return self.store.write(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -391,6 +392,14 @@ def test_the_statements_of_a_run_search_by_index(path: Path, recipe: Recipe, nam
         plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
     connection.close()
     assert not [step for step in plan if step.startswith("SCAN messages") or "TEMP B-TREE" in step], plan
+
+
+def test_no_statement_numbers_its_parameters() -> None:
+    """Early releases of Python 3.12 take numbered parameters for named ones, and warn at each call."""
+    package = Path(sqlite_store.__file__).parent
+    sources = [*package.glob("sqlite_*.py"), *package.glob("*/sqlite*.py")]
+    assert len(sources) > 4
+    assert not [source.name for source in sources if re.search(r"\?\d", source.read_text(encoding="utf-8"))]
 
 
 # Its users
