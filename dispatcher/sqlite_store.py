@@ -164,7 +164,11 @@ class Store:
     def before_fork(self) -> None:
         """Close the connection and keep threads from opening one."""
         self._lock.acquire()
-        self.close()
+        try:
+            self.close()
+        except BaseException:  # of a signal's handler, say; it is called again
+            self._lock.release()
+            raise
 
     def after_fork_in_parent(self) -> None:
         """Let threads open a connection again."""

@@ -86,18 +86,38 @@ def watch(target: Forkable) -> None:
 
 
 def _before() -> None:
-    _forking.acquire()
+    interruptions: list[BaseException] = []
+    for take in (_forking.acquire, _take_outer, _take_safe, _lock.acquire, _take_watched):
+        # A signal's handler may raise while one is waited for, at a soft time limit say. A hook cannot end a fork, so
+        # that would go on, with some locks held for ever and the others another thread's.
+        while True:
+            try:
+                take()
+                break
+            except BaseException as error:  # noqa: BLE001 - Python reports what a hook raises, and goes on
+                interruptions.append(error)
+    if interruptions:
+        raise interruptions[0]
+
+
+def _take_outer() -> None:
     for reference in reversed(_outer):
         outer = reference()
-        if outer is not None and outer.take(_PATIENCE):
+        if outer is not None and outer not in _held_outer and outer.take(_PATIENCE):
             _held_outer.append(outer)
-    for lock in tuple(_safe):
+
+
+def _take_safe() -> None:
+    for lock in tuple(_safe[len(_held_safe) :]):
         lock.acquire()
         _held_safe.append(lock)
-    _lock.acquire()
-    _held.extend(_watched)
-    for target in _held:
-        target.before_fork()
+
+
+def _take_watched() -> None:
+    for target in tuple(_watched):
+        if target not in _held:
+            target.before_fork()
+            _held.append(target)
 
 
 def _after_in_parent() -> None:

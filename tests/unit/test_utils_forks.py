@@ -153,6 +153,51 @@ def test_a_fork_holds_no_lock_of_logging_while_it_waits() -> None:
     assert subprocess.run([sys.executable, "-c", IMPORTING], timeout=60, check=False).returncode == 0
 
 
+INTERRUPTED = """
+from dispatcher.utils import forks
+import os, signal, sys
+def too_long(signum, frame):
+    raise TimeoutError
+signal.signal(signal.SIGALRM, too_long)
+class Waiting:
+    def __init__(self):
+        self.waited, self.held = False, 0
+    def before_fork(self):
+        if not self.waited:
+            self.waited = True
+            signal.raise_signal(signal.SIGALRM)
+        self.held += 1
+    def after_fork_in_parent(self):
+        self.held -= 1
+    def after_fork_in_child(self):
+        os._exit(self.held != 1)
+class Outer(forks.OuterLock, Waiting):
+    def __init__(self):
+        forks.OuterLock.__init__(self)
+        Waiting.__init__(self)
+    def take(self, seconds):
+        self.before_fork()
+        return super().take(seconds)
+    def give(self):
+        super().give()
+        self.held -= 1
+raised = []
+sys.unraisablehook = lambda unraisable: raised.append(unraisable.exc_type)
+outer, watched = Outer(), Waiting()
+forks.watch(watched)
+for _ in range(2):
+    child = os.fork()
+    if os.waitpid(child, 0)[1] or outer.held or watched.held:
+        raise SystemExit("a lock is held too seldom, or too long")
+raise SystemExit(raised != [TimeoutError])
+"""
+
+
+def test_a_signal_that_interrupts_a_fork_leaves_no_lock_held() -> None:
+    """The limit of a run that forks may strike while a lock is waited for; the fork has them all, the next one too."""
+    assert subprocess.run([sys.executable, "-c", INTERRUPTED], timeout=60, check=False).returncode == 0
+
+
 def test_a_fork_goes_on_without_an_outer_lock_that_nobody_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its holder may wait for the forking thread; the child finds it free."""
     monkeypatch.setattr(forks, "_PATIENCE", 0.01)
