@@ -47,6 +47,8 @@ class Delivery:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: what the store of records had of some tasks, by id, after the lease was taken; good for one admission
     brought: Mapping[str, bytes | None] | None = dataclasses.field(default=None, repr=False)
+    #: when the lease began at the earliest, on the broker's monotonic clock; `None` for just now
+    leased_at: float | None = None
 
     @property
     def order(self) -> str | None:

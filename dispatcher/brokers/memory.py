@@ -181,7 +181,7 @@ class MemoryBroker(Broker):
             self.clock.sleep(pause)
 
     def _lease(self, queues: Sequence[str], limit: int) -> list[Delivery]:
-        now = self.clock.time()
+        now, leased_at = self.clock.time(), self.clock.monotonic()
         deliveries: list[Delivery] = []
         for name in queues:
             queue = self._store.queues.get(name)
@@ -200,6 +200,7 @@ class MemoryBroker(Broker):
                         receive_count=entry.receives,
                         message_id=str(entry.number),
                         sent_at=entry.sent_at,
+                        leased_at=leased_at,
                     )
                 )
         return deliveries

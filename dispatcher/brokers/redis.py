@@ -282,7 +282,7 @@ class RedisBroker(Broker):
     def _deliveries(
         self, queue: Queue, entries: Sequence[tuple[str, bytes, int, list[bytes]]], now: float
     ) -> list[Delivery]:
-        return deliveries_of(queue.name, entries, self._consumer, now + self.visibility_timeout)
+        return deliveries_of(queue.name, entries, self._consumer, now, self.visibility_timeout)
 
     # Settling
 

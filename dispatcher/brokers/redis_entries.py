@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -10,6 +11,7 @@ from dispatcher.brokers.base import DeadLetter, Delivery
 
 #: The fields of a message that comes again: body, receipts before, its first id, when it was sent.
 _AGAIN: Final = [b"b", b"n", b"i", b"t"]
+_NUMBER: Final = re.compile(rb"\d{1,15}")
 
 
 class Receipt(NamedTuple):
@@ -30,21 +32,25 @@ class Receipt(NamedTuple):
 
 
 def deliveries_of(
-    queue: str, entries: Iterable[tuple[str, bytes, int, list[bytes]]], consumer: str, until: float
+    queue: str, entries: Iterable[tuple[str, bytes, int, list[bytes]]], consumer: str, leased_at: float, seconds: float
 ) -> list[Delivery]:
-    """Return the messages that a consumer has leased; an entry is priority, id, receipts under this id, and fields.
+    """Return the messages that a consumer has leased for so many seconds.
+
+    An entry is priority, id, receipts under this id, and fields.
 
     What another program put into a stream is a message as well, with its first field's value for a body, lest it come
     again and again: whoever reads that finds it no message of ours.
     """
-    taken = []
+    taken, until = [], leased_at + seconds
     for level, id, count, fields in entries:
         message_id, earlier, sent = id.decode(), 0, id
-        if len(fields) > 2 and fields[::2] == _AGAIN:
-            message_id, earlier, sent = fields[5].decode(), int(fields[3]), fields[7]
+        if len(fields) > 2 and fields[::2] == _AGAIN and all(map(_NUMBER.fullmatch, (fields[3], fields[7]))):
+            message_id, earlier, sent = _text(fields[5]), int(fields[3]), fields[7]
         receipt = Receipt(level, id, consumer, count, until)
         sent_at = int(sent.partition(b"-")[0]) / 1000
-        taken.append(Delivery(queue, _text(fields[1]), receipt, earlier + count, message_id, sent_at))
+        taken.append(
+            Delivery(queue, _text(fields[1]), receipt, earlier + count, message_id, sent_at, leased_at=leased_at)
+        )
     return taken
 
 
@@ -52,7 +58,7 @@ def dead_letter_of(queue: str, id: bytes, fields: Sequence[bytes]) -> DeadLetter
     """Return a dead letter of a queue."""
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     at = int(id.partition(b"-")[0]) / 1000
-    return DeadLetter(queue, _text(values[b"b"]), json.loads(values[b"r"]), at, values[b"i"].decode(), receipt=id)
+    return DeadLetter(queue, _text(values[b"b"]), json.loads(values[b"r"]), at, _text(values[b"i"]), receipt=id)
 
 
 def _text(value: bytes) -> str:

@@ -166,6 +166,7 @@ class SQLiteBroker(Broker):
             return []
 
         def work(connection: sqlite3.Connection) -> list[Delivery]:
+            now, leased_at = self.clock.time(), self.clock.monotonic()  # others may have locked the file for long
             deliveries: list[Delivery] = []
             for name, number in known:
                 for state in (_DELAYED, _LEASED):
@@ -174,7 +175,8 @@ class SQLiteBroker(Broker):
                 due = now + self.visibility_timeout
                 connection.executemany(_LEASE, [(due, count, count, row) for row, count, _, _ in rows])
                 deliveries += [
-                    Delivery(name, body, (row, count), count, str(row), sent_at) for row, count, sent_at, body in rows
+                    Delivery(name, body, (row, count), count, str(row), sent_at, leased_at=leased_at)
+                    for row, count, sent_at, body in rows
                 ]
                 if len(deliveries) == limit:
                     break

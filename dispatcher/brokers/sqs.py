@@ -220,6 +220,7 @@ class SQSBroker(Broker):
         taken: list[Delivery] = []
         while True:
             wanted = min(limit - len(taken), SQS_MAX_BATCH)
+            latest = self.clock.monotonic() + wait
             try:
                 answer = self._calls.call(
                     queue,
@@ -234,8 +235,9 @@ class SQSBroker(Broker):
                     raise
                 return taken
             messages = answer.get("Messages", ())
-            now = self.clock.time()
-            taken += [delivery_of(queue, message, now) for message in messages]
+            # A poll that takes longer than it was to stood still, here or on its way, and the leases went on.
+            now, leased_at = self.clock.time(), min(latest, self.clock.monotonic())
+            taken += [delivery_of(queue, message, now, leased_at) for message in messages]
             if len(messages) < wanted or len(taken) >= limit:
                 return taken
             wait = 0

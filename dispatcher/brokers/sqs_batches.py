@@ -177,8 +177,8 @@ def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def delivery_of(queue: str, message: Mapping[str, Any], now: float) -> Delivery:
-    """Read a received message."""
+def delivery_of(queue: str, message: Mapping[str, Any], now: float, leased_at: float | None = None) -> Delivery:
+    """Read a message that was received now."""
     system = message.get("Attributes", {})
     sent = system.get("SentTimestamp")
     return Delivery(
@@ -190,6 +190,7 @@ def delivery_of(queue: str, message: Mapping[str, Any], now: float) -> Delivery:
         sent_at=None if sent is None else int(sent) / 1000,
         group_id=system.get("MessageGroupId"),
         attributes={"received_at": now},
+        leased_at=leased_at,
     )
 
 

@@ -70,10 +70,11 @@ class Leases:
 
     def hold(self, deliveries: Sequence[Delivery]) -> None:
         """Keep these leased from now on; they have just been received."""
-        until = self._trusted_until()
+        now = self._broker.clock.monotonic()
         with self._lock:
             for delivery in deliveries:
-                self._held[id(delivery)] = _Lease(delivery, until)
+                began = now if delivery.leased_at is None else delivery.leased_at
+                self._held[id(delivery)] = _Lease(delivery, self._trusted_until(began))
             self._ticks_in_run = 0
 
     def begin(self, delivery: Delivery, run: Run | None = None) -> bool:
@@ -182,11 +183,11 @@ class Leases:
         with self._lock:
             held = list(self._held.values())
         if held:
-            until = self._trusted_until()
+            until = self._trusted_until(self._broker.clock.monotonic())
             self._broker.extend([lease.delivery for lease in held], self._broker.visibility_timeout)
             with self._lock:
                 for lease in held:
                     lease.until = until
 
-    def _trusted_until(self) -> float:
-        return self._broker.clock.monotonic() + _TRUSTED * self._broker.visibility_timeout
+    def _trusted_until(self, began: float) -> float:
+        return began + _TRUSTED * self._broker.visibility_timeout

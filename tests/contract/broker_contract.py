@@ -223,6 +223,15 @@ class BrokerContract:
         assert broker.receive([queue], 10) == []
         assert other.receive([queue], 10, wait=0.2) == []
 
+    def test_a_delivery_says_when_its_lease_began(self, harness: Harness[Broker]) -> None:
+        """Not by the time at which a receiver that stood still came to know of it."""
+        broker, queue = harness.open(), harness.queue()
+        broker.send([harness.outgoing(queue)])
+        before = broker.clock.monotonic()
+        delivery = harness.take_one(broker, queue)
+        assert delivery.leased_at is not None
+        assert before <= delivery.leased_at <= broker.clock.monotonic()
+
     def test_an_acked_message_is_gone(self, harness: Harness[Broker]) -> None:
         """It does not come again, not even when its lease would have ended."""
         lease = harness.kind.shortest_lease

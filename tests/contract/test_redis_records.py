@@ -146,8 +146,10 @@ def test_records_that_are_read_late_are_asked_for_anew(broker: RedisBroker, redi
     broker.receive(["q"], 1)
     broker.send([Outgoing("q", encode(Message(id=new_id(), task="t")), "1")])
     broker._connections = Standing(broker._settings, broker.clock)
+    before = broker.clock.monotonic()
     [delivery] = broker.receive(["q"], 1, wait=10)
     assert delivery.brought is None
+    assert delivery.leased_at == before  # while it stood still, its lease went on
 
 
 def test_a_script_that_the_server_forgot_is_loaded_again(

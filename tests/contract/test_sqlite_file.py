@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -314,6 +316,41 @@ def test_a_damaged_file_is_reported(path: Path, recipe: Recipe) -> None:
     path.write_bytes(content)
     with pytest.raises(OperationalError, match=f"{path}.* damaged"):
         recipe.open().receive([QUEUE], 10)
+
+
+class Noting(ManualClock):
+    """A manual clock that tells when it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def time(self) -> float:
+        """Return the pretended wall clock."""
+        now = super().time()
+        self.asked.set()
+        return now
+
+
+def test_a_lease_begins_once_the_file_is_free(path: Path) -> None:
+    """Whoever waited for another's lock has the message for as long as one who did not."""
+    clock = Noting()
+    broker = SQLiteBroker(f"sqlite:///{path}", {"visibility_timeout": 10.0}, clock)
+    broker.send([Outgoing(QUEUE, "body", "1")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    clock.asked.clear()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        receiving = pool.submit(broker.receive, [QUEUE], 1)
+        clock.asked.wait()
+        clock.advance(8.0)
+        other.execute("COMMIT")
+        [delivery] = receiving.result()
+    other.close()
+    assert delivery.leased_at == clock.monotonic()
+    clock.advance(9.0)
+    assert broker.receive([QUEUE], 1) == []
+    broker.close()
 
 
 def test_a_lock_that_is_never_released_is_reported(path: Path, recipe: Recipe) -> None:

@@ -49,6 +49,19 @@ def test_what_waits_too_long_goes_back_although_others_begin() -> None:
     assert leases.begin(late)
 
 
+def test_a_lease_lasts_no_longer_for_being_noticed_late() -> None:
+    """A process that stands still inside a receive has less of its leases left, or nothing."""
+    clock = ManualClock()
+    broker = FaultyBroker(lease=10.0, clock=clock)
+    [first, second] = take(broker, 2)
+    leases = Leases(broker)
+    clock.advance(8.0)
+    leases.hold([first, second])
+    assert leases.begin(first)
+    clock.advance(1.5)
+    assert not leases.begin(second)
+
+
 def test_a_lapsed_lease_is_not_ours() -> None:
     """After a pause longer than the lease, others may hold the message: it must not start here."""
     clock = ManualClock()

@@ -67,6 +67,21 @@ def test_a_delivery_carries_what_sqs_knows(wire: Wire, clock: ManualClock) -> No
     assert delivery.attributes["received_at"] == clock.time()
 
 
+def test_a_lease_began_before_the_end_of_a_poll_that_stood_still(wire: Wire, clock: ManualClock) -> None:
+    """However late its answer is read; within the time that a poll may take it began when that was answered."""
+    broker = SQSBroker("sqs://", SQS_OPTIONS, clock)
+    for late, expected in ((0.0, 0.0), (4.0, 4.0), (300.0, 5.0)):
+
+        def answer(parameters: dict[str, Any], late: float = late) -> dict[str, Any]:
+            clock.advance(late)
+            return {"Messages": [message("m1")]}
+
+        wire.on("ReceiveMessage", answer)
+        before = clock.monotonic()
+        (delivery,) = broker.receive(["q"], 1, wait=5)
+        assert delivery.leased_at == before + expected
+
+
 def test_a_receive_asks_for_its_lease(wire: Wire, clock: ManualClock) -> None:
     """The option is the lease in whole seconds, rounded up; nothing deprecated is asked for."""
     Shelf(wire, clock)
