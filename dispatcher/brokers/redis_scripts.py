@@ -46,7 +46,8 @@ local function promote()
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 256)
   for _, packed in ipairs(due) do
     local id, count, sent, level, body = string.match(packed, '^(%S+) (%d+) (%d*) (%d) (.*)$')
-    local added = redis.pcall('XADD', stream_of(level), '*', 'b', body, 'n', count, 'i', id, 't', sent)
+    local fields = id and {'b', body, 'n', count, 'i', id, 't', sent} or {'b', packed} -- another program's
+    local added = redis.pcall('XADD', stream_of(level or '0'), '*', unpack(fields))
     if type(added) == 'table' then return end -- out of memory: reading on is what frees some
     redis.call('ZREM', delayed, packed)
   end
@@ -161,7 +162,8 @@ for i = 2, #ARGV, 10 do
     local entry = redis.call('XRANGE', stream, id, id)[1]
     if entry and action ~= 'ack' then
       local fields = named(entry[2])
-      local again = entry[2][1] == 'b' and fields.n and fields.i and fields.t -- else it is new, or another program's
+      local again = entry[2][1] == 'b' and fields.n and string.find(fields.i or '', '^%S+$')
+        and string.find(fields.t or '', '^%d+$') -- else it is new, or another program's
       local message, sent = again and fields.i or id, again and fields.t or string.match(id, '^%d+')
       local body = ARGV[i + 8] == '1' and ARGV[i + 9] or entry[2][2]
       local receipts, delay = ARGV[i + 5], tonumber(ARGV[i + 6])

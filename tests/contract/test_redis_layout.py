@@ -70,8 +70,13 @@ def test_a_drained_queue_leaves_an_empty_stream(broker: RedisBroker, raw: Any, o
 
 @pytest.mark.parametrize("action", ["dead", "release"])
 @pytest.mark.parametrize(
-    "fields", [{"x": "y"}, {"x": "y", "z": "1"}, {"x": "y", "b": "2"}, {"t": "y", "n": "1", "i": "2", "b": "3"}]
-)
+    "fields",
+    [
+        {"x": "y"}, {"x": "y", "z": "1"}, {"x": "y", "b": "2"}, {"t": "y", "n": "1", "i": "2", "b": "3"},
+        {"b": "y", "n": "many", "i": "2", "t": "3"}, {"b": "y", "n": "1", "i": b"\xff", "t": "3"},
+        {"b": "y", "n": "1", "i": "2", "t": ""}, {"b": "y", "n": "9" * 5000, "i": "2", "t": "9" * 5000},
+    ],
+)  # fmt: skip
 def test_an_entry_of_another_program_can_be_settled(
     broker: RedisBroker, raw: Any, options: dict[str, Any], fields: dict[str, str], action: str
 ) -> None:
@@ -82,6 +87,25 @@ def test_an_entry_of_another_program_can_be_settled(
     assert [each.body for each in (broker.dead_letters("q") if action == "dead" else broker.receive(["q"], 10))] == [
         "y"
     ]
+
+
+@pytest.mark.parametrize("values", [("an id", "1"), ("id", "soon"), ("", "")])
+def test_an_entry_of_another_program_delays_nothing_else(
+    broker: RedisBroker, raw: Any, options: dict[str, Any], values: tuple[str, str]
+) -> None:
+    """Released until later, or put among what is, it comes when it is due, and what is due after it as well."""
+    fields = dict(zip("bnit", ("y", "1", *values), strict=True))
+    key = f"{options['global_keyprefix']}dispatcher:{{q}}"
+    raw.xadd(f"{key}:ready", fields)
+    [delivery] = broker.receive(["q"], 10)
+    broker.settle([Settlement(delivery, "release", 0.001)])
+    raw.zadd(f"{key}:delayed", {"z": 0.0})
+    broker.send([Outgoing("q", "ours", "1", delay=0.01)])
+    taken: list[Delivery] = []
+    for _ in range(10):
+        if len(taken) < 3:
+            taken += broker.receive(["q"], 10, wait=1.0)
+    assert sorted(each.body for each in taken) == ["ours", "y", "z"]
 
 
 def test_an_entry_that_is_no_text_can_be_settled(broker: RedisBroker, raw: Any, options: dict[str, Any]) -> None:
