@@ -23,6 +23,7 @@ from dispatcher.canvas.signature import Signature, maybe_signature
 from dispatcher.claims import Claims
 from dispatcher.clock import SYSTEM, Clock, zone_of
 from dispatcher.config import Config
+from dispatcher.config.environment import in_django_project
 from dispatcher.decorators import BoundDecorator, Decorator
 from dispatcher.exceptions import AlwaysEagerIgnored
 from dispatcher.message import Message
@@ -212,8 +213,15 @@ class Dispatcher(Workflows, Changes, Periodic):
             self._autodiscoveries.append(autodiscovery)
 
     def import_default_modules(self) -> None:
-        """Import ``imports``, ``include`` and what `autodiscover_tasks` asked for; a worker does this at its start."""
+        """Import ``imports``, ``include`` and what `autodiscover_tasks` asked for; a worker does this at its start.
+
+        Where ``DJANGO_SETTINGS_MODULE`` names settings, Django is set up before.
+        """
         import_modules.send(self)
+        if in_django_project():
+            from dispatcher.app import django  # only where it is asked for
+
+            django.set_up()
         for name in (*self.conf.imports, *self.conf.include):
             importlib.import_module(name)
         autodiscoveries, self._autodiscoveries = self._autodiscoveries, []

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
-from dispatcher.exceptions import ImproperlyConfigured
-
 
 def load(path: str) -> Any:
     """Return the object that a dotted name means."""
@@ -24,21 +22,11 @@ class Autodiscovery(NamedTuple):
         """Import the related module of each package; one that does not exist is passed over."""
         names = self.packages() if callable(self.packages) else self.packages
         if names is None:
-            names = django_apps()
+            from dispatcher.app import django  # only where it is asked for
+
+            names = django.installed_apps()
         for package in [names] if isinstance(names, str) else names:
             import_related(package, self.related_name)
-
-
-def django_apps() -> list[str]:
-    """Return the packages of Django's installed apps; raises `ImproperlyConfigured` without Django."""
-    try:
-        from django.apps import apps  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ImproperlyConfigured(
-            "autodiscover_tasks() without packages asks Django for its apps, and Django is not installed; "
-            "name the packages"
-        ) from error
-    return [config.name for config in apps.get_app_configs()]
 
 
 def import_related(package: str, related: str | None) -> None:

@@ -55,6 +55,11 @@ def app_name(environ: Mapping[str, str] | None = None) -> str | None:
     return _environ(environ).get(APP_VARIABLE) or None
 
 
+def in_django_project(environ: Mapping[str, str] | None = None) -> bool:
+    """Tell whether ``DJANGO_SETTINGS_MODULE`` names the settings of a Django project."""
+    return bool(_environ(environ).get("DJANGO_SETTINGS_MODULE"))
+
+
 def config_module(variable: str, environ: Mapping[str, str] | None = None) -> str | None:
     """Return the name of the module that a variable of the user's choice holds, or `None`."""
     return _environ(environ).get(variable) or None

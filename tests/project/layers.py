@@ -129,7 +129,7 @@ RESTRICTED = {
     "gevent": ("consumer",),
     "eventlet": ("consumer",),
     "pytest": ("testing", "pytest_plugin"),
-    "django": ("contrib.django", "app.discovery"),
+    "django": ("app.django",),
     "typing_extensions": ("async_result", "eager_result", "result_sets", "task"),  # for type checkers only
     "celery": ("contrib.celery",),
     "ministack": ("local.ministack",),
