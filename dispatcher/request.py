@@ -47,6 +47,8 @@ _FROM_MESSAGE: dict[str, Callable[[Message], Any]] = {
     "shadow": lambda m: m.shadow,
     "sensitive": lambda m: m.sensitive,
 }
+#: What Celery's signals of workers call a request has these too; a header of such a name comes first, as in its tasks.
+_OF_SIGNALS = {"name": "task", "task_name": "task", "task_id": "id"}
 #: What is done after the run by the message, where it would be found again after a crash.
 _FIXED = frozenset({"chain", "chord", "callbacks", "errbacks"})
 _DEFAULTS: dict[str, Callable[[], Any]] = {
@@ -112,6 +114,8 @@ class Context:
             value = _DEFAULTS[name]()
         elif message is not None and name in message.headers:
             value = message.headers[name]
+        elif message is not None and name in _OF_SIGNALS:
+            value = getattr(message, _OF_SIGNALS[name])
         else:
             raise AttributeError(f"a task's request has no attribute {name!r}")
         return self.__dict__.setdefault(name, value)  # of threads that ask at the same time all have the same

@@ -216,11 +216,12 @@ def _cancelled_itself() -> RuntimeError:
 
 
 def _announce_start(message: Message, task: Task[Any, Any]) -> None:
-    if "before_start" in task._hooks:
-        task.before_start(message.id, list(message.args), dict(message.kwargs))
+    # In Celery's order: what receivers set up, the hook may use.
     if signals.task_prerun.receivers:
         args, kwargs = list(message.args), dict(message.kwargs)
         signals.task_prerun.send(task, task_id=message.id, task=task, args=args, kwargs=kwargs)
+    if "before_start" in task._hooks:
+        task.before_start(message.id, list(message.args), dict(message.kwargs))
 
 
 def call_arguments(message: Message) -> tuple[Any, ...]:
@@ -367,7 +368,7 @@ def _call_hooks(run: Run, task: Task[Any, Any], outcome: Outcome) -> None:
     status, value = _STATUS.get(outcome.kind, states.PENDING), outcome.value if error is None else error
     if outcome.kind is Kind.SUCCESS:
         task.on_success(outcome.value, message.id, args, kwargs)
-        signals.task_success.send(task, result=outcome.value)
+        signals.task_success.send(task, result=outcome.value, runtime=run.duration)
     elif outcome.kind is Kind.RETRY and error is not None:
         task.on_retry(error, message.id, args, kwargs, einfo)
         signals.task_retry.send(task, request=run.request, reason=error, einfo=einfo)

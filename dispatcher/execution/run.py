@@ -283,6 +283,11 @@ class ExceptionInfo:
         self.traceback = text if text is not None else format_traceback(error)
         self.internal = False
 
+    @property
+    def exc_info(self) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+        """What `sys.exc_info` returned when the exception was caught."""
+        return self.type, self.exception, self.tb
+
     def __str__(self) -> str:
         return self.traceback
 

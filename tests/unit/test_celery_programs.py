@@ -670,12 +670,18 @@ def test_order_of_hooks_and_their_arguments() -> None:
             self.retry(exc=ValueError("again"), countdown=1)
         return how
 
+    @signals.task_prerun.connect(sender=hooked)
+    def before(**kwargs: Any) -> None:
+        if kwargs["args"] == ["ok"]:
+            log.append("task_prerun")
+
     for how in ("ok", "fail", "retry"):
         hooked.delay(how)
         bench.work()
     bench.app.send_task("hooked")
     bench.work()
     assert log == [
+        "task_prerun",
         ("before_start", ["ok"], {}),
         ("on_success", "ok"),
         ("after_return", "SUCCESS", "'ok'"),
@@ -852,6 +858,35 @@ def test_header_of_a_user_is_never_mistaken_for_ours() -> None:
 
 
 # -- signals
+
+
+def test_what_signals_bring_of_a_run() -> None:
+    """A received request has the name that Celery's gives it, a success how long it took, einfo its `exc_info`."""
+    bench = Bench()
+    log: list[Any] = []
+
+    @bench.app.task(name="one")
+    def one(error: str = "") -> None:
+        if error:
+            raise ValueError(error)
+
+    @signals.task_received.connect
+    def received(request: Any = None, **kwargs: Any) -> None:
+        log.append((request.name, request.task_name, request.task_id == request.id))
+
+    @signals.task_success.connect
+    def succeeded(runtime: float = -1.0, **kwargs: Any) -> None:
+        log.append(runtime >= 0.0)
+
+    @signals.task_failure.connect
+    def failed(exception: Any = None, einfo: Any = None, **kwargs: Any) -> None:
+        log.append(einfo.exc_info == (ValueError, exception, einfo.tb))
+
+    one.delay()
+    bench.work()
+    one.apply_async(("bad",), headers={"name": "of the header"})
+    bench.work()
+    assert log == [("one", "one", True), True, ("of the header", "one", True), True]
 
 
 def test_signals_of_a_run() -> None:
