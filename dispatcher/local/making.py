@@ -55,7 +55,11 @@ def make(plan: Plan) -> tuple[list[MappedFunction], dict[str, str]]:
         wanted.add(value)
     _deploy(f"{plan.name}-{plan.stage}", planned, wanted)
     functions = [_mapped(planned, mapping, wanted) for mapping in mappings]
-    return functions, {name: wanted[value] for name, value in told.items()}
+    # The results too: a program that came from Celery mostly names a backend in its code.
+    return functions, {
+        **{name: wanted[value] for name, value in told.items()},
+        "DISPATCHER_RESULT_BACKEND": "dynamodb://",
+    }
 
 
 class _Wanted:

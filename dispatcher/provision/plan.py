@@ -436,7 +436,8 @@ def _notes(conf: Any, queues: tuple[PlannedQueue, ...], wanted: Infrastructure, 
     for key, scheme in (("broker_url", "sqs"), ("result_backend", "dynamodb")):
         own = str(conf[key] or scheme).partition(":")[0]  # no more of it: there may be a password in the URL
         if own != scheme:
-            yield f"{key} is one of {own} here; functions are told {scheme}:// by their environment, which wins"
+            told = f"functions are told {scheme}:// by their environment, which wins"
+            yield f"{key} is one of {own} here; {told}; producers must be too, by DISPATCHER_{key.upper()}"
     for queue in queues:
         if queue.function is None:
             yield f"no function reads {queue.name}: run `dispatcher worker -Q {queue.name}` for it"

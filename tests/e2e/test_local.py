@@ -213,7 +213,11 @@ def test_nothing_is_left_behind(directory: Path, local_cache: Path, number: Sign
 
 
 def test_command_runs_beside_it(directory: Path, local_cache: Path) -> None:
-    """A command has the producer's environment, and its exit code is that of the whole."""
+    """A command has the producer's environment, whatever the code names, and its exit code is that of the whole."""
+    code = APP.replace(
+        '"lambda_guard"', '"broker_url": "redis://nowhere", "result_backend": "redis://nowhere", "lambda_guard"'
+    )
+    (directory / "shop.py").write_text(code)
     (directory / "send.py").write_text("import shop, sys\nsys.exit(shop.add.delay(40, 2).get(timeout=60))\n")
     with Local(directory, local_cache, "--port", "0", "--", sys.executable, "send.py") as local:
         assert local.wait() == 42

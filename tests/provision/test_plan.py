@@ -397,6 +397,7 @@ def test_other_broker_or_backend_is_noted_without_its_password() -> None:
     broker, backend = plan(app).notes
     assert broker.startswith("broker_url is one of redis here; functions are told sqs://")
     assert backend.startswith("result_backend is one of sqlite here; functions are told dynamodb://")
+    assert backend.endswith("producers must be too, by DISPATCHER_RESULT_BACKEND")
     assert "secret" not in broker + backend
 
 
