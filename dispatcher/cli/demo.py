@@ -78,6 +78,10 @@ def demo(session: Session, count: int, broker: str | None) -> int:
     """Send a few hundred tasks, run them in two worker processes, and show what became of them."""
     with tempfile.TemporaryDirectory(prefix="dispatcher-demo-") as directory:
         url = broker or session.broker or f"sqlite:///{directory}/demo.db"
+        if url.startswith("memory:"):
+            raise CommandError(
+                "--broker cannot be memory://, which one process sees: the workers are processes of their own"
+            )
         return _Demo(Path(directory), url, count, session.quiet).run()
 
 

@@ -179,6 +179,7 @@ def export(session: Session, selection: Selection, output: Any, reveal: bool) ->
     app, names = _opened(session, selection)
     written: Counter[str] = Counter()
     masked = 0
+    output.write("")  # so that the file is there also without any letter, or it is said why it cannot be
     with contextlib.closing(_chosen(session, app, names, selection, written)) as pages:
         for page in pages:
             described = [describe(letter, app, reveal) for letter in page]

@@ -23,6 +23,12 @@ INTERRUPTED = 130
 #: what the commands may miss that an extra brings
 _EXTRA_OF = {"boto3": "aws", "botocore": "aws", "redis": "redis", "yaml": "yaml", "aws_cdk": "cdk", "constructs": "cdk"}
 
+#: files through which modules of an app are imported
+_IMPORTERS = (
+    "/importlib/__init__.py",
+    *(f"/dispatcher/{name}.py" for name in ("loading", "app/base", "app/discovery", "consumer/worker")),
+)
+
 _ASKED_WRONGLY = (ImproperlyConfigured, UnsupportedOption, QueueNotFound)
 
 
@@ -52,6 +58,11 @@ def explain(error: Exception) -> CommandError:
         return CommandError(str(error) or type(error).__name__, FAILED)
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRA_OF.get((error.name or "").partition(".")[0])):
         return CommandError(f"this needs the library {error.name}: pip install 'serverless-dispatcher[{extra}]'")
+    if isinstance(error, ImportError):
+        return CommandError(
+            f"a module of the app cannot be imported: {type(error).__name__}: {error}{origin_of_import_error(error)}; "
+            "--debug shows the traceback"
+        )
     where = _origin(error)
     return CommandError(f"{type(error).__name__}: {error}{where} (--debug shows the traceback)", FAILED)
 
@@ -69,8 +80,4 @@ def origin_of_import_error(error: BaseException) -> str:
 
 def _machinery(filename: str) -> bool:
     name = filename.replace("\\", "/")
-    return (
-        name.startswith("<frozen")
-        or name.endswith(("/importlib/__init__.py", "/dispatcher/loading.py"))
-        or "/dispatcher/cli/" in name
-    )
+    return name.startswith("<frozen") or name.endswith(_IMPORTERS) or "/dispatcher/cli/" in name

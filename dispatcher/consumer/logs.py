@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from dispatcher import signals
+from dispatcher.exceptions import ImproperlyConfigured
 from dispatcher.state import current_frame
 from dispatcher.utils.log import task_logger, writable
 
@@ -66,7 +67,14 @@ def set_up(
 
 def _handler(logfile: str | None, shape: str, colour: bool | None) -> logging.Handler:
     # A WatchedFileHandler opens the file anew when logrotate has moved it.
-    handler: logging.Handler = logging.handlers.WatchedFileHandler(logfile) if logfile else logging.StreamHandler()
+    handler: logging.Handler = logging.StreamHandler()
+    if logfile:
+        try:
+            handler = logging.handlers.WatchedFileHandler(logfile)
+        except OSError as error:
+            raise ImproperlyConfigured(
+                f"worker_log_file (--logfile) cannot be {logfile!r}: {error.strerror}"
+            ) from error
     painted = colour if colour is not None else not logfile and _is_terminal(sys.stderr)
     handler.setFormatter(formatter(shape, painted))
     return handler

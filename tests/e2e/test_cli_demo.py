@@ -48,6 +48,13 @@ def test_demo_on_redis(tmp_path: Path, redis_server: RedisServer) -> None:
     assert _rows(done.stdout)["all"][0] == "20"
 
 
+def test_demo_needs_a_broker_that_processes_share(tmp_path: Path) -> None:
+    """Its workers are processes, which would wait for ever."""
+    done = commands.run(tmp_path, "demo", "--broker", "memory://")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--broker cannot be memory://" in done.stderr
+
+
 def test_interrupted_demo_cleans_up(tmp_path: Path) -> None:
     """Ctrl-C ends the workers, removes the directory and exits with 130."""
     scratch = tmp_path / "scratch"

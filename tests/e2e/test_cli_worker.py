@@ -313,6 +313,8 @@ def test_command_line_wins_over_the_environment(directory: Path) -> None:
         (("-P", "solo", "-c", "2"), "the solo pool runs one task at a time"),
         (("-P", "threads", "--max-tasks-per-child", "2"), "has no child processes to replace"),
         (("-P", "solo", "--max-memory-per-child", "2"), "has no child processes to replace"),
+        (("-I", "no_such"), "a module of the app cannot be imported: ModuleNotFoundError: No module named 'no_such'"),
+        (("-f", "no/such/file"), "worker_log_file (--logfile) cannot be 'no/such/file': No such file or directory"),
         (("-X", "nowhere"), "would not read anyway"),
         (("-X", "default"), "leaves no queue"),
         (("-n", "a@%z"), "contains %z"),

@@ -277,6 +277,8 @@ def test_export_writes_json_lines(letters: Letters) -> None:
     assert found[1]["reason"]["exception"] == "ValueError: amount\nis negative"
     assert json.loads(found[1]["body"])["id"] == "b"
     assert letters.left() == ["a", "b", "c", "d"]
+    assert "0 dead letters written" in letters("export", "--task", "no.such", "-o", str(file)).err
+    assert file.read_text() == ""
 
 
 def test_a_body_that_is_no_message(letters: Letters) -> None:
