@@ -185,9 +185,11 @@ class Leases:
         if held:
             until = self._trusted_until(self._broker.clock.monotonic())
             self._broker.extend([lease.delivery for lease in held], self._broker.visibility_timeout)
+            now = self._broker.clock.monotonic()
             with self._lock:
                 for lease in held:
-                    lease.until = until
+                    if lease.begun or lease.until > now:  # else it may have ended before that, and be another's
+                        lease.until = until
 
     def _trusted_until(self, began: float) -> float:
         return began + _TRUSTED * self._broker.visibility_timeout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from dispatcher.brokers.base import Delivery, Outgoing
@@ -60,6 +62,28 @@ def test_a_lease_lasts_no_longer_for_being_noticed_late() -> None:
     assert leases.begin(first)
     clock.advance(1.5)
     assert not leases.begin(second)
+
+
+class Slow(FaultyBroker):
+    """A broker that is away for a while when a lease is extended, and gives the message to another before it is."""
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: float) -> None:
+        """Extend, too late."""
+        self.clock.sleep(6.0)
+        assert self.receive(["default"], 1)
+        super().extend(deliveries, seconds)
+
+
+def test_a_lease_that_ended_before_it_was_extended_is_not_ours() -> None:
+    """Only the broker knows whether another had the message meanwhile, and it does not say."""
+    clock = ManualClock()
+    broker = Slow(lease=10.0, clock=clock)
+    [delivery] = take(broker, 1)
+    leases = Leases(broker)
+    leases.hold([delivery])
+    clock.advance(5.0)
+    leases._tick(0.5, renew=True)
+    assert not leases.begin(delivery)
 
 
 def test_a_lapsed_lease_is_not_ours() -> None:
