@@ -5,7 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from dispatcher.local import processes
 from tests.e2e import commands
@@ -55,6 +58,15 @@ def test_demo_needs_a_broker_that_processes_share(tmp_path: Path) -> None:
     assert "--broker cannot be memory://" in done.stderr
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C reach what is started, though a shell makes all that runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_demo_cleans_up(tmp_path: Path) -> None:
     """Ctrl-C ends the workers, removes the directory and exits with 130."""
     scratch = tmp_path / "scratch"
