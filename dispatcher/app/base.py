@@ -225,8 +225,12 @@ class Dispatcher(Workflows, Changes, Periodic):
         for name in (*self.conf.imports, *self.conf.include):
             importlib.import_module(name)
         autodiscoveries, self._autodiscoveries = self._autodiscoveries, []
-        for autodiscovery in autodiscoveries:
-            autodiscovery.run()
+        try:
+            for autodiscovery in autodiscoveries:
+                autodiscovery.run()
+        except BaseException:
+            self._autodiscoveries[:0] = autodiscoveries  # a function of Lambda tries again with the next batch
+            raise
 
     def finalize(self, auto: bool = False) -> None:
         """Freeze the configuration, let shared tasks join, and check every task's options.

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import logging
 import pickle
 import re
@@ -9,6 +10,7 @@ import sys
 import types
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -1014,6 +1016,22 @@ def test_autodiscovery_finds_tasks_of_packages(tmp_path: Any, monkeypatch: pytes
     app.import_default_modules()
     assert sys.modules["with_tasks.tasks"].LOADED
     assert sys.modules["jobs_only.jobs"].LOADED
+
+
+def test_autodiscovery_that_failed_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be found or imported once is not forgotten: the next attempt imports it, or fails again."""
+    module = tmp_path / "mended.py"
+    module.write_text("import no_such_module_yet")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = Bench().app
+    app.autodiscover_tasks(["mended"], related_name=None)
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_yet"):
+            app.import_default_modules()
+    (tmp_path / "no_such_module_yet.py").write_text("")
+    importlib.invalidate_caches()
+    app.import_default_modules()
+    assert "mended" in sys.modules
 
 
 def test_configuration_by_object_and_namespace() -> None:
