@@ -27,21 +27,23 @@ class Report(Violations):
 
 
 class Storm:
-    """One run on a fleet: ``tasks`` of four kinds, ``kills`` among ``workers`` workers of two children each.
+    """One run on a fleet: ``tasks`` of four kinds, ``kills`` among ``workers`` workers.
 
-    With a ``server`` half of the kills are its.
+    Each has two children, or eight threads. With a ``server`` half of the kills are its.
     """
 
     def __init__(
-        self, fleet: Fleet, seed: int, tasks: int, kills: int, workers: int = 2, server: RedisServer | None = None
-    ) -> None:
+        self, fleet: Fleet, seed: int, tasks: int, kills: int, workers: int = 2, server: RedisServer | None = None,
+        pool: str = "prefork",
+    ) -> None:  # fmt: skip
         self.fleet = fleet
         self.random = random.Random(seed)
         self.tasks = tasks
         self.kills = kills
         self.report = Report()
         self._server = server
-        self._workers = [fleet.start("prefork", 2) for _ in range(workers)]
+        self._pool = (pool, 2 if pool == "prefork" else 8)
+        self._workers = [fleet.start(*self._pool) for _ in range(workers)]
 
     def run(self) -> Report:
         """Send, kill, wait, count."""
@@ -98,7 +100,7 @@ class Storm:
         else:
             self._workers.remove(victim)
             self._end(victim, children)
-            self._workers.append(self.fleet.start("prefork", 2))
+            self._workers.append(self.fleet.start(*self._pool))
         self._note_kill()
 
     def _note_kill(self) -> None:

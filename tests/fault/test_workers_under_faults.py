@@ -52,6 +52,12 @@ def test_killed_workers_lose_nothing(fleet: Fleet, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_killed_workers_lose_nothing_that_threads_share(fleet: Fleet, seed: int) -> None:
+    """The same with workers whose threads share what is received and what is to be recorded."""
+    assert_nothing_lost(fleet, Storm(fleet, seed, TASKS, KILLS, pool="threads").run(), KILLS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_killed_workers_lose_nothing_on_sqs(aws_env: AwsEndpoint, tmp_path: Path, seed: int) -> None:
     """The same with local workers on SQS and DynamoDB."""
     tasks, kills = max(1, TASKS // 4), max(1, KILLS * 3 // 5)
@@ -88,11 +94,12 @@ def die_before_settling(fleet: Fleet) -> None:
     executor.close()
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_killed_servers_lose_nothing(redis_executable: str, tmp_path: Path, seed: int) -> None:
+def test_killed_servers_lose_nothing(redis_executable: str, tmp_path: Path, seed: int, pool: str) -> None:
     """A Redis that writes always is killed at random moments, and workers in between: nothing is lost either."""
     with RedisServer(redis_executable, options=DURABLE) as server, Fleet(tmp_path, server.url) as fleet:
-        assert_nothing_lost(fleet, Storm(fleet, seed, TASKS, KILLS, server=server).run(), KILLS)
+        assert_nothing_lost(fleet, Storm(fleet, seed, TASKS, KILLS, server=server, pool=pool).run(), KILLS)
 
 
 def assert_nothing_lost(fleet: Fleet, report: Report, kills: int) -> None:
