@@ -36,6 +36,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: What the user's code may raise where that ends nothing but what it was asked for. KeyboardInterrupt, and what a cold
+#: shutdown raises, come from outside.
+USER_ERRORS = (Exception, SystemExit, GeneratorExit)
+
 
 class DispatcherError(Exception):
     """Base of every error this package raises, except the time limits."""

@@ -30,8 +30,8 @@ class Outbox:
         #: whose messages are put in
         self.owner: Hashable = None
         #: why messages of owners were not accepted
-        self.refused: dict[Hashable, Exception] = {}
-        self._wrong: dict[Hashable, Exception] = {}
+        self.refused: dict[Hashable, BaseException] = {}
+        self._wrong: dict[Hashable, BaseException] = {}
         self._packs: list[tuple[Hashable, Packed]] = []
         self._kept = 0
         self._afterwards: list[tuple[Hashable, Callable[[], Any]]] = []
@@ -48,7 +48,7 @@ class Outbox:
             if self.owner in self.refused:
                 raise self.refused[self.owner]
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: BaseException) -> None:
         """Note why not all of the present owner was put in; what the broker refuses of it counts for more."""
         self._wrong[self.owner] = error
 

@@ -209,7 +209,7 @@ class Sender:
         broker = self._broker()
         if signals.before_task_publish.receivers:
             calls = [_announced(call) for call in calls]
-        self._publish(broker, calls, self._packer.pack(broker, calls), publishing)
+        self._publish(broker, calls, self._packer.pack(broker, calls), publishing, signals.after_task_publish.send)
 
     def pack(self, calls: Sequence[Call]) -> Packed:
         """Return calls ready for `send_packed`; raises whatever `send` raises that the broker is not asked for."""
@@ -221,20 +221,25 @@ class Sender:
         return Packed(calls, outgoing)
 
     def send_packed(self, packs: Sequence[Packed]) -> None:
-        """Put packed calls on the broker together; raises what `send` does of a broker."""
+        """Put packed calls on the broker together; raises what `send` does of a broker, and nothing of receivers."""
         calls = [call for pack in packs for call in pack.calls]
         outgoing = [message for pack in packs for message in pack.outgoing]
-        self._publish(self._broker(), calls, outgoing, self._publish_policy)
+        self._publish(self._broker(), calls, outgoing, self._publish_policy, signals.after_task_publish.announce)
 
     def _publish(
-        self, broker: Broker, calls: Sequence[Call], outgoing: Sequence[Outgoing], policy: Mapping[str, Any] | None
+        self,
+        broker: Broker,
+        calls: Sequence[Call],
+        outgoing: Sequence[Outgoing],
+        policy: Mapping[str, Any] | None,
+        tell: Callable[..., Any],
     ) -> None:
         try:
             publish(broker, outgoing, policy, self._clock)
         except SendError as error:
-            _tell_sent([call for call in calls if call.message.id not in error.failures])
+            _tell_sent(tell, [call for call in calls if call.message.id not in error.failures])
             raise
-        _tell_sent(calls)
+        _tell_sent(tell, calls)
 
     def _policy(self, retry: bool | None, changes: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Return how sending is repeated for a call, `None` for not at all; its ``retry_policy`` changes the app's."""
@@ -251,18 +256,18 @@ class Sender:
 
 def _announced(call: Call) -> Call:
     """Send `before_task_publish`; what receivers put into the headers goes along with the message."""
-    headers = _signal(signals.before_task_publish, call)
+    headers = _signal(signals.before_task_publish.send, call)
     custom = {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
     return call if custom == call.message.headers else call._replace(message=call.message.replace(headers=custom))
 
 
-def _tell_sent(calls: Sequence[Call]) -> None:
+def _tell_sent(tell: Callable[..., Any], calls: Sequence[Call]) -> None:
     if signals.after_task_publish.receivers:
         for call in calls:
-            _signal(signals.after_task_publish, call)
+            _signal(tell, call)
 
 
-def _signal(signal: signals.Signal, call: Call) -> dict[str, Any]:
+def _signal(tell: Callable[..., Any], call: Call) -> dict[str, Any]:
     message = call.message
     own = {
         "lang": "py", "task": message.task, "id": message.id, "shadow": message.shadow, "eta": message.eta,
@@ -271,7 +276,7 @@ def _signal(signal: signals.Signal, call: Call) -> dict[str, Any]:
         "parent_id": message.parent_id, "origin": message.origin, "ignore_result": message.ignore_result,
     }  # fmt: skip
     headers = {**own, **message.headers}
-    signal.send(
+    tell(
         message.task, body=(list(message.args), dict(message.kwargs), {}), exchange="", routing_key=call.queue,
         headers=headers, properties={"correlation_id": message.id, "reply_to": message.reply_to}, declare=[],
         retry_policy=None,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from dispatcher.exceptions import USER_ERRORS
 from dispatcher.utils.forks import safe_lock
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,19 @@ class Signal:
 
     def send(self, sender: Any, **fields: Any) -> list[tuple[Receiver, Any]]:
         """Call every receiver; return pairs of receiver and its value or the exception it raised."""
-        if not self.receivers:
-            return []
+        return self._call(Exception, sender, fields) if self.receivers else []
+
+    def announce(self, sender: Any, **fields: Any) -> None:
+        """Call every receiver as `send` does, while others are at work: one that raises SystemExit is logged, too."""
+        if self.receivers:
+            self._call(USER_ERRORS, sender, fields)
+
+    def _call(self, errors: Any, sender: Any, fields: Mapping[str, Any]) -> list[tuple[Receiver, Any]]:
         responses: list[tuple[Receiver, Any]] = []
         for receiver in self._matching(sender):
             try:
                 response = receiver(signal=self, sender=sender, **fields)
-            except Exception as error:
+            except errors as error:
                 logger.exception("receiver %r of signal %s raised", receiver, self.name)
                 response = error
             responses.append((receiver, response))

@@ -10,6 +10,7 @@ from dispatcher import signals, states
 from dispatcher.backends.base import TaskRecord
 from dispatcher.backends.meta import slot_of
 from dispatcher.exceptions import (
+    USER_ERRORS,
     BackendError,
     ChordError,
     DecodeError,
@@ -50,7 +51,7 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
                 f"no task named {message.task!r} is registered here; this worker knows {len(tasks)} tasks: is the "
                 "module with it in imports= or include=?"
             )
-            signals.task_unknown.send(env.app, message=message, exc=unknown, name=message.task, id=message.id)
+            signals.task_unknown.announce(env.app, message=message, exc=unknown, name=message.task, id=message.id)
             _wait_for_newer_worker(env, run, unknown, message.id)
             continue
         run.task = task
@@ -69,7 +70,8 @@ def decode(env: Environment, runs: Sequence[Run]) -> None:
 
 def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
     """Return the message that a body stands for which is a firing of the beat; what is none is decided here."""
-    message = None
+    message: Message | None = None
+    why: BaseException = error
     try:
         if '"beat"' in run.delivery.body:
             from dispatcher.execution import firing  # of use to those who have a beat only
@@ -81,10 +83,10 @@ def _fired(env: Environment, run: Run, error: Exception) -> Message | None:
     except OperationalError as trouble:
         logger.error("what a firing starts cannot be made out, it goes back: %s", trouble)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
-    except Exception as problem:  # noqa: BLE001 - of a router of the user's, say; the neighbours have no part in it
-        error = problem
+    except USER_ERRORS as problem:  # of a router of the user's, say; the neighbours have no part in it
+        why = problem
     if message is None and run.outcome is None:
-        _unreadable(run, error, getattr(error, "task_id", None))
+        _unreadable(run, why, getattr(why, "task_id", None))
     return message
 
 

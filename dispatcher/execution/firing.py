@@ -15,7 +15,7 @@ from dispatcher.beat import firing as firings
 from dispatcher.beat.entries import identity
 from dispatcher.beat.firing import Firing
 from dispatcher.beat.stored import EntryGone
-from dispatcher.exceptions import BackendError, ImproperlyConfigured, OperationalError, UnsignedMessage
+from dispatcher.exceptions import USER_ERRORS, BackendError, ImproperlyConfigured, OperationalError, UnsignedMessage
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.run import Fired, Kind, Outcome, Run
 from dispatcher.message import InvalidMessage, Message, UnsupportedMessage
@@ -217,7 +217,7 @@ def _drop(entry: Entry, at: float, why: str) -> Outcome:
 def _pass_on(env: Environment, run: Run, send: Any) -> None:
     try:
         send()
-    except Exception as error:  # noqa: BLE001 - of a router of the user's, say; the neighbours have no part in it
+    except USER_ERRORS as error:  # of a router of the user's, say; the neighbours have no part in it
         logger.error("what a firing starts cannot be sent, it goes back: %r", error)
         run.outcome = Outcome(Kind.HANDED_BACK, delay=env.backoff(run.delivery.receive_count))
     else:

@@ -15,6 +15,7 @@ from dispatcher import signals, states
 from dispatcher.call_options import positional
 from dispatcher.clock import LATEST, timestamp
 from dispatcher.exceptions import (
+    USER_ERRORS,
     Ignore,
     MaxRetriesExceededError,
     Reject,
@@ -55,7 +56,7 @@ def start(env: Environment, run: Run) -> None:
     if task._has_own_call:
         run.request.update(_fresh=True)
     if signals.task_received.receivers:
-        signals.task_received.send(task, request=run.request)
+        signals.task_received.announce(task, request=run.request)
 
 
 def limits_of(run: Run) -> tuple[float | None, float | None]:
@@ -250,6 +251,13 @@ def _pending_retry(run: Run) -> Retry | None:
 
 def decide_error(env: Environment, run: Run, error: BaseException, fired: bool) -> Outcome:
     """Return the outcome of a function that raised."""
+    try:
+        return _outcome_of_error(env, run, error, fired)
+    except USER_ERRORS as second:  # of the user's classes that are to be retried, or expected
+        return Outcome(Kind.FAILURE, error=second, traceback=format_traceback(second))
+
+
+def _outcome_of_error(env: Environment, run: Run, error: BaseException, fired: bool) -> Outcome:
     task = run.task
     assert task is not None
     pending = error if isinstance(error, Retry) else _pending_retry(run)
@@ -291,7 +299,7 @@ def _retry_outcome(env: Environment, retry: Retry) -> Outcome:
         changes = retry.sig
         if changes is not None and "args" in changes:
             changes = {**changes, "args": positional(changes["args"])}  # of what can be read once, and may raise then
-    except Exception as error:  # noqa: BLE001 - of the user's values, say
+    except USER_ERRORS as error:  # of the user's values, say
         return Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
     cause = retry.exc if retry.exc is not None else retry
     return Outcome(Kind.RETRY, error=cause, traceback=format_traceback(cause), delay=delay, changes=changes)
@@ -344,7 +352,7 @@ def _tell_of_hook(run: Run, task: Task[Any, Any], outcome: Outcome, error: BaseE
     log_error(
         logger, run, error, "a hook of %s[%s] raised; the outcome %s stands", task.name, run.id, outcome.kind.value
     )
-    signals.task_internal_error.send(
+    signals.task_internal_error.announce(
         task, task_id=run.id, args=run.message.args if run.message else (), kwargs={},
         request=run.request, exception=error, traceback=error.__traceback__, einfo=ExceptionInfo(error),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 from dispatcher.backends import locks
 from dispatcher.backends.base import TaskRecord, Write
 from dispatcher.backends.locks import Lock, row_id
-from dispatcher.exceptions import BackendError, ImproperlyConfigured, OperationalError
+from dispatcher.exceptions import USER_ERRORS, BackendError, OperationalError
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.heartbeat import LEASE, extended_claim
 from dispatcher.execution.run import Kind, Outcome, Run, format_traceback
@@ -41,7 +41,7 @@ def name(env: Environment, run: Run) -> None:
     elif task is not None and task._uniqueness is not None and run.outcome is None and not _absent_arguments(message):
         try:
             run.lock = Lock(task._uniqueness.key_of(message.args, message.kwargs))
-        except ImproperlyConfigured as error:
+        except USER_ERRORS as error:  # of the user's function; the neighbours have no part in it
             run.outcome = Outcome(Kind.FAILURE, error=error, traceback=format_traceback(error))
 
 

@@ -165,7 +165,7 @@ def _conclude(env: Environment, run: Run, write: Write, stood: TaskRecord | None
 def _tell_revoked(run: Run, outcome: Outcome) -> None:
     expired = "expired" in str(outcome.error)
     request = run.request if run.place is not None else run.message
-    signals.task_revoked.send(
+    signals.task_revoked.announce(
         run.task, request=request, terminated=outcome.signum is not None, signum=outcome.signum, expired=expired
     )
 

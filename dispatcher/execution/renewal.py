@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dispatcher.brokers.base import Delivery
-from dispatcher.exceptions import DispatcherError, MessageTooLarge
+from dispatcher.exceptions import USER_ERRORS, MessageTooLarge
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.recording import goes_back
 from dispatcher.execution.run import ROUNDS_HEADER, Kind, Run
@@ -96,7 +96,7 @@ def _found_again(message: Message) -> Message:
     return message.replace(headers={name: value for name, value in message.headers.items() if name != ROUNDS_HEADER})
 
 
-def send_on(env: Environment, copies: Sequence[tuple[Run, Message, str, float]]) -> Mapping[Hashable, Exception]:
+def send_on(env: Environment, copies: Sequence[tuple[Run, Message, str, float]]) -> Mapping[Hashable, BaseException]:
     """Send messages of runs to a queue once more, together; return why runs were not `sent_on`.
 
     Each is given with its queue and its delay in seconds. It stays of the same generation, with the retries that are
@@ -107,7 +107,7 @@ def send_on(env: Environment, copies: Sequence[tuple[Run, Message, str, float]])
         outbox.owner = run
         try:
             publish_later(env, outbox, _copy(env, run, message, delay), queue, delay)
-        except DispatcherError as error:
+        except USER_ERRORS as error:  # of receivers of `before_task_publish`, say
             outbox.refuse(error)
     outbox.send()
     for run, *_ in copies:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.call_options import keywords, positional, set_options
-from dispatcher.exceptions import OperationalError, UnsupportedOption
+from dispatcher.exceptions import USER_ERRORS, OperationalError, UnsupportedOption
 from dispatcher.execution import handover
 from dispatcher.execution.concealing import conceal
 from dispatcher.execution.environment import Environment
@@ -48,7 +48,7 @@ def publish_retries(env: Environment, runs: Sequence[Run]) -> None:
             queue, following = next_generation(env, run, run.message, run.outcome)
             publish_later(env, outbox, following, queue, run.outcome.delay)
             names[run] = following.handover
-        except Exception as error:  # noqa: BLE001 - of the user's values, say; the neighbours have no part in it
+        except USER_ERRORS as error:  # of the user's values, say; the neighbours have no part in it
             outbox.refuse(error)
     outbox.send()
     for run in runs:

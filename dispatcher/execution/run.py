@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from dispatcher.brokers.base import Delivery, Settlement
-from dispatcher.exceptions import TaskRevokedError
+from dispatcher.exceptions import USER_ERRORS, TaskRevokedError
 from dispatcher.execution import handover
 from dispatcher.request import Context
 from dispatcher.utils.forks import safe_lock
@@ -189,7 +189,7 @@ class Run:
         #: whether a copy of the message is on its way, so that this one can go
         self.sent_on = False
         #: why a callback of the recorded outcome can never be sent
-        self.uncontinued: Exception | None = None
+        self.uncontinued: BaseException | None = None
         self._token: str | None = None
 
     @property
@@ -297,7 +297,11 @@ class ExceptionInfo:
 
 def format_traceback(error: BaseException) -> str:
     """Return the traceback of an exception as text, without the executor's own frames."""
-    return "".join(traceback.format_exception(type(error), error, own_frames(error)))
+    frames = own_frames(error)
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except USER_ERRORS:  # the notes of a user's class may raise anything
+        return "".join((*traceback.format_tb(frames), f"{type(error).__name__}\n"))
 
 
 def own_frames(error: BaseException) -> TracebackType | None:

@@ -11,7 +11,7 @@ from dispatcher import states
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.brokers.base import Settlement
 from dispatcher.canvas.plan import derived_id
-from dispatcher.exceptions import BackendError, DispatcherError, OperationalError, Reject
+from dispatcher.exceptions import USER_ERRORS, BackendError, DispatcherError, OperationalError, Reject
 from dispatcher.execution import workflow
 from dispatcher.execution.concealing import conceal, log_error, shown_error
 from dispatcher.execution.environment import Environment
@@ -50,7 +50,7 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
         messages = [each.message for each in beside if each.message is not None]
         try:
             _put_continuations(env, outbox, run, run.message, messages)
-        except Exception as error:
+        except USER_ERRORS as error:
             if env.eager and not _passes(error):
                 raise
             outbox.refuse(error)
@@ -73,7 +73,7 @@ def continue_(env: Environment, runs: Sequence[Run]) -> None:
             run.uncontinued = troubles[0]
 
 
-def _passes(error: Exception) -> bool:
+def _passes(error: BaseException) -> bool:
     """Say whether trying again later can help."""
     return isinstance(error, OperationalError | BackendError)
 
@@ -116,7 +116,7 @@ def _put_continuations(env: Environment, outbox: Outbox, run: Run, message: Mess
             env.app.send_linked(called, args, message, task_id, outbox)
 
 
-def _tell_waiting(env: Environment, stopped: Sequence[tuple[Run, Exception]]) -> Mapping[Hashable, Exception]:
+def _tell_waiting(env: Environment, stopped: Sequence[tuple[Run, BaseException]]) -> Mapping[Hashable, BaseException]:
     """Fail all that waits for runs after which their canvas can never go on; return for which that went wrong, and why.
 
     They fail in the generation before, so that they run once the message is brought back and can be continued.
@@ -126,13 +126,13 @@ def _tell_waiting(env: Environment, stopped: Sequence[tuple[Run, Exception]]) ->
         outbox.owner = run
         try:
             _give_up(env, outbox, run, error)
-        except Exception as second:  # noqa: BLE001 - the run's, which is told
+        except USER_ERRORS as second:  # the run's, which is told
             outbox.refuse(second)
     outbox.send()
     return outbox.refused
 
 
-def _give_up(env: Environment, outbox: Outbox, run: Run, error: Exception) -> None:
+def _give_up(env: Environment, outbox: Outbox, run: Run, error: BaseException) -> None:
     assert run.message is not None
     status, _ = _decided(env, run)
     if status != states.SUCCESS:

@@ -20,7 +20,7 @@ from dispatcher.backends.joins import Join, JoinMissing
 from dispatcher.backends.meta import ResultMeta
 from dispatcher.call_options import set_options
 from dispatcher.canvas import plan
-from dispatcher.exceptions import BackendError, ChordError, OperationalError, TaskError
+from dispatcher.exceptions import USER_ERRORS, BackendError, ChordError, OperationalError, TaskError
 from dispatcher.execution import launching
 from dispatcher.execution.environment import Environment
 from dispatcher.execution.errbacks import errback_call
@@ -274,14 +274,14 @@ def give_up(env: Environment, outbox: Outbox, failure: Failure) -> None:
     message = failure.message
     waiting: Sequence[Mapping[str, Any]] = [dict(step) for step in message.chain]
     member, called = member_of(message.chord), list(message.link_error)
-    unsent: Exception | None = None
+    unsent: BaseException | None = None
     while True:
         _fail_waiting(env, failure, waiting, member)
         try:
             _call_errbacks(env, outbox, failure, waiting, called)
         except (OperationalError, BackendError):
             raise
-        except Exception as wrong:  # noqa: BLE001 - of the callback; those that wait further on are told all the same
+        except USER_ERRORS as wrong:  # of the callback; those that wait further on are told all the same
             unsent = unsent or wrong
         if member is None or not member.size:
             break

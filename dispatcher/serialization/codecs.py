@@ -44,7 +44,7 @@ class Codec(NamedTuple):
             return self.decode(data if self.binary else data.decode("utf-8"))
         except (DecodeError, ImproperlyConfigured):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a pickle calls what it likes
             raise DecodeError(f"not {self.name}: {shorten(error)}") from error
 
 
