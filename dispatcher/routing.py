@@ -90,6 +90,13 @@ class Routes:
         return {}
 
 
+def import_routers(routes: Any) -> None:
+    """Import the routers of ``task_routes`` that a text names; raises `ImproperlyConfigured` for one that cannot be."""
+    for item in _as_routers(routes):
+        if isinstance(item, str):
+            _imported(item)
+
+
 def _router(item: Any) -> Any:
     """Return a router ready to ask: a table, a function or an object with ``route_for_task``; a text names one."""
     if isinstance(item, str):

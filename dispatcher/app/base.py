@@ -29,7 +29,7 @@ from dispatcher.exceptions import AlwaysEagerIgnored
 from dispatcher.message import Message
 from dispatcher.packing import Call
 from dispatcher.result import AsyncResult, EagerResult
-from dispatcher.routing import Routes
+from dispatcher.routing import Routes, import_routers
 from dispatcher.sending import Sender
 from dispatcher.signals import Signal, import_modules
 from dispatcher.task import Task
@@ -79,9 +79,11 @@ class Dispatcher(Workflows, Changes, Periodic):
         self.autofinalize = autofinalize
         self._tasks = registry.TaskRegistry(tasks or {})
         self._finalized = False
-        #: the thread that finalizes it now
+        #: the threads that finalize it now, and that import what that needs
         self._finalizing: int | None = None
+        self._importing: int | None = None
         self._lock = OuterLock()
+        self._import_lock = OuterLock()
         self._broker: Broker | None = None
         self._backend: ResultBackend | None = None
         self._sender: Sender | None = None
@@ -238,13 +240,21 @@ class Dispatcher(Workflows, Changes, Periodic):
         Happens by itself when the first task is sent or run. Raises `ImproperlyConfigured` and `UnsupportedOption`,
         naming the task.
         """
-        if self._finalized:
+        thread = threading.get_ident()
+        if self._finalized or thread in (self._finalizing, self._importing):
             return
+        # Not under the lock, which a module takes that another thread imports just now and that registers a task.
+        with self._import_lock:
+            self._importing = thread
+            try:
+                import_routers(self.conf.task_routes)
+            finally:
+                self._importing = None
         with self._lock:
             # Another thread was faster, or a receiver of the signals below asks for the tasks.
-            if self.finalized or self._finalizing == threading.get_ident():
+            if self.finalized:
                 return
-            self._finalizing = threading.get_ident()
+            self._finalizing = thread
             try:
                 self.on_configure.send(self)
                 self.on_after_configure.send(self, source=self.conf)

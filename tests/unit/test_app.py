@@ -1,16 +1,19 @@
 """The app: settings, tasks, the moment it is finalized, connections, sending."""
 
+import importlib
 import threading
 import time
 import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from dispatcher import Dispatcher, Task, connections, current_app, shared_task
+from dispatcher import Dispatcher, Task, connections, current_app, routing, shared_task
 from dispatcher.brokers.base import Outgoing
 from dispatcher.brokers.memory import MemoryBroker
 from dispatcher.exceptions import (
@@ -23,6 +26,10 @@ from dispatcher.exceptions import (
 )
 from tests.unit.bench import Bench, Globals
 from tests.unit.test_utils_forks import in_fork
+
+#: For a module that a test writes: when its import may go on, and what it does then.
+IMPORTING = threading.Event()
+REGISTER: Any = None
 
 
 @pytest.fixture(autouse=True)
@@ -363,3 +370,39 @@ def test_a_task_is_found_once_its_options_are_settled() -> None:
 
     task = app.task(name="late", base=Late, queue="slow")(lambda: 1)
     assert (found, app.tasks["late"]) == ([False], task)
+
+
+def test_a_router_s_module_may_register_tasks_while_another_thread_uses_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its import by one thread and the app's first use in another wait for each other only where both can end."""
+    name = f"routes_{uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(
+        "from tests.unit import test_app as here\n"
+        "here.IMPORTING.wait(30)\n"
+        "here.REGISTER()\n"
+        "def route(name, *args, **kwargs):\n"
+        "    return 'elsewhere'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = Dispatcher("late", broker="memory://", set_as_current=False, task_routes=[f"{name}.route"])
+    task = app.task(name="first")(lambda: 1)
+    IMPORTING.clear()
+
+    def import_routers(routes: Any) -> None:
+        IMPORTING.set()  # the import goes on once the app is being used
+        routing.import_routers(routes)
+
+    monkeypatch.setattr("dispatcher.app.base.import_routers", import_routers)
+    monkeypatch.setattr("tests.unit.test_app.REGISTER", lambda: app.task(name="second")(lambda: 2))
+    importer = threading.Thread(target=importlib.import_module, args=(name,), daemon=True)
+    importer.start()
+    user = threading.Thread(target=app.finalize, daemon=True)
+    user.start()
+    importer.join(30)
+    user.join(30)
+    assert not importer.is_alive()
+    assert not user.is_alive()
+    assert "second" in app.tasks
+    assert app._sender is not None
+    assert app._sender.build("first", (), {}, {}, task).queue == "elsewhere"
