@@ -55,7 +55,7 @@ class Package:
     project: str | Path | None = None
 
     def build(self, into: Path, *, runtime: str, architecture: str) -> Contents:
-        """Write the package into a directory that is empty or is made.
+        """Write the package into a directory that is empty or is made, and is empty after a failure.
 
         Raises `ImproperlyConfigured`: with pip's words where there are no wheels, for a source or a service that is not
         there, for files that cannot be copied, where no interpreter of the runtime's version is, and for a directory
@@ -63,9 +63,16 @@ class Package:
         """
         if architecture not in MACHINES:
             raise ImproperlyConfigured(f"functions run on {' or '.join(MACHINES)}, not on {architecture!r}")
-        version = runtime.removeprefix("python")
+        _make_empty(into)
         try:
-            sources = self._gather(into, version, MACHINES[architecture])
+            return self._write(into, runtime.removeprefix("python"), MACHINES[architecture])
+        except BaseException:
+            _clear(into)  # else the next build would refuse the directory, or what has half of it be deployed
+            raise
+
+    def _write(self, into: Path, version: str, machine: str) -> Contents:
+        try:
+            sources = self._gather(into, version, machine)
         except OSError as error:
             # `shutil.copytree` goes on, and raises all that it could not copy as a list of source, target and reason.
             several = isinstance(error, shutil.Error) and isinstance(error.args[0], list)
@@ -78,10 +85,6 @@ class Package:
 
     def _gather(self, into: Path, version: str, machine: str) -> set[str]:
         """Put wheels and sources into a directory; return the names that the sources have there."""
-        into.mkdir(parents=True, exist_ok=True)
-        if any(into.iterdir()):
-            # pip leaves a library alone that is there already: with what the build before has kept of it.
-            raise ImproperlyConfigured(f"{str(into)!r} is not empty; remove what was built there before")
         sources, requirements = [Path(source) for source in self.sources], self.requirements
         if self.project is not None:
             sources += project.contents(Path(self.project), into)
@@ -100,6 +103,25 @@ class Package:
                 shutil.copy2(source, into / name)
             names.add(name)
         return names
+
+
+def _make_empty(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        full = any(directory.iterdir())
+    except OSError as error:
+        raise ImproperlyConfigured(f"the package's directory cannot be made: {error}") from error
+    if full:
+        # pip leaves a library alone that is there already: with what the build before has kept of it.
+        raise ImproperlyConfigured(f"{str(directory)!r} is not empty; remove what was built there before")
+
+
+def _clear(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)  # the failure that led here says more than one to tidy up
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _install(requirements: str | Path, added: Sequence[str], into: Path, version: str, machine: str) -> None:

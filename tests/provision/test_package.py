@@ -71,6 +71,19 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
         build(tmp_path, Package([]))
 
 
+def test_failed_build_leaves_the_directory_empty(tmp_path: Path) -> None:
+    """What stands in the way is mended, and the same command builds there."""
+    (tmp_path / "bakery").mkdir()
+    (tmp_path / "bakery" / "__init__.py").write_text("")
+    package, into = Package([tmp_path / "bakery", tmp_path / "later.py"], bytecode=False), tmp_path / "built"
+    with pytest.raises(ImproperlyConfigured, match=r"later.py' does not exist"):
+        build(into, package)
+    assert not list(into.iterdir())
+    (tmp_path / "later.py").write_text("")
+    build(into, package)
+    assert (into / "bakery" / "__init__.py").exists()
+
+
 # -- projects
 
 
@@ -195,7 +208,7 @@ def test_files_that_cannot_be_copied_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^the package's files cannot be copied: .*pipe.* is a named pipe$"):
         build(tmp_path / "built", Package([tmp_path / "pipe"]))
     (tmp_path / "taken").write_text("")
-    with pytest.raises(ImproperlyConfigured, match=r"cannot be copied: .*File exists: .*taken"):
+    with pytest.raises(ImproperlyConfigured, match=r"directory cannot be made: .*File exists: .*taken"):
         build(tmp_path / "taken", Package([]))
 
 
