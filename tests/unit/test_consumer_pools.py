@@ -225,6 +225,29 @@ def test_members_of_a_fifo_group_run_one_after_another(setup: Setup, monkeypatch
     assert setup.started == [0, 1, 2]
 
 
+def test_outcomes_are_recorded_before_a_fifo_group_begins(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its members run one after another, which can take long; what was decided before does not wait for them."""
+    seen: list[str] = []
+    before = setup.quick.delay(1)
+
+    @setup.app.task(name="member")
+    def member() -> None:
+        seen.append(before.state)
+
+    member.delay()
+    monkeypatch.setattr(Delivery, "order", property(lambda self: self.group_id))
+    pool = setup.make(ThreadPool, 1)
+    consumer, executor = pool._consumer, pool._executors[0]
+    deliveries = consumer.receive(2, 0.0)
+    deliveries[1].group_id = "group"
+    [decided], members = pool._admit(deliveries)
+    pool._since = float("inf")  # however slow this machine is
+    pool._ready += [[decided]] * 2  # as if there were much more to do
+    pool._work(executor, [decided])
+    pool._work(executor, members)
+    assert seen == [states.SUCCESS]
+
+
 def test_threads_lose_nothing_however_they_are_switched(setup: Setup) -> None:
     """With a switch after every few instructions each task runs once and is told of, and nothing stays in hand."""
     ran: list[int] = []
