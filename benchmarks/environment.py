@@ -37,6 +37,12 @@ class EnvironmentFailed(RuntimeError):
     """An environment could not be made; the installer's own message stands on standard error."""
 
 
+def fingerprint(environment: str) -> str:
+    """Return what an environment is made of: its requirements, interpreter and path, with which its programs begin."""
+    made_of = REQUIREMENTS[environment].read_bytes() + f"{sys.version} {HOME}".encode()
+    return hashlib.sha256(made_of).hexdigest()
+
+
 @functools.cache
 def ensure(environment: str) -> Path:
     """Create or renew an environment unless it holds what its requirements say; return its interpreter.
@@ -44,7 +50,7 @@ def ensure(environment: str) -> Path:
     Raises `EnvironmentFailed`.
     """
     requirements = REQUIREMENTS[environment]
-    wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    wanted = fingerprint(environment)
     stamp = HOME / environment / ".requirements"
     HOME.mkdir(exist_ok=True)
     with (HOME / ".lock").open("w") as lock:

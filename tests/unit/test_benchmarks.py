@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from subprocess import CalledProcessError
 
 import pytest
 import redis
@@ -401,3 +402,20 @@ class TestSession:
 
 def _describe(_bench: Bench, _contender: str) -> dict[str, object]:
     return dict(_SETTINGS)
+
+
+def test_environment_that_was_moved_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs in it begin with the path of its interpreter, so that none would start."""
+
+    def install(*command: object, **options: object) -> None:
+        raise CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(environment, "HOME", tmp_path / "first")
+    monkeypatch.setattr(environment.subprocess, "run", install)
+    (tmp_path / "first" / "plots").mkdir(parents=True)
+    (tmp_path / "first" / "plots" / ".requirements").write_text(environment.fingerprint("plots"))
+    assert environment.ensure.__wrapped__("plots") == tmp_path / "first" / "plots" / "bin" / "python"
+    (tmp_path / "first").rename(tmp_path / "second")
+    monkeypatch.setattr(environment, "HOME", tmp_path / "second")
+    with pytest.raises(environment.EnvironmentFailed):
+        environment.ensure.__wrapped__("plots")
