@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
 from dispatcher import signals
 from dispatcher.exceptions import CompatibilityWarning, ImproperlyConfigured
+from dispatcher.execution.coroutines import in_event_loop
 
 _NOT_INSTALLED = "DJANGO_SETTINGS_MODULE is set and Django is not installed: nothing is done for it"
 
@@ -48,7 +48,7 @@ def installed_apps() -> list[str]:
 def _close_old_connections(task: Any = None, **_: Any) -> None:
     # In eager mode they are the caller's, perhaps in the middle of a request. In an event loop Django refuses; its ORM
     # works in threads then, which look after theirs.
-    if not task.request.is_eager and not _in_event_loop():
+    if not task.request.is_eager and not in_event_loop():
         from django.db import close_old_connections  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         close_old_connections()
@@ -58,8 +58,3 @@ def _close_connections(**_: Any) -> None:
     from django.db import connections  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     connections.close_all()
-
-
-def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None

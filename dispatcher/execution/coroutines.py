@@ -116,7 +116,8 @@ class _Interruptible:
                     return stop.value
 
 
-def _in_event_loop() -> bool:
+def in_event_loop() -> bool:
+    """Tell whether an event loop runs in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -145,7 +146,7 @@ class Loop:
         """Run a coroutine to its end, also where this thread has an event loop that runs."""
         # Each run sees the context of its caller and leaves nothing behind in it, as a thread of its own would.
         context = contextvars.copy_context()
-        if _in_event_loop():
+        if in_event_loop():
             return _run_in_thread(coroutine, context)
         if self._runner is None:
             self._runner = asyncio.Runner()

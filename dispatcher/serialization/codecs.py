@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dispatcher.exceptions import DecodeError, EncodeError, ImproperlyConfigured
+from dispatcher.exceptions import USER_ERRORS, DecodeError, EncodeError, ImproperlyConfigured
 from dispatcher.serialization.jsontext import json_decode, json_encode
 from dispatcher.serialization.values import MAX_DEPTH, Form, Tag, revive, shorten, substitute
 
@@ -44,7 +44,7 @@ class Codec(NamedTuple):
             return self.decode(data if self.binary else data.decode("utf-8"))
         except (DecodeError, ImproperlyConfigured):
             raise
-        except (Exception, SystemExit) as error:  # a pickle calls what it likes
+        except USER_ERRORS as error:  # a pickle calls what it likes
             raise DecodeError(f"not {self.name}: {shorten(error)}") from error
 
 

@@ -20,6 +20,14 @@ def take(broker: FaultyBroker, count: int) -> list[Delivery]:
     return broker.receive(["default"], count)
 
 
+def hold_one(broker: FaultyBroker) -> tuple[Leases, Delivery]:
+    """Send a message, and have it in hand."""
+    [delivery] = take(broker, 1)
+    leases = Leases(broker)
+    leases.hold([delivery])
+    return leases, delivery
+
+
 def test_a_delivery_in_hand_may_start_once() -> None:
     """A delivery may start when it is held; once it was given back or dropped it is no longer ours."""
     broker = FaultyBroker(clock=ManualClock())
@@ -78,9 +86,7 @@ def test_a_lease_that_ended_before_it_was_extended_is_not_ours() -> None:
     """Only the broker knows whether another had the message meanwhile, and it does not say."""
     clock = ManualClock()
     broker = Slow(lease=10.0, clock=clock)
-    [delivery] = take(broker, 1)
-    leases = Leases(broker)
-    leases.hold([delivery])
+    leases, delivery = hold_one(broker)
     clock.advance(5.0)
     leases._tick(0.5, renew=True)
     assert not leases.begin(delivery)
@@ -90,9 +96,7 @@ def test_a_lapsed_lease_is_not_ours() -> None:
     """After a pause longer than the lease, others may hold the message: it must not start here."""
     clock = ManualClock()
     broker = FaultyBroker(lease=10.0, clock=clock)
-    [delivery] = take(broker, 1)
-    leases = Leases(broker)
-    leases.hold([delivery])
+    leases, delivery = hold_one(broker)
     clock.advance(11.0)
     assert not leases.begin(delivery)
     assert broker.receive(["default"], 1)[0].receive_count == 2
@@ -102,9 +106,7 @@ def test_a_lapsed_lease_is_not_ours() -> None:
 def test_the_thread_survives_errors(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever extending raises, the next renewal is tried, so the lease of a running task does not end."""
     broker = FaultyBroker(lease=0.6)
-    [delivery] = take(broker, 1)
-    leases = Leases(broker)
-    leases.hold([delivery])
+    leases, delivery = hold_one(broker)
     assert leases.begin(delivery)
     broker.failures["extend"] = [error]
     leases.start()
@@ -121,9 +123,7 @@ def test_the_thread_survives_errors(error: Exception, caplog: pytest.LogCaptureF
 def test_what_cannot_be_given_back_is_tried_again() -> None:
     """While the broker is away, what was to be given back is kept and given back as soon as it answers."""
     broker = FaultyBroker()
-    [delivery] = take(broker, 1)
-    leases = Leases(broker)
-    leases.hold([delivery])
+    leases, delivery = hold_one(broker)
     broker.failures["settle"] = [OperationalError("away"), OperationalError("still away")]
     leases.give_back_unstarted()
     assert not leases.begin(delivery)
